@@ -1,0 +1,1 @@
+"""telemetry: event streaming for Python training code, under a Task SDK."""

@@ -1,0 +1,267 @@
+"""What travels: the event types, the columns that scalars travel in, and Batch.
+
+Times are Unix time in integer nanoseconds (`time_unix_ns`). Text is any `str`; a lone surrogate is
+written as a backslash escape, because UTF-8 cannot carry it.
+
+A task's record (name, status, progress, tags, ...) is the fold of its `RecordChange` events: for each
+(section, key) the change with the greatest (time_unix_ns, writer id) wins, so the order in which
+frames arrive does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from telemetry.errors import InvalidEvent
+
+__all__ = [
+    "INT64_MAX",
+    "INT64_MIN",
+    "MAX_NAME_CHARS",
+    "Batch",
+    "ConsoleLine",
+    "Event",
+    "ModelSaved",
+    "Reading",
+    "RecordChange",
+    "ResourceSample",
+    "Scalar",
+    "ScalarColumns",
+    "SeriesKey",
+    "SingleValue",
+    "TaskHeader",
+    "clean_name",
+    "clean_text",
+    "to_float",
+    "to_iteration",
+]
+
+INT64_MIN = -(2**63)
+INT64_MAX = 2**63 - 1
+
+# Names are keys of the store's index and legends of its charts; beyond this nobody can read them.
+MAX_NAME_CHARS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHeader:
+    """Who a stream of frames belongs to: what a sink is told at open.
+
+    Attributes:
+        task_id: 32 lower-case hexadecimal digits.
+        writer_id: 16 bytes; one process's life. A forked child is a new writer.
+        project: may contain "/" for sub-projects.
+    """
+
+    task_id: str
+    writer_id: bytes
+    project: str
+    name: str
+    type: str = "training"
+    created_unix_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One number of one series. `value`: float64, NaN and infinities kept; `iteration`: int64."""
+
+    title: str
+    series: str
+    value: float
+    iteration: int
+    time_unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleLine:
+    """A line of output, without its line end.
+
+    Attributes:
+        stream: "stdout", "stderr", "log" (the logging module) or "report" (Logger.report_text).
+        level: a logging level (10 debug ... 50 critical), or None for raw output.
+    """
+
+    time_unix_ns: int
+    stream: str
+    text: str
+    level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One resource figure. `unit`: a UCUM symbol such as "%", "By", "By/s" or "1"."""
+
+    title: str
+    series: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceSample:
+    """The resource figures of one instant; they travel in the scalar columns, kind "resource"."""
+
+    time_unix_ns: int
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSaved:
+    """A model file was written. `path` is as the program gave it; the file is not read or moved."""
+
+    time_unix_ns: int
+    name: str
+    path: str
+    framework: str
+    iteration: int | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SingleValue:
+    """A number of the whole task, not of an iteration: the last one reported under a name counts."""
+
+    time_unix_ns: int
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChange:
+    """One field of the task's record takes a new value; None removes it.
+
+    Attributes:
+        section: "task" for the task's own fields, "writers" for its processes, ...
+        value: None, bool, int, float, str, bytes, or lists and string-keyed dicts of these.
+    """
+
+    time_unix_ns: int
+    section: str
+    key: str
+    value: Any
+
+
+# What the queue takes one by one. Scalars of the hot path do not pass as objects: see queue.py.
+Event: TypeAlias = Scalar | ConsoleLine | ResourceSample | ModelSaved | SingleValue | RecordChange
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesKey:
+    """A series' identity inside a task. `kind`: "scalar" (x is the iteration) or "resource" (x is time)."""
+
+    kind: str
+    title: str
+    series: str
+    unit: str = ""
+
+
+@dataclass(slots=True)
+class ScalarColumns:
+    """Points in columns, in the order they were reported; row i belongs to `series[series_index[i]]`.
+
+    Attributes:
+        series: the series named in these rows.
+        series_index: uint32[n].
+        iterations: int64[n]; for kind "resource" the Unix time in milliseconds.
+        times_unix_ns: int64[n].
+        values: float64[n], every bit kept.
+    """
+
+    series: list[SeriesKey] = field(default_factory=list)
+    series_index: array[int] = field(default_factory=lambda: array("I"))
+    iterations: array[int] = field(default_factory=lambda: array("q"))
+    times_unix_ns: array[int] = field(default_factory=lambda: array("q"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+# Events that travel one by one in a frame; Scalar and ResourceSample travel in the columns.
+FrameEvent: TypeAlias = ConsoleLine | ModelSaved | SingleValue | RecordChange
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one frame carries: events of one task by one writer.
+
+    `events_logged` is what the ledger counts for it: scalars, single events, and each resource sample once.
+    """
+
+    task_id: str
+    columns: ScalarColumns = field(default_factory=ScalarColumns)
+    events: Sequence[FrameEvent] = ()
+    events_logged: int = 0
+
+
+def clean_text(text: str) -> str:
+    """Return `text` as UTF-8 can carry it: lone surrogates become backslash escapes."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def clean_name(name: Any) -> str:
+    """Return a usable series, title or record name.
+
+    A name over MAX_NAME_CHARS keeps its beginning and gets a digest, so that two long names stay two.
+
+    Raises:
+        InvalidEvent: `name` is not a string.
+    """
+    if not isinstance(name, str):
+        raise InvalidEvent(f"a title or series must be a str, not {type(name).__name__} ({name!r:.80})")
+    name = clean_text(name)
+    if len(name) > MAX_NAME_CHARS:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        return f"{name[: MAX_NAME_CHARS - 14]}…#{digest}"
+    return name
+
+
+def to_float(value: Any) -> float:
+    """Return a scalar as a float64: Python numbers, numpy scalars, 0-d arrays and tensors.
+
+    The value is copied out at once: a tensor is neither kept alive nor seen to change later.
+
+    Raises:
+        InvalidEvent: not a real number (a string, None, an array of more than one element, a complex
+            number), or an int beyond float64.
+    """
+    if isinstance(value, (str, bytes, bytearray)) or value is None:
+        raise InvalidEvent(f"a scalar must be a number, not {type(value).__name__} ({value!r:.80})")
+    detach = getattr(value, "detach", None)
+    try:
+        # float() of a tensor that requires grad warns; detach is free and silent.
+        return float(detach() if detach is not None else value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InvalidEvent(
+            f"a scalar must be one real number, not {type(value).__name__} ({value!r:.80}): {error}"
+        ) from error
+
+
+def to_iteration(iteration: Any) -> int:
+    """Return an iteration as an int64; a float or tensor is taken if it holds a whole number.
+
+    Raises:
+        InvalidEvent: not a whole number, or outside int64.
+    """
+    try:
+        number = iteration.__index__()
+    except (AttributeError, TypeError):
+        value = to_float(iteration)
+        if not value.is_integer():
+            raise InvalidEvent(f"an iteration must be a whole number, not {iteration!r:.80}") from None
+        number = int(value)
+    if not INT64_MIN <= number <= INT64_MAX:
+        raise InvalidEvent(f"an iteration must fit a signed 64-bit integer, and {number} does not")
+    return int(number)
+
+
+def task_fields(header: TaskHeader, extra: Mapping[str, Any]) -> list[RecordChange]:
+    """Return the record changes that make a task known to whoever folds the stream."""
+    values = {"name": header.name, "project": header.project, "type": header.type, **extra}
+    return [RecordChange(header.created_unix_ns, "task", key, value) for key, value in values.items()]

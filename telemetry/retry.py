@@ -1,0 +1,45 @@
+"""Back-off between tries: pure functions, so that the waiting itself stays in one interruptible place."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+__all__ = ["BASE_DELAY_S", "MAX_DELAY_S", "delay_s", "parse_retry_after"]
+
+BASE_DELAY_S = 0.5  # first retry within half a second: most outages are a restart
+MAX_DELAY_S = 30.0  # a server that came back is noticed within half a minute
+
+
+def delay_s(attempt: int, *, retry_after_s: float | None = None, random_unit: float | None = None) -> float:
+    """Return how long to wait before the next try, in seconds.
+
+    Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015): uniform in
+    [0, min(cap, base * 2**attempt)]. A Retry-After from the far side is a floor that jitter only adds to.
+
+    Args:
+        attempt: failed tries so far, 0 after the first.
+        random_unit: a number in [0, 1) to use instead of a random one.
+    """
+    unit = random.random() if random_unit is None else random_unit
+    jitter = unit * min(MAX_DELAY_S, BASE_DELAY_S * 2.0 ** min(attempt, 16))
+    if retry_after_s is None:
+        return jitter
+    return retry_after_s + min(jitter, 1.0)
+
+
+def parse_retry_after(header: str | None, *, now: datetime | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for: delta-seconds or an HTTP date; None if unusable."""
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return max(0.0, (moment - (now or datetime.now(timezone.utc))).total_seconds())

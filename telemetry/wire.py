@@ -1,0 +1,316 @@
+"""Batch to Frame and back. docs/wire.md is the specification; golden files in tests/ hold it still.
+
+A frame is a 52-byte header and a payload. It stands alone: it names its task, its writer and its series,
+so losing one never harms another. The payload is msgpack; the scalar columns inside are raw
+little-endian numbers in byte planes (all first bytes, then all second bytes, ...: the "shuffle" of
+HDF5 and Blosc), which is what makes plain deflate pack clocks and counters to almost nothing.
+
+Everything here is pure and safe from any thread; zlib lets the GIL go.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from telemetry.errors import FrameError, FrameTruncated
+from telemetry.events import (
+    Batch,
+    ConsoleLine,
+    FrameEvent,
+    ModelSaved,
+    RecordChange,
+    ScalarColumns,
+    SeriesKey,
+    SingleValue,
+)
+
+__all__ = [
+    "CONTENT_TYPE",
+    "HEADER_BYTES",
+    "MAGIC",
+    "MAX_PAYLOAD_BYTES",
+    "VERSION",
+    "Damage",
+    "Frame",
+    "decode",
+    "encode",
+    "parse_frame",
+    "scan",
+]
+
+# Not ASCII, not UTF-8, and broken by any newline conversion: the reasoning of the PNG signature.
+MAGIC = b"\x89TLF\r\n\x1a\n"
+VERSION = 1
+CONTENT_TYPE = "application/vnd.telemetry.frames"
+
+# magic, version u8, flags u8, reserved u16, payload bytes u32, unpacked bytes u32, events u32,
+# sequence u64, writer id, checksum u32 (CRC-32 of the header before it and of the payload)
+_HEADER = struct.Struct("<8sBBHIIIQ16sI")
+HEADER_BYTES = _HEADER.size
+_CHECKED_HEADER_BYTES = HEADER_BYTES - 4
+
+_FLAG_DEFLATE = 0x01
+_KNOWN_FLAGS = _FLAG_DEFLATE
+
+# A header with a larger number is damage or an attack; the batcher cuts far below it.
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+
+# Under this deflate saves less than it costs.
+_MIN_DEFLATE_BYTES = 128
+
+_EVENT_TYPES: dict[str, type[Any]] = {
+    "console": ConsoleLine,
+    "model": ModelSaved,
+    "value": SingleValue,
+    "record": RecordChange,
+}
+_EVENT_CODES = {cls: code for code, cls in _EVENT_TYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A batch encoded once; `data` is the same bytes in the journal, the zip and the HTTP body.
+
+    Attributes:
+        writer_id: 16 bytes.
+        sequence: 0, 1, 2, ... within a writer.
+        events: how many events the ledger counts for it.
+        data: header and payload.
+    """
+
+    writer_id: bytes
+    sequence: int
+    events: int
+    data: bytes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes that a scan had to skip. `offset` and `length` in bytes within the scanned buffer."""
+
+    offset: int
+    length: int
+    reason: str
+
+
+def encode(batch: Batch, *, writer_id: bytes, sequence: int, level: int = 1) -> Frame:
+    """Encode a batch.
+
+    Args:
+        level: zlib level. 1 packs a scalar to about 8.5 bytes at 0.23 us; 6 gains 2 % for 1.3 times the time.
+    """
+    payload = msgpack.packb(
+        {
+            "task": batch.task_id,
+            "series": [[key.kind, key.title, key.series, key.unit] for key in batch.columns.series],
+            "columns": _pack_columns(batch.columns),
+            "events": [_pack_event(event) for event in batch.events],
+        }
+    )
+    unpacked_bytes = len(payload)
+    if unpacked_bytes > MAX_PAYLOAD_BYTES:
+        raise FrameError(f"a frame of {unpacked_bytes} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+    flags = 0
+    if level and unpacked_bytes >= _MIN_DEFLATE_BYTES:
+        packed = zlib.compress(payload, level)
+        if len(packed) < unpacked_bytes:
+            payload, flags = packed, _FLAG_DEFLATE
+    head = _HEADER.pack(
+        MAGIC, VERSION, flags, 0, len(payload), unpacked_bytes, batch.events_logged, sequence, writer_id, 0
+    )[:_CHECKED_HEADER_BYTES]
+    checksum = zlib.crc32(payload, zlib.crc32(head))
+    data = b"".join((head, checksum.to_bytes(4, "little"), payload))
+    return Frame(writer_id, sequence, batch.events_logged, data)
+
+
+def parse_frame(buffer: bytes | memoryview, offset: int = 0) -> Frame:
+    """Read the frame at `offset`: header and checksum are checked, the payload is not decoded.
+
+    Raises:
+        FrameTruncated: the buffer ends inside the frame.
+        FrameError: wrong magic, version, flags, lengths or checksum.
+    """
+    available = len(buffer) - offset
+    if available < HEADER_BYTES:
+        if bytes(buffer[offset : offset + len(MAGIC)]) != MAGIC[:available]:
+            raise FrameError("not a frame: the magic number is wrong")
+        raise FrameTruncated("the frame's header is cut", missing_bytes=HEADER_BYTES - available)
+    magic, version, flags, reserved, payload_bytes, unpacked_bytes, events, sequence, writer_id, checksum = (
+        _HEADER.unpack_from(buffer, offset)
+    )
+    if magic != MAGIC:
+        raise FrameError("not a frame: the magic number is wrong")
+    if version != VERSION:
+        raise FrameError(f"frame version {version}; this reader knows version {VERSION}")
+    if flags & ~_KNOWN_FLAGS or reserved:
+        raise FrameError(f"unknown frame flags {flags:#x}/{reserved:#x}")
+    if payload_bytes > MAX_PAYLOAD_BYTES or unpacked_bytes > MAX_PAYLOAD_BYTES:
+        raise FrameError(f"a payload of {max(payload_bytes, unpacked_bytes)} bytes is over the limit")
+    frame_bytes = HEADER_BYTES + payload_bytes
+    if available < frame_bytes:
+        raise FrameTruncated(
+            f"the frame ends {frame_bytes - available} bytes early", missing_bytes=frame_bytes - available
+        )
+    data = bytes(buffer[offset : offset + frame_bytes])
+    view = memoryview(data)
+    if zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[:_CHECKED_HEADER_BYTES])) != checksum:
+        raise FrameError(f"checksum mismatch in frame {sequence} of writer {writer_id.hex()}")
+    return Frame(writer_id, sequence, events, data)
+
+
+def scan(buffer: bytes | memoryview) -> Iterator[tuple[int, Frame | Damage]]:
+    """Yield (offset, Frame) for each sound frame and (offset, Damage) for what lies between.
+
+    Never raises on content: after damage the scan goes on at the next magic number.
+    """
+    data = bytes(buffer) if isinstance(buffer, memoryview) else buffer
+    offset = 0
+    while offset < len(data):
+        try:
+            frame = parse_frame(data, offset)
+        except FrameError as error:
+            # A length field may be what is broken, so the search starts right behind this magic number.
+            following = data.find(MAGIC, offset + 1)
+            end = len(data) if following < 0 else following
+            yield offset, Damage(offset, end - offset, str(error))
+            offset = end
+        else:
+            yield offset, frame
+            offset += len(frame.data)
+
+
+def decode(frame: Frame) -> Batch:
+    """Decode a frame that `parse_frame` returned.
+
+    Raises:
+        FrameError: the payload does not unpack to what its header says or the specification allows.
+    """
+    _, _, flags, _, _, unpacked_bytes, events_logged, _, _, _ = _HEADER.unpack_from(frame.data)
+    payload: bytes | memoryview = memoryview(frame.data)[HEADER_BYTES:]
+    if flags & _FLAG_DEFLATE:
+        payload = _inflate(payload, unpacked_bytes)
+    if len(payload) != unpacked_bytes:
+        raise FrameError(f"the payload has {len(payload)} bytes, its header says {unpacked_bytes}")
+    try:
+        document = msgpack.unpackb(payload, strict_map_key=True)
+        columns = _unpack_columns(document["series"], document["columns"])
+        events = [_unpack_event(item) for item in document["events"]]
+        task_id = document["task"]
+    except FrameError:
+        raise
+    except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
+        raise FrameError(f"the payload of frame {frame.sequence} is malformed: {error!r:.200}") from error
+    if not (isinstance(task_id, str) and len(task_id) == 32 and set(task_id) <= set("0123456789abcdef")):
+        raise FrameError(f"the task id {task_id!r:.60} is not 32 lower-case hexadecimal digits")
+    return Batch(task_id, columns, events, events_logged)
+
+
+def _inflate(payload: bytes | memoryview, unpacked_bytes: int) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        # One byte more than promised is asked for: a bomb shows itself without being unpacked.
+        data = inflater.decompress(payload, unpacked_bytes + 1)
+    except zlib.error as error:
+        raise FrameError(f"the payload does not inflate: {error}") from error
+    if not inflater.eof or inflater.unused_data:
+        raise FrameError(f"the payload does not inflate to the {unpacked_bytes} bytes its header says")
+    return data
+
+
+def _pack_columns(columns: ScalarColumns) -> list[bytes]:
+    return [
+        _to_planes(columns.series_index),
+        _to_planes(columns.iterations),
+        _to_planes(columns.times_unix_ns),
+        _to_planes(columns.values),
+    ]
+
+
+def _unpack_columns(series: Any, columns: Any) -> ScalarColumns:
+    keys = [SeriesKey(*_strings(item, 4)) for item in series]
+    packed_index, packed_iterations, packed_times, packed_values = columns
+    index = _from_planes("I", packed_index)
+    iterations = _from_planes("q", packed_iterations)
+    times = _from_planes("q", packed_times)
+    values = _from_planes("d", packed_values)
+    if not len(index) == len(iterations) == len(times) == len(values):
+        raise FrameError("the scalar columns differ in length")
+    if index and max(index) >= len(keys):
+        raise FrameError(f"a scalar names series {max(index)} of {len(keys)}")
+    return ScalarColumns(keys, index, iterations, times, values)
+
+
+def _to_planes(column: array[Any]) -> bytes:
+    if sys.byteorder == "big":
+        column = array(column.typecode, column)
+        column.byteswap()
+    raw = column.tobytes()
+    width = column.itemsize
+    return b"".join([raw[byte::width] for byte in range(width)])
+
+
+def _from_planes(typecode: str, planes: Any) -> array[Any]:
+    column: array[Any] = array(typecode)
+    width = column.itemsize
+    if not isinstance(planes, bytes) or len(planes) % width:
+        raise FrameError("a scalar column is not a whole number of values")
+    count = len(planes) // width
+    raw = bytearray(len(planes))
+    for byte in range(width):
+        raw[byte::width] = planes[byte * count : (byte + 1) * count]
+    column.frombytes(raw)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+def _pack_event(event: FrameEvent) -> list[Any]:
+    return [_EVENT_CODES[type(event)], *(getattr(event, name) for name in event.__slots__)]
+
+
+def _unpack_event(item: Any) -> FrameEvent:
+    code, *fields = item
+    cls = _EVENT_TYPES.get(code) if isinstance(code, str) else None
+    if cls is None:
+        raise FrameError(f"unknown event type {code!r:.40}")
+    event: FrameEvent = cls(*fields)
+    check = _EVENT_CHECKS[code]
+    for name, allowed in check.items():
+        value = getattr(event, name)
+        # bool is an int to isinstance, and no time or iteration.
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise FrameError(f"field {name} of a {code} event is {type(value).__name__}")
+    return event
+
+
+def _strings(item: Any, count: int) -> list[str]:
+    if len(item) != count or not all(isinstance(part, str) for part in item):
+        raise FrameError(f"a series entry is not {count} strings")
+    return list(item)
+
+
+_NONE = type(None)
+_EVENT_CHECKS: dict[str, dict[str, tuple[type, ...]]] = {
+    "console": {"time_unix_ns": (int,), "stream": (str,), "text": (str,), "level": (int, _NONE)},
+    "model": {
+        "time_unix_ns": (int,),
+        "name": (str,),
+        "path": (str,),
+        "framework": (str,),
+        "iteration": (int, _NONE),
+        "size_bytes": (int, _NONE),
+    },
+    "value": {"time_unix_ns": (int,), "name": (str,), "value": (float,)},
+    "record": {"time_unix_ns": (int,), "section": (str,), "key": (str,)},
+}
