@@ -12,6 +12,7 @@
     │   ├── SinkUnavailable     try again later; the frames are kept
     │   └── SinkRejected        the far side refuses these frames for good; they are quarantined
     └── ServerError             the server answered a request of ours with an error
+        └── ServerUnreachable   no answer at all, or one that is no telemetry server's
 
 A message says what failed, what became of the data, and what to type.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "JournalError",
     "QueueClosed",
     "ServerError",
+    "ServerUnreachable",
     "SinkError",
     "SinkRejected",
     "SinkUnavailable",
@@ -107,3 +109,10 @@ class ServerError(TelemetryError):
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ServerUnreachable(ServerError):
+    """No answer: the connection failed or timed out, or what answers is not a telemetry server (status 0)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=0)
