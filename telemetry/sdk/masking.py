@@ -1,0 +1,70 @@
+"""Hide what looks like a secret before it is recorded. Pure functions.
+
+A recorded command line is read by everybody who can see the task. Masking errs on the side of hiding:
+the name is always kept, so that one sees that an option was given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit, urlunsplit
+
+__all__ = ["MASK", "mask_command", "mask_url"]
+
+MASK = "***"
+
+# The last word of an option's or variable's name: --api-key, WANDB_API_KEY, --db_password, --hf-token.
+# "tokens" and "tokenizer" are words of the trade and stay visible: the name must END in a secret word.
+_SECRET_NAME = re.compile(
+    r"(?:^|[-_.])(?:token|key|apikey|secret|password|passwd|passphrase|pwd|credentials?|auth)$", re.IGNORECASE
+)
+# SECRET or PASSWORD anywhere, as in --secret-access-id or PASSWORD_FOR_DB.
+_SECRET_ANYWHERE = re.compile(r"secret|password|passphrase", re.IGNORECASE)
+
+# Tokens that give themselves away by their shape: OpenAI, Hugging Face, GitHub, GitLab, Slack, AWS, JWT.
+_SECRET_VALUE = re.compile(
+    r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[oprsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
+)
+
+
+def mask_command(argv: Sequence[str]) -> list[str]:
+    """Return a command line with the values of secret-looking options and variables masked.
+
+    `--token X`, `--token=X`, `API_KEY=X`, a password inside a URL, and strings that have the shape of
+    a well-known token become `***`; everything else stays as it is.
+    """
+    masked: list[str] = []
+    hide_next = False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if hide_next and not (word.startswith("-") and len(word) > 1):
+            masked.append(MASK)
+            hide_next = False
+        elif equals and _is_secret(name):
+            masked.append(f"{name}={MASK if value else ''}")
+            hide_next = False
+        else:
+            hide_next = word.startswith("-") and not equals and _is_secret(name)
+            masked.append(_SECRET_VALUE.sub(MASK, mask_url(word)))
+    return masked
+
+
+def mask_url(text: str) -> str:
+    """Return `text` with the password of a URL of the form scheme://user:password@host masked."""
+    if "://" not in text or "@" not in text:
+        return text
+    try:
+        parts = urlsplit(text)
+        if not parts.password:
+            return text
+        netloc = parts.netloc.replace(f":{parts.password}@", f":{MASK}@", 1)
+        return urlunsplit(parts._replace(netloc=netloc))
+    except ValueError:
+        return text  # no URL after all: nothing in it can be a URL's password
+
+
+def _is_secret(name: str) -> bool:
+    bare = name.lstrip("-")
+    return bool(_SECRET_NAME.search(bare) or _SECRET_ANYWHERE.search(bare))

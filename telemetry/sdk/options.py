@@ -1,0 +1,160 @@
+"""What Task.init accepts: names and their defaults, task types, and a plain refusal of what is not built yet.
+
+Nothing is ignored in silence: a value that asks for a missing feature is a ConfigurationError, raised
+before anything is started.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from telemetry.errors import ConfigurationError
+from telemetry.events import MAX_NAME_CHARS, clean_text
+
+__all__ = [
+    "DEFAULT_PROJECT",
+    "STREAMS",
+    "TASK_TYPES",
+    "choose_name",
+    "choose_project",
+    "choose_streams",
+    "choose_tags",
+    "choose_type",
+    "refuse_unsupported",
+]
+
+DEFAULT_PROJECT = "Untitled"
+
+# The types of the reference SDK, so that a script's word keeps its meaning.
+TASK_TYPES = (
+    "training",
+    "testing",
+    "inference",
+    "data_processing",
+    "application",
+    "monitor",
+    "controller",
+    "optimizer",
+    "service",
+    "qc",
+    "custom",
+)
+
+STREAMS = ("stdout", "stderr", "logging")
+
+
+def choose_project(project_name: str | None) -> str:
+    """Return the project: as given, or "Untitled". "a/b" is project b inside a."""
+    return DEFAULT_PROJECT if project_name is None else _checked_name("project_name", project_name)
+
+
+def choose_name(task_name: str | None) -> str:
+    """Return the task's name: as given, or the name of the program's file without its extension."""
+    return _program_name() if task_name is None else _checked_name("task_name", task_name)
+
+
+def choose_type(task_type: str | None) -> str:
+    """Return the task's type, "training" by default.
+
+    Raises:
+        ConfigurationError: not one of TASK_TYPES.
+    """
+    if task_type is None:
+        return "training"
+    # str() of an enum member is not its value; enums of the reference SDK hold the word in .value.
+    word = str(getattr(task_type, "value", task_type))
+    if word not in TASK_TYPES:
+        raise ConfigurationError(f"task_type={word!r} is not one of {', '.join(TASK_TYPES)}")
+    return word
+
+
+def choose_tags(tags: Iterable[str] | None) -> list[str]:
+    """Return the tags in the order given, each once.
+
+    Raises:
+        ConfigurationError: a tag that is not a str; a lone str, which would fall apart into letters.
+    """
+    if tags is None:
+        return []
+    if isinstance(tags, str):
+        raise ConfigurationError(f"tags={tags!r}: give a list, tags=[{tags!r}]")
+    chosen = list(tags)
+    for tag in chosen:
+        if not isinstance(tag, str) or not tag:
+            raise ConfigurationError(f"a tag must be a non-empty str, not {tag!r:.80}")
+    return list(dict.fromkeys(clean_text(tag) for tag in chosen))
+
+
+def choose_streams(auto_connect_streams: bool | Mapping[str, bool]) -> dict[str, bool]:
+    """Return which of stdout, stderr and logging are captured. A key missing from a dict is off.
+
+    Raises:
+        ConfigurationError: a key that is no stream.
+    """
+    if isinstance(auto_connect_streams, bool):
+        return dict.fromkeys(STREAMS, auto_connect_streams)
+    unknown = set(auto_connect_streams) - set(STREAMS)
+    if unknown:
+        raise ConfigurationError(
+            f"auto_connect_streams has no {', '.join(map(repr, sorted(unknown)))}; "
+            f"its keys are {', '.join(STREAMS)}"
+        )
+    return {stream: bool(auto_connect_streams.get(stream, False)) for stream in STREAMS}
+
+
+def refuse_unsupported(
+    *,
+    reuse_last_task_id: Any,
+    continue_last_task: Any,
+    output_uri: Any,
+    auto_connect_arg_parser: Any,
+) -> None:
+    """Refuse a value that asks for a feature which this version does not have.
+
+    Raises:
+        ConfigurationError: names the argument, the value, and what to pass instead.
+    """
+    if not isinstance(reuse_last_task_id, bool):
+        raise _unsupported("reuse_last_task_id", reuse_last_task_id, "every run is a new task; leave it out")
+    if continue_last_task not in (False, None) or type(continue_last_task) is int:
+        raise _unsupported("continue_last_task", continue_last_task, "leave it out to start a new task")
+    if output_uri not in (None, False):
+        raise _unsupported(
+            "output_uri",
+            output_uri,
+            "saved models are recorded by path and stay where they are; leave it out",
+        )
+    if not isinstance(auto_connect_arg_parser, bool) and auto_connect_arg_parser:
+        raise _unsupported(
+            "auto_connect_arg_parser", auto_connect_arg_parser, "no parser is recorded yet; leave it out"
+        )
+
+
+def _unsupported(argument: str, value: Any, instead: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{argument}={value!r:.80} is not supported yet: {instead}. No task was started."
+    )
+
+
+def _checked_name(argument: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{argument} must be a str, not {type(value).__name__} ({value!r:.80})")
+    name = clean_text(value).strip()
+    if not name:
+        raise ConfigurationError(f"{argument} is empty; leave it out to get a default")
+    if len(name) > MAX_NAME_CHARS:
+        raise ConfigurationError(f"{argument} has {len(name)} characters; at most {MAX_NAME_CHARS} are kept")
+    return name
+
+
+def _program_name() -> str:
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if not file:
+        return "notebook" if "ipykernel" in sys.modules else "interactive"
+    path = Path(file)
+    # `python -m package` runs package/__main__.py: the package is what the user calls it.
+    return path.parent.name if path.stem == "__main__" and path.parent.name else path.stem
