@@ -1,0 +1,350 @@
+"""EventQueue: the bounded way from any thread to the batcher.
+
+Scalars, which come by the million, lie flat in one list, five slots each:
+
+    rows = [title, series, value, iteration, time_unix_ns,  title, series, ...]
+
+Appending them is `rows += (a, b, c, d, e)`: one call into C, atomic, with no object left for the garbage
+collector, and columns come out again as strided slices. The caller then compares `len(rows)` with
+`mark`; that is the whole cost of the bound. Taking is `taken = rows[:n]; del rows[:n]`, each atomic, so
+that nothing appended in between is lost (swapping the list would lose it).
+
+Everything else passes as event objects through a second list, under a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from telemetry.errors import EventsDropped, QueueClosed
+from telemetry.events import (
+    ConsoleLine,
+    Event,
+    RecordChange,
+    ResourceSample,
+    Scalar,
+    to_float,
+    to_iteration,
+)
+from telemetry.ledger import Book, DropReason
+
+__all__ = ["ROW_SLOTS", "EventQueue", "WhenFull"]
+
+log = logging.getLogger(__name__)
+
+ROW_SLOTS = 5
+
+# Five pointers, a float, and two ints of its own, rounded up; names are shared between rows.
+ROW_BYTES = 128
+
+# The batcher is woken early once this many events wait; below it the timer is soon enough.
+WAKE_EVENTS = 8_192
+
+# The same for events that are objects, which are larger.
+WAKE_OBJECTS = 1_024
+
+
+class WhenFull(Enum):
+    """What a report does when the queue has reached its bound."""
+
+    BLOCK = "block"
+    """Wait for the batcher, at most `block_timeout_s`; then drop the newest, and go on dropping without
+    waiting again until the batcher has taken something. For scalars: the default in a training loop."""
+
+    DROP_NEWEST = "drop_newest"
+    """Drop what is being reported. Never waits. Console lines and resource samples always do this."""
+
+    DROP_OLDEST = "drop_oldest"
+    """Drop the oldest scalars in the queue to make room. Never waits; the newest points survive."""
+
+
+class EventQueue:
+    """Implements `protocols.Emit`: thread-safe, never raises (but in strict mode), never grows past its bound.
+
+    Args:
+        max_events, max_bytes: both bounds hold; a scalar counts ROW_BYTES.
+        book: counts what is taken and dropped.
+        strict: raise EventsDropped or InvalidEvent at the first loss, for tests.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        *,
+        max_events: int = 262_144,
+        max_bytes: int = 64 * 1024 * 1024,
+        when_full: WhenFull = WhenFull.BLOCK,
+        block_timeout_s: float = 1.0,
+        strict: bool = False,
+    ) -> None:
+        self.rows: list[Any] = []
+        self._book = book
+        self._max_bytes = max_bytes
+        self._full_mark = max(1, min(max_events, max_bytes // ROW_BYTES)) * ROW_SLOTS
+        self._wake_mark = min(WAKE_EVENTS * ROW_SLOTS, self._full_mark // 2)
+        self.mark = self._wake_mark
+        self._when_full = when_full
+        self._block_timeout_s = block_timeout_s
+        self._strict = strict
+        self._objects: list[Event] = []
+        self._object_bytes = 0
+        self._space = threading.Condition(book.lock)
+        self._space_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._wake: Callable[[], None] = lambda: None
+        self._closed = False
+        self._blocked_out = False
+        self._batcher_thread: int | None = None
+        self._said: set[str] = set()
+        book.watch(self.__len__)
+
+    def attach(self, wake: Callable[[], None], *, batcher_thread: int) -> None:
+        """Tell the queue how to wake the batcher, and which thread must never be made to wait."""
+        with self._book.lock:
+            self._wake = wake
+            self._batcher_thread = batcher_thread
+            if len(self):
+                wake()
+
+    def __len__(self) -> int:
+        """Events that wait."""
+        return len(self.rows) // ROW_SLOTS + len(self._objects)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    # ---- putting -------------------------------------------------------------------------------
+
+    def __call__(self, event: Event) -> bool:
+        """Offer one event; safe from any thread and from a signal handler.
+
+        Returns:
+            False if it was dropped; the ledger's `dropped[reason]` has then grown by one.
+        """
+        if isinstance(event, Scalar):
+            return self._put_scalar(event)
+        size = _size_of(event)
+        with self._book.lock:
+            if self._closed:
+                return self._drop(DropReason.CLOSED)
+            # A record change is the task's status or a parameter: small, rare, and never worth losing.
+            if self._object_bytes + size > self._max_bytes and not isinstance(event, RecordChange):
+                self._wake()
+                return self._drop(DropReason.QUEUE_FULL)
+            self._objects.append(event)
+            self._object_bytes += size
+            if len(self._objects) == WAKE_OBJECTS or self._object_bytes > self._max_bytes // 4:
+                self._wake()
+        return True
+
+    def _put_scalar(self, event: Scalar) -> bool:
+        try:
+            row = (
+                event.title,
+                event.series,
+                to_float(event.value),
+                to_iteration(event.iteration),
+                to_iteration(event.time_unix_ns),
+            )
+        except ValueError as error:
+            self.refuse(DropReason.INVALID, str(error))
+            return False
+        with self._book.lock:
+            if self._closed:
+                return self._drop(DropReason.CLOSED)
+        self.rows += row
+        if len(self.rows) > self.mark:
+            return self._crossed()
+        return True
+
+    async def put(self, event: Event) -> None:
+        """Offer one event from asyncio code; waits without a time limit while the queue is full.
+
+        Raises:
+            QueueClosed: after close(); the event is not kept.
+        """
+        while True:
+            with self._book.lock:
+                if self._closed:
+                    raise QueueClosed("the pipeline is closed; this event was not kept")
+                if len(self.rows) < self._full_mark and self._object_bytes < self._max_bytes:
+                    break
+                loop = asyncio.get_running_loop()
+                future: asyncio.Future[None] = loop.create_future()
+                self._space_waiters.append((loop, future))
+                self._wake()
+            await future
+        self(event)
+
+    def crossed(self) -> None:
+        """Called by the hot path once `len(rows) > mark`: wake the batcher, or apply the full-queue policy."""
+        self._crossed()
+
+    def _crossed(self) -> bool:
+        with self._book.lock:
+            if self._closed:
+                return self._trim(0, DropReason.CLOSED)
+            self._wake()
+            if len(self.rows) <= self._full_mark:
+                # Woken once; the next time the caller needs to stop is at the bound itself.
+                self.mark = self._full_mark
+                return True
+            if self._when_full is WhenFull.DROP_OLDEST:
+                # An eighth at once, so that the price is not paid by every call.
+                count = max(self._full_mark // ROW_SLOTS // 8, 1)
+                del self.rows[: count * ROW_SLOTS]
+                return self._drop(DropReason.QUEUE_FULL, count)
+            if self._when_full is WhenFull.BLOCK and self._wait_for_space():
+                return True
+            return self._trim(self._full_mark, DropReason.QUEUE_FULL)
+
+    def _wait_for_space(self) -> bool:
+        if self._blocked_out or threading.get_ident() == self._batcher_thread:
+            return False
+        if self._space.wait_for(
+            lambda: len(self.rows) <= self._full_mark or self._closed, self._block_timeout_s
+        ):
+            return not self._closed
+        # One wait per stall: a loop that waited at every step would be slower than the tracker is worth.
+        self._blocked_out = True
+        return False
+
+    def _trim(self, length: int, reason: DropReason) -> bool:
+        excess = self.rows[length:]
+        del self.rows[length : length + len(excess)]
+        return self._drop(reason, len(excess) // ROW_SLOTS)
+
+    def refuse(self, reason: str, message: str) -> None:
+        """Count an event that could not be built, and warn once per reason and message's beginning."""
+        self._book.refuse(DropReason(reason))
+        self.warn_once(message)
+        if self._strict:
+            raise EventsDropped(message)
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning the first time this kind of message comes (the first 60 characters tell kinds apart)."""
+        kind = message[:60]
+        if kind not in self._said and len(self._said) < 1000:
+            self._said.add(kind)
+            log.warning("%s (said once; further ones are only counted)", message)
+
+    def _drop(self, reason: DropReason, count: int = 1) -> bool:
+        if not count:
+            return True
+        self._book.refuse(reason, count)
+        message = _DROP_MESSAGES[reason]
+        self.warn_once(message)
+        if self._strict:
+            raise EventsDropped(f"{count} dropped: {message}")
+        return False
+
+    # ---- taking --------------------------------------------------------------------------------
+
+    def take(self, max_rows: int, max_object_bytes: int) -> tuple[list[Any], list[Event]]:
+        """Take the oldest events: at most `max_rows` scalars, flat, and `max_object_bytes` of the rest.
+
+        Called by the batcher only. The ledger then counts them as in memory for each sink.
+        """
+        with self._book.lock:
+            # Cut to whole rows: `rows += five` is atomic, so the length is always a multiple.
+            taken = self.rows[: max_rows * ROW_SLOTS]
+            del self.rows[: len(taken)]
+            objects = self._take_objects(max_object_bytes)
+            self._book.take(len(taken) // ROW_SLOTS + len(objects))
+            if not self._closed:
+                self.mark = self._wake_mark if len(self.rows) <= self._wake_mark else self._full_mark
+            if taken or objects:
+                self._blocked_out = False
+                self._tell_space()
+        return taken, objects
+
+    def _take_objects(self, max_bytes: int) -> list[Event]:
+        if self._object_bytes <= max_bytes:
+            objects, self._objects, self._object_bytes = self._objects, [], 0
+            return objects
+        count = size = 0
+        for event in self._objects:
+            size += _size_of(event)
+            if count and size > max_bytes:
+                size -= _size_of(event)
+                break
+            count += 1
+        objects = self._objects[:count]
+        del self._objects[:count]
+        self._object_bytes -= size
+        return objects
+
+    def _tell_space(self) -> None:
+        self._space.notify_all()
+        waiters, self._space_waiters = self._space_waiters, []
+        for loop, future in waiters:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_resolve, future)
+
+    # ---- ending --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Refuse new events; what is in the queue stays for the batcher."""
+        with self._book.lock:
+            self._closed = True
+            self._tell_space()
+            self._wake()
+
+    def seal(self) -> None:
+        """After the batcher's last take: from now on every report is counted as dropped (closed) at once."""
+        with self._book.lock:
+            self.mark = -1
+            self._trim(0, DropReason.CLOSED)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: the parent's events are the parent's; locks are made anew. The list object stays,
+        because loggers hold it."""
+        self.rows.clear()
+        self._objects = []
+        self._object_bytes = 0
+        self._space = threading.Condition(self._book.lock)
+        self._space_waiters = []
+        self._wake = lambda: None
+        self._batcher_thread = None
+        self._blocked_out = False
+        self.mark = self._wake_mark
+
+
+_DROP_MESSAGES = {
+    DropReason.CLOSED: "an event came after close() and was not kept; report before close(), or make a new task",
+    DropReason.QUEUE_FULL: (
+        "the event queue is full and events are being dropped: the machine cannot keep up, or a sink without a "
+        "journal has stalled. Raise TELEMETRY_MAX_QUEUE_EVENTS, or log less often"
+    ),
+}
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _size_of(event: Event) -> int:
+    """Return an event's size in memory, roughly, in bytes."""
+    if isinstance(event, ConsoleLine):
+        return 200 + len(event.text)
+    if isinstance(event, ResourceSample):
+        return 200 + 150 * len(event.readings)
+    if isinstance(event, RecordChange):
+        return 300 + _size_of_value(event.value)
+    return 400
+
+
+def _size_of_value(value: Any) -> int:
+    if isinstance(value, (str, bytes)):
+        return 60 + len(value)
+    if isinstance(value, dict):
+        return 100 + sum(_size_of_value(key) + _size_of_value(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return 100 + sum(_size_of_value(item) for item in value)
+    return 32

@@ -1,0 +1,247 @@
+"""Every setting, once: its environment variable, default, unit and reason.
+
+Precedence: argument > environment > project file (./telemetry.toml) > user file
+($XDG_CONFIG_HOME/telemetry/config.toml) > default. TELEMETRY_CONFIG names a file to read instead of both.
+`telemetry settings` prints each value with its origin.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from telemetry.errors import ConfigurationError
+
+__all__ = ["MODES", "Settings", "default_state_dir"]
+
+MODES = ("online", "offline", "disabled")
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"", "0", "false", "no", "off"})
+
+
+def _parse_bool(text: str) -> bool:
+    word = text.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError("expected 1/true/yes/on or 0/false/no/off")
+
+
+def _parse_mode(text: str) -> str:
+    if text.strip().lower() not in MODES:
+        raise ValueError(f"expected one of {', '.join(MODES)}")
+    return text.strip().lower()
+
+
+def _parse_when_full(text: str) -> str:
+    word = text.strip().lower()
+    if word not in {"block", "drop_newest", "drop_oldest"}:
+        raise ValueError("expected block, drop_newest or drop_oldest")
+    return word
+
+
+def _parse_positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError("expected a number above 0")
+    return number
+
+
+def _parse_count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("expected a whole number of at least 1")
+    return number
+
+
+def _parse_level(text: str) -> int:
+    level = int(text)
+    if not 0 <= level <= 9:
+        raise ValueError("expected a zlib level from 0 to 9")
+    return level
+
+
+def _parse_url(text: str) -> str | None:
+    return text.strip().rstrip("/") or None
+
+
+def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where session folders, spools and the server's store lie by default.
+
+    $XDG_STATE_HOME/telemetry, else ~/.local/state/telemetry; without a home, a folder of this user's
+    under the temporary directory, so that a job with no home still keeps its data.
+    """
+    env = os.environ if environ is None else environ
+    if env.get("XDG_STATE_HOME"):
+        return Path(env["XDG_STATE_HOME"]) / "telemetry"
+    home = env.get("HOME") or env.get("USERPROFILE")
+    if home and home != "/" and os.access(home, os.W_OK):
+        return Path(home) / ".local" / "state" / "telemetry"
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"telemetry-{user}"
+
+
+def _setting(env: str, parse: Callable[[str], Any], default: Any, doc: str) -> Any:
+    metadata = {"env": env, "parse": parse, "doc": doc}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Immutable; made by `Settings.load()` (reads the environment and files) or directly in tests."""
+
+    url: str | None = _setting(
+        "TELEMETRY_URL", _parse_url, None, "where events go: the server's address, or any sink's URL"
+    )
+    token: str | None = _setting(
+        "TELEMETRY_TOKEN", str.strip, None, "the server's token; TELEMETRY_TOKEN_FILE names a file with it"
+    )
+    mode: str = _setting(
+        "TELEMETRY_MODE", _parse_mode, "online", "online, offline (session folder and zip) or disabled"
+    )
+    state_dir: Path = _setting(
+        "TELEMETRY_DIR", Path, default_state_dir, "folder of session folders, spools and the server's store"
+    )
+    # Half a second: a point is on an open page well within the 2 s that feel live.
+    flush_interval_s: float = _setting(
+        "TELEMETRY_FLUSH_INTERVAL", _parse_positive, 0.5, "seconds between two batches when little happens"
+    )
+    # One second is the promise: what is older survives a killed machine.
+    fsync_interval_s: float = _setting(
+        "TELEMETRY_FSYNC_INTERVAL", _parse_positive, 1.0, "seconds between two fsyncs of the journal"
+    )
+    # About 0.15 s of a loop that does nothing but log, and about 34 MB.
+    max_queue_events: int = _setting(
+        "TELEMETRY_MAX_QUEUE_EVENTS", _parse_count, 262_144, "the event queue's bound in events"
+    )
+    max_queue_bytes: int = _setting(
+        "TELEMETRY_MAX_QUEUE_BYTES", _parse_count, 64 * 1024 * 1024, "the event queue's bound in bytes"
+    )
+    when_full: str = _setting(
+        "TELEMETRY_WHEN_FULL", _parse_when_full, "block", "block, drop_newest or drop_oldest"
+    )
+    # A training step may wait this long once; then it is better to lose points than the GPU's time.
+    block_timeout_s: float = _setting(
+        "TELEMETRY_BLOCK_TIMEOUT", _parse_positive, 1.0, "seconds that `block` waits before it drops"
+    )
+    # 32,768 rows: each C call of the batcher holds the GIL for about 2 ms.
+    frame_scalars: int = _setting(
+        "TELEMETRY_FRAME_SCALARS", _parse_count, 32_768, "scalars in one frame at most"
+    )
+    compression_level: int = _setting(
+        "TELEMETRY_COMPRESSION", _parse_level, 1, "zlib level of frames, 0 (off) to 9"
+    )
+    lane_memory_bytes: int = _setting(
+        "TELEMETRY_LANE_BYTES", _parse_count, 16 * 1024 * 1024, "encoded frames kept in memory for each sink"
+    )
+    segment_bytes: int = _setting(
+        "TELEMETRY_SEGMENT_BYTES", _parse_count, 64 * 1024 * 1024, "a journal segment's size before the next"
+    )
+    request_timeout_s: float = _setting(
+        "TELEMETRY_REQUEST_TIMEOUT", _parse_positive, 30.0, "seconds that one request to the server may take"
+    )
+    close_timeout_s: float = _setting(
+        "TELEMETRY_CLOSE_TIMEOUT", _parse_positive, 10.0, "seconds that close and exit may wait for sinks"
+    )
+    resource_interval_s: float = _setting(
+        "TELEMETRY_RESOURCE_INTERVAL", _parse_positive, 1.0, "seconds between two resource samples"
+    )
+    quiet: bool = _setting("TELEMETRY_QUIET", _parse_bool, False, "print no line at start and end")
+    strict: bool = _setting(
+        "TELEMETRY_STRICT", _parse_bool, False, "raise at the first dropped or invalid event (for tests)"
+    )
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def load(
+        cls, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None, **arguments: Any
+    ) -> Settings:
+        """Return the settings in force; an argument that is None counts as not given.
+
+        Raises:
+            ConfigurationError: a value that cannot be used, with its origin; an unknown name in a file.
+        """
+        env = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for origin, source in (*_file_values(env, cwd or Path.cwd()), ("environment", _env_values(env))):
+            for name, (text, where) in source.items():
+                values[name] = _parse(name, text, where)
+                origins[name] = where if origin == "environment" else f"{where} in {origin}"
+        for name, value in arguments.items():
+            if value is not None:
+                if name not in _FIELDS:
+                    raise ConfigurationError(f"there is no setting {name!r}")
+                # Arguments come typed, but by the same rules as text: a negative time-out is wrong in both.
+                values[name] = _parse(name, str(value), "argument")
+                origins[name] = "argument"
+        return cls(**values, origins=origins)
+
+
+_FIELDS = {item.name: item for item in fields(Settings) if "env" in item.metadata}
+
+
+def _parse(name: str, text: str, where: str) -> Any:
+    try:
+        return _FIELDS[name].metadata["parse"](text)
+    except ValueError as error:
+        shown = "***" if name == "token" else repr(text)
+        raise ConfigurationError(f"{name} = {shown} (from {where}) cannot be used: {error}") from error
+
+
+def _env_values(env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    found = {
+        name: (env[variable], variable)
+        for name, item in _FIELDS.items()
+        if env.get(variable := item.metadata["env"], "") != ""
+    }
+    if "token" not in found and env.get("TELEMETRY_TOKEN_FILE"):
+        path = env["TELEMETRY_TOKEN_FILE"]
+        try:
+            found["token"] = (Path(path).read_text(encoding="utf-8"), "TELEMETRY_TOKEN_FILE")
+        except OSError as error:
+            raise ConfigurationError(f"TELEMETRY_TOKEN_FILE cannot be read: {error}") from error
+    offline = env.get("TELEMETRY_OFFLINE_MODE", "")
+    if "mode" not in found and offline:
+        try:
+            if _parse_bool(offline):
+                found["mode"] = ("offline", "TELEMETRY_OFFLINE_MODE")
+        except ValueError as error:
+            raise ConfigurationError(f"TELEMETRY_OFFLINE_MODE={offline!r} cannot be used: {error}") from error
+    return found
+
+
+def _file_values(env: Mapping[str, str], cwd: Path) -> list[tuple[str, dict[str, tuple[str, str]]]]:
+    """Return (path, values) of the files there are, the strongest last."""
+    if env.get("TELEMETRY_CONFIG"):
+        paths = [Path(env["TELEMETRY_CONFIG"])]
+        if not paths[0].is_file():
+            raise ConfigurationError(f"TELEMETRY_CONFIG={paths[0]} is not a file")
+    else:
+        config_home = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else None)
+        user = [Path(config_home) / "telemetry" / "config.toml"] if config_home else []
+        paths = [path for path in (*user, cwd / "telemetry.toml") if path.is_file()]
+    return [(str(path), _read_file(path)) for path in paths]
+
+
+def _read_file(path: Path) -> dict[str, tuple[str, str]]:
+    import tomllib  # only where there is a file: keeps the import of the package short
+
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the settings file {path} cannot be read: {error}") from error
+    unknown = sorted(set(document) - set(_FIELDS))
+    if unknown:
+        raise ConfigurationError(
+            f"{path}: there is no setting {', '.join(unknown)}; see `telemetry settings`"
+        )
+    return {name: (str(value), name) for name, value in document.items()}
