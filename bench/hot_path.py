@@ -1,0 +1,171 @@
+"""What does one `Logger.report_scalar` cost the training thread?
+
+The floors are measured in the same process, before the task is opened and again after it is closed, and
+the mean of the two counts: a machine that slows down half-way slows both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from harness import (
+    Benchmark,
+    Column,
+    DequeLogger,
+    EmptyLogger,
+    Metrics,
+    Scale,
+    Target,
+    Work,
+    child_main,
+    inline_deque_loop,
+    latencies,
+    median,
+    percentiles_ns,
+    tight_loop,
+    timed_inline_deque_loop,
+    timed_loop,
+    timed_nothing_loop,
+)
+from ours import flush, ledger_of, open_task
+from servers import mute_server, server
+
+_FLOOR_STEPS = 20_000  # 200,000 calls for each floor, before and after
+
+
+def measure(case: str, scale: Scale) -> Metrics:
+    """Return the percentiles of 1,000,000 single calls, the mean of as many without a clock, and the floors."""
+    work = Work(scale.pick(100_000, 10_000))
+    floor_work = Work(scale.pick(_FLOOR_STEPS, 5_000))
+    before = _floors(floor_work)
+    with tempfile.TemporaryDirectory() as folder, _sink(case, Path(folder)) as sink:
+        task = open_task(sink)
+        report = task.get_logger().report_scalar
+        tight_s = tight_loop(report, work)
+        flush(task, timeout_s=60.0 if case != "stalled" else 2.0)
+        nanoseconds = latencies(work.scalars)
+        timed_loop(report, work, nanoseconds)
+        task.close()
+        ledger = ledger_of(task)
+    after = _floors(floor_work)
+    floors = {name: (before[name] + after[name]) / 2 for name in before}
+    ours = percentiles_ns(nanoseconds)
+    return {
+        **ours,
+        "p999_us": ours["p999_ns"] / 1e3,
+        "max_ms": ours["max_ns"] / 1e6,
+        "tight_ns": tight_s / work.scalars * 1e9,
+        **floors,
+        **_ratios(ours["p50_ns"], floors),
+        "ratio_tight": tight_s / work.scalars * 1e9 / floors["deque_tight_ns"],
+        "calls": work.scalars,
+        "dropped": sum(ledger["dropped"].values()),
+        "ledger": ledger,
+    }
+
+
+def _ratios(ours_ns: float, floors: Metrics) -> Metrics:
+    nothing, deque, inline = floors["nothing_p50_ns"], floors["deque_p50_ns"], floors["inline_p50_ns"]
+    return {
+        "ratio_deque_gross": ours_ns / deque,
+        "ratio_deque_net": (ours_ns - nothing) / (deque - nothing),
+        "ratio_inline_gross": ours_ns / inline,
+        "ratio_inline_net": (ours_ns - nothing) / (inline - nothing),
+        "ratio_empty_net": (ours_ns - nothing) / (floors["empty_p50_ns"] - nothing),
+    }
+
+
+@contextlib.contextmanager
+def _sink(case: str, folder: Path) -> Iterator[str]:
+    if case == "zip":
+        yield f"zip:{folder / 'session.zip'}"
+    elif case == "http":
+        with server(folder / "server") as running:
+            yield running.url
+    else:
+        with mute_server() as url:
+            yield url
+
+
+def _floors(work: Work) -> Metrics:
+    """Return the p50 and tight mean of: nothing, an empty method, a deque in a method, a deque inline."""
+    empty = EmptyLogger().report_scalar
+    return {
+        "nothing_p50_ns": _p50(lambda out: timed_nothing_loop(work, out), work),
+        "empty_p50_ns": _p50(lambda out: timed_loop(empty, work, out), work),
+        "deque_p50_ns": _p50(lambda out: timed_loop(DequeLogger().report_scalar, work, out), work),
+        "inline_p50_ns": _p50(lambda out: timed_inline_deque_loop(work, out), work),
+        "empty_tight_ns": _tight(lambda: tight_loop(empty, work), work),
+        "deque_tight_ns": _tight(lambda: tight_loop(DequeLogger().report_scalar, work), work),
+        "inline_tight_ns": _tight(lambda: inline_deque_loop(work), work),
+    }
+
+
+def _p50(loop: Callable[[array[int]], None], work: Work) -> float:
+    nanoseconds = latencies(work.scalars)
+    loop(nanoseconds)
+    return float(median(nanoseconds))
+
+
+def _tight(loop: Callable[[], float], work: Work) -> float:
+    return median([loop() for _ in range(3)]) / work.scalars * 1e9
+
+
+_RATIO_SAYS = "report_scalar median at most 1.5 times the deque append"
+
+BENCHMARK = Benchmark(
+    name="hot_path",
+    question="What does one report_scalar cost the caller, and how long can it take?",
+    topology=(
+        "one caller thread, 10 series, no pause between calls, the batcher on its daemon thread and the "
+        "sink at work: zip = a session zip; http = our server in another process; stalled = a server that "
+        "reads and never answers"
+    ),
+    unfair=(
+        "a loop without computation is the worst case for the batcher, which wants the GIL all the time; "
+        "the deque of the floors is never emptied, so its own p99 pays for growing memory; both clock "
+        "calls are inside each gross figure (net subtracts the median of the clocks around nothing)"
+    ),
+    cases=("zip", "http", "stalled"),
+    measure=measure,
+    columns=(
+        Column("nothing_p50_ns", "clocks ns", ".0f"),
+        Column("empty_p50_ns", "empty ns", ".0f"),
+        Column("inline_p50_ns", "inline deque ns", ".0f"),
+        Column("deque_p50_ns", "deque ns", ".0f"),
+        Column("p50_ns", "p50 ns", ".0f"),
+        Column("p99_ns", "p99 ns", ",.0f"),
+        Column("p999_us", "p99.9 us", ".1f"),
+        Column("max_ms", "max ms", ".2f"),
+        Column("ratio_deque_gross", "/deque", ".2f"),
+        Column("ratio_deque_net", "net", ".2f"),
+        Column("ratio_inline_gross", "/inline", ".2f"),
+        Column("ratio_inline_net", "net", ".2f"),
+        Column("empty_tight_ns", "tight: empty", ".0f"),
+        Column("deque_tight_ns", "deque", ".0f"),
+        Column("tight_ns", "ours ns", ".0f"),
+        Column("ratio_tight", "ratio", ".2f"),
+    ),
+    targets=(
+        Target("ratio_deque_gross", "<=", 1.5, f"{_RATIO_SAYS} in a method, clocks included"),
+        Target("ratio_deque_net", "<=", 1.5, f"{_RATIO_SAYS} in a method, clocks subtracted"),
+        Target("ratio_inline_gross", "<=", 1.5, f"{_RATIO_SAYS} inline, clocks included"),
+        Target("p999_us", "<=", 100, "p99.9 at most 100 us"),
+        Target("max_ms", "<=", 20, "maximum at most 20 ms"),
+        Target("dropped", "==", 0, "nothing dropped"),
+    ),
+)
+
+
+def main() -> int:
+    """Measure one case and print it."""
+    return child_main(BENCHMARK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

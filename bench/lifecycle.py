@@ -1,0 +1,148 @@
+"""What do import, Task.init and close cost?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness import Benchmark, Column, Metrics, Scale, Target, child_main, median
+from ours import ledger_of, ledger_sums, open_task
+from servers import black_hole, closed_port, server
+
+_INTERPRETERS = 15
+
+_AFTER_IMPORT = """
+import json, sys, time
+begin = time.perf_counter()
+import telemetry
+seconds = time.perf_counter() - begin
+import threading
+print(json.dumps({
+    "in_process_s": seconds,
+    "modules": len(sys.modules),
+    "threads": threading.active_count(),
+    "heavy": sorted({"aiohttp", "numpy", "sqlalchemy", "jinja2", "plotly", "uvloop", "psutil"} & set(sys.modules)),
+}))
+"""
+
+
+def measure(case: str, scale: Scale) -> Metrics:
+    """Return the metrics of "import", or init and close times with the server in the state `case`."""
+    if case == "import":
+        return _import(scale.pick(_INTERPRETERS, 5))
+    begin = time.perf_counter()
+    import telemetry  # noqa: F401  (timed, so that init is init alone)
+
+    import_s = time.perf_counter() - begin
+    with tempfile.TemporaryDirectory() as folder, _far_side(case, Path(folder)) as sink:
+        begin = time.perf_counter()
+        task = open_task(sink)
+        init_s = time.perf_counter() - begin
+        begin = time.perf_counter()
+        task.get_logger().report_scalar("train", "loss", 0.5, 0)
+        first_call_s = time.perf_counter() - begin
+        begin = time.perf_counter()
+        task.close()
+        close_s = time.perf_counter() - begin
+        ledger = ledger_of(task)
+    return {
+        "import_ms": import_s * 1e3,
+        "init_ms": init_s * 1e3,
+        "first_call_us": first_call_s * 1e6,
+        "close_ms": close_s * 1e3,
+        "ledger": ledger,
+        "ledger_sums": int(ledger_sums(ledger)),
+    }
+
+
+def _import(interpreters: int) -> Metrics:
+    """Start interpreters in turn, bare and with the import; the first pair only warms the disk's cache."""
+    bare_s: list[float] = []
+    import_s: list[float] = []
+    facts: list[Metrics] = []
+    for turn in range(interpreters + 1):
+        bare, _ = _start("pass")
+        ours, printed = _start(_AFTER_IMPORT)
+        if turn:
+            bare_s.append(bare)
+            import_s.append(ours)
+            facts.append(json.loads(printed))
+    return {
+        "interpreters": interpreters,
+        "bare_ms": median(bare_s) * 1e3,
+        "with_import_ms": median(import_s) * 1e3,
+        "import_ms": median([ours - bare for ours, bare in zip(import_s, bare_s, strict=True)]) * 1e3,
+        "in_process_ms": median([fact["in_process_s"] for fact in facts]) * 1e3,
+        "modules": facts[-1]["modules"],
+        "threads": facts[-1]["threads"],
+        "heavy": facts[-1]["heavy"],
+        "aiohttp_imported": int("aiohttp" in facts[-1]["heavy"]),
+    }
+
+
+def _start(code: str) -> tuple[float, str]:
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return time.perf_counter() - begin, done.stdout
+
+
+@contextlib.contextmanager
+def _far_side(case: str, folder: Path) -> Iterator[str]:
+    if case == "zip":
+        yield f"zip:{folder / 'session.zip'}"
+    elif case == "up":
+        with server(folder / "server") as running:
+            yield running.url
+    else:
+        with {"down": closed_port, "black_hole": black_hole}[case]() as url:
+            yield url
+
+
+BENCHMARK = Benchmark(
+    name="lifecycle",
+    question="What do `import telemetry`, Task.init and close() cost, with the server up, down or silent?",
+    topology=(
+        "import: 15 fresh interpreters with it and 15 without, in turn, median of the differences; the "
+        "others: one task with one scalar and one sink: zip; up = our server; down = a closed port; "
+        "black_hole = a listening socket that nobody accepts"
+    ),
+    unfair=(
+        "files are in the disk cache and byte-compiled (the first start after an install is slower); the "
+        "import's wall time has the imports of json and threading of the measuring code in it; close() "
+        "with a dead server waits for its time-out by design"
+    ),
+    cases=("import", "zip", "up", "down", "black_hole"),
+    measure=measure,
+    columns=(
+        Column("bare_ms", "bare ms", ".1f"),
+        Column("import_ms", "import ms", ".1f"),
+        Column("modules", "modules", ".0f"),
+        Column("threads", "threads", ".0f"),
+        Column("aiohttp_imported", "aiohttp", ".0f"),
+        Column("init_ms", "init ms", ".1f"),
+        Column("first_call_us", "1st call us", ".1f"),
+        Column("close_ms", "close ms", ",.0f"),
+    ),
+    targets=(
+        Target("import_ms", "<=", 100, "import telemetry at most 100 ms over a bare interpreter", ("import",)),
+        Target("threads", "==", 1, "the import starts no thread", ("import",)),
+        Target("aiohttp_imported", "==", 0, "the import does not import aiohttp", ("import",)),
+        Target("init_ms", "<=", 100, "Task.init at most 100 ms", ("zip", "up", "down", "black_hole")),
+        Target("ledger_sums", "==", 1, "the ledger adds up", ("zip", "up", "down", "black_hole")),
+    ),
+)
+
+
+def main() -> int:
+    """Measure one case and print it."""
+    return child_main(BENCHMARK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The far sides: our server in a process of its own, one that never answers, and a closed port.
+
+Loopback only. `python bench/servers.py mute` is the process that never answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "ServerProcess",
+    "black_hole",
+    "closed_port",
+    "folder_bytes",
+    "get_json",
+    "mute_server",
+    "post_frames",
+    "server",
+    "until_points",
+]
+
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 60.0
+_REQUEST_TIMEOUT_S = 60.0
+_POLL_S = 0.01
+
+
+class ServerProcess:
+    """A `telemetry server` on a free port and a directory of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self._process = process
+        self.url = url
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds, user and system, that the process has used so far."""
+        import psutil
+
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def kill(self) -> None:
+        """Kill it as the kernel would: no goodbye to anybody."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Ask it to finish (SIGTERM) and wait; what it has open is on disk afterwards."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(_STOP_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def server(directory: Path) -> Iterator[ServerProcess]:
+    """Run our server on `directory` for the length of the block.
+
+    Raises:
+        RuntimeError: it did not print its address within 30 s; the message has the end of its output.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "telemetry.cli", "server", "--port", "0", "--directory", str(directory)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield ServerProcess(process, _printed_url(process))
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _printed_url(process: subprocess.Popen[str]) -> str:
+    """Return the address in the server's output, and go on reading that so that it never blocks on us."""
+    assert process.stdout is not None
+    timer = threading.Timer(_START_TIMEOUT_S, process.kill)
+    timer.start()
+    seen: list[str] = []
+    try:
+        for line in process.stdout:
+            seen.append(line)
+            match = re.search(r"http://[\w.\[\]:]+", line)
+            if match:
+                threading.Thread(target=_drain, args=(process.stdout,), daemon=True).start()
+                return match.group().rstrip("/.")
+    finally:
+        timer.cancel()
+    raise RuntimeError(f"the server printed no address: {''.join(seen)[-500:] or 'no output'}")
+
+
+def _drain(lines: Any) -> None:
+    for _line in lines:
+        continue
+
+
+@contextlib.contextmanager
+def mute_server() -> Iterator[str]:
+    """Yield the URL of a process that takes every connection and every byte and never says anything."""
+    process = subprocess.Popen([sys.executable, __file__, "mute"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """Yield the URL of a socket that listens and is never accepted: the kernel shakes hands, nobody reads."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[str]:
+    """Yield a URL that refuses connections: the port is bound, so that nobody else takes it, and not open."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def get_json(url: str, path: str) -> Any:
+    """GET {url}/api/v1{path}; raises on an error status."""
+    with urllib.request.urlopen(f"{url}/api/v1{path}", timeout=_REQUEST_TIMEOUT_S) as response:
+        return json.load(response)
+
+
+def post_frames(url: str, body: bytes) -> Any:
+    """POST frames as the http sink does; return the answer."""
+    request = urllib.request.Request(
+        f"{url}/api/v1/frames", data=body, headers={"Content-Type": "application/vnd.telemetry.frames"}
+    )
+    with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:
+        return json.load(response)
+
+
+def until_points(url: str, task_id: str, points: int, *, timeout_s: float) -> int:
+    """Ask the server until it has committed `points` points of the task; return how many it has at last."""
+    deadline = time.perf_counter() + timeout_s
+    while True:
+        counts = get_json(url, f"/tasks/{task_id}")["counts"]
+        if counts["points"] >= points or time.perf_counter() > deadline:
+            return int(counts["points"])
+        time.sleep(_POLL_S)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files under `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _be_mute() -> None:
+    """Accept and read for ever."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(listening.getsockname()[1], flush=True)
+    while True:
+        connection, _address = listening.accept()
+        threading.Thread(target=_swallow, args=(connection,), daemon=True).start()
+
+
+def _swallow(connection: socket.socket) -> None:
+    while connection.recv(1 << 16):
+        continue
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["mute"]:
+    _be_mute()
