@@ -10,12 +10,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Account", "Book", "DropReason", "Ledger"]
 
 
-class DropReason(str, Enum):
+class DropReason(StrEnum):
     """Why an event was not kept. Each is a key of `Ledger.dropped`."""
 
     QUEUE_FULL = "queue_full"  # the queue's bound was reached and its policy said drop
@@ -25,9 +25,6 @@ class DropReason(str, Enum):
     SINK_STALLED = "sink_stalled"  # a sink without a journal stopped taking frames
     REJECTED = "rejected"  # the far side refused the frame; it lies in quarantine
     NOT_DELIVERED = "not_delivered"  # close ran out of time and there was no journal to leave them in
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +139,14 @@ class Book:
             else:
                 account.in_memory -= count
             account.dropped[reason.value] += count
+
+    def write_off(self) -> None:
+        """At the very end: what only memory holds will not be delivered."""
+        with self.lock:
+            for account in self._accounts.values():
+                if account.in_memory:
+                    account.dropped[DropReason.NOT_DELIVERED.value] += account.in_memory
+                    account.in_memory = 0
 
     def snapshot(self, sink_name: str | None = None) -> Ledger:
         """Return one sink's ledger; without a name, that of the sink that is furthest behind."""

@@ -99,6 +99,7 @@ class EventQueue:
         self._closed = False
         self._blocked_out = False
         self._batcher_thread: int | None = None
+        self._dormant = False
         self._said: set[str] = set()
         book.watch(self.__len__)
 
@@ -107,6 +108,7 @@ class EventQueue:
         with self._book.lock:
             self._wake = wake
             self._batcher_thread = batcher_thread
+            self._dormant = False
             if len(self):
                 wake()
 
@@ -138,7 +140,7 @@ class EventQueue:
                 return self._drop(DropReason.QUEUE_FULL)
             self._objects.append(event)
             self._object_bytes += size
-            if len(self._objects) == WAKE_OBJECTS or self._object_bytes > self._max_bytes // 4:
+            if self._dormant or len(self._objects) == WAKE_OBJECTS or self._object_bytes > self._max_bytes // 4:
                 self._wake()
         return True
 
@@ -166,7 +168,7 @@ class EventQueue:
         """Offer one event from asyncio code; waits without a time limit while the queue is full.
 
         Raises:
-            QueueClosed: after close(); the event is not kept.
+            QueueClosed: after the pipeline was closed; the event is not kept.
         """
         while True:
             with self._book.lock:
@@ -206,9 +208,7 @@ class EventQueue:
     def _wait_for_space(self) -> bool:
         if self._blocked_out or threading.get_ident() == self._batcher_thread:
             return False
-        if self._space.wait_for(
-            lambda: len(self.rows) <= self._full_mark or self._closed, self._block_timeout_s
-        ):
+        if self._space.wait_for(lambda: len(self.rows) <= self._full_mark or self._closed, self._block_timeout_s):
             return not self._closed
         # One wait per stall: a loop that waited at every step would be slower than the tracker is worth.
         self._blocked_out = True
@@ -256,8 +256,7 @@ class EventQueue:
             del self.rows[: len(taken)]
             objects = self._take_objects(max_object_bytes)
             self._book.take(len(taken) // ROW_SLOTS + len(objects))
-            if not self._closed:
-                self.mark = self._wake_mark if len(self.rows) <= self._wake_mark else self._full_mark
+            self.mark = self._wake_mark if len(self.rows) <= self._wake_mark else self._full_mark
             if taken or objects:
                 self._blocked_out = False
                 self._tell_space()
@@ -288,31 +287,33 @@ class EventQueue:
 
     # ---- ending --------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Refuse new events; what is in the queue stays for the batcher."""
+    def seal(self) -> None:
+        """After the batcher's last take: from now on every event is counted as dropped (closed) at once.
+
+        `mark = -1` sends each call of the hot path to `crossed()`, which empties `rows` again.
+        """
         with self._book.lock:
             self._closed = True
-            self._tell_space()
-            self._wake()
-
-    def seal(self) -> None:
-        """After the batcher's last take: from now on every report is counted as dropped (closed) at once."""
-        with self._book.lock:
             self.mark = -1
             self._trim(0, DropReason.CLOSED)
+            self._tell_space()
 
-    def reset_after_fork(self) -> None:
-        """In a forked child: the parent's events are the parent's; locks are made anew. The list object stays,
-        because loggers hold it."""
+    def reset_after_fork(self, start: Callable[[], None]) -> None:
+        """In a forked child: empty, with new locks; the first event calls `start`, which attaches a batcher.
+
+        The parent's events are the parent's. The list object stays, because loggers hold it.
+        """
         self.rows.clear()
         self._objects = []
         self._object_bytes = 0
         self._space = threading.Condition(self._book.lock)
         self._space_waiters = []
-        self._wake = lambda: None
+        self._wake = start
         self._batcher_thread = None
         self._blocked_out = False
-        self.mark = self._wake_mark
+        if not self._closed:
+            self._dormant = True
+            self.mark = -1  # the first scalar comes to crossed(), and so to start
 
 
 _DROP_MESSAGES = {

@@ -125,20 +125,14 @@ class Settings:
     max_queue_bytes: int = _setting(
         "TELEMETRY_MAX_QUEUE_BYTES", _parse_count, 64 * 1024 * 1024, "the event queue's bound in bytes"
     )
-    when_full: str = _setting(
-        "TELEMETRY_WHEN_FULL", _parse_when_full, "block", "block, drop_newest or drop_oldest"
-    )
+    when_full: str = _setting("TELEMETRY_WHEN_FULL", _parse_when_full, "block", "block, drop_newest or drop_oldest")
     # A training step may wait this long once; then it is better to lose points than the GPU's time.
     block_timeout_s: float = _setting(
         "TELEMETRY_BLOCK_TIMEOUT", _parse_positive, 1.0, "seconds that `block` waits before it drops"
     )
     # 32,768 rows: each C call of the batcher holds the GIL for about 2 ms.
-    frame_scalars: int = _setting(
-        "TELEMETRY_FRAME_SCALARS", _parse_count, 32_768, "scalars in one frame at most"
-    )
-    compression_level: int = _setting(
-        "TELEMETRY_COMPRESSION", _parse_level, 1, "zlib level of frames, 0 (off) to 9"
-    )
+    frame_scalars: int = _setting("TELEMETRY_FRAME_SCALARS", _parse_count, 32_768, "scalars in one frame at most")
+    compression_level: int = _setting("TELEMETRY_COMPRESSION", _parse_level, 1, "zlib level of frames, 0 (off) to 9")
     lane_memory_bytes: int = _setting(
         "TELEMETRY_LANE_BYTES", _parse_count, 16 * 1024 * 1024, "encoded frames kept in memory for each sink"
     )
@@ -161,9 +155,7 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def load(
-        cls, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None, **arguments: Any
-    ) -> Settings:
+    def load(cls, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None, **arguments: Any) -> Settings:
         """Return the settings in force; an argument that is None counts as not given.
 
         Raises:
@@ -241,7 +233,5 @@ def _read_file(path: Path) -> dict[str, tuple[str, str]]:
         raise ConfigurationError(f"the settings file {path} cannot be read: {error}") from error
     unknown = sorted(set(document) - set(_FIELDS))
     if unknown:
-        raise ConfigurationError(
-            f"{path}: there is no setting {', '.join(unknown)}; see `telemetry settings`"
-        )
+        raise ConfigurationError(f"{path}: there is no setting {', '.join(unknown)}; see `telemetry settings`")
     return {name: (str(value), name) for name, value in document.items()}

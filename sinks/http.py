@@ -1,0 +1,132 @@
+"""The HTTP sink: frames to a telemetry server, several in one POST."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
+from telemetry.events import TaskHeader
+from telemetry.retry import parse_retry_after
+from telemetry.settings import Settings
+from telemetry.wire import CONTENT_TYPE, Frame
+
+__all__ = ["HttpSink", "open_sink"]
+
+# A server on the same network answers a connection attempt in milliseconds; a black hole never does.
+CONNECT_TIMEOUT_S = 5.0
+
+# Refusals that say something about this request; every other status says something about the server.
+_REFUSALS = frozenset({400, 409, 413, 415, 422})
+
+
+class HttpSink:
+    """POSTs frames to `url`/api/v1/frames and returns when the server has committed them.
+
+    Args:
+        url: http:// or https:// address of the server.
+        token: sent as a bearer token; never part of an error or a log line.
+        timeout_s: seconds that one request may take, the connection included.
+    """
+
+    spool = True
+
+    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 30.0, name: str = "http") -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"{url!r} is not an http:// or https:// address")
+        self.name = name
+        self.url = url.rstrip("/")
+        self._token = token
+        self._timeout_s = timeout_s
+        self._session: Any = None
+
+    def clone(self) -> HttpSink:
+        """Return an unopened sink with the same settings, for a forked child."""
+        return HttpSink(self.url, token=self._token, timeout_s=self._timeout_s, name=self.name)
+
+    async def open(self, task: TaskHeader) -> None:
+        # On the pipeline's thread, not at import: aiohttp takes 0.15 s to import, which init() must not wait for.
+        import aiohttp
+
+        headers = {"Content-Type": CONTENT_TYPE}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            trust_env=True,
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_TIMEOUT_S),
+            # One request at a time; a second connection would only reorder frames.
+            connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=60.0),
+        )
+
+    async def write(self, frames: Sequence[Frame]) -> None:
+        """Send frames in one request; a refused body is sent again frame by frame to find the bad one."""
+        body = frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames])
+        status, answer = await self._post(body)
+        if status == 200:
+            _raise_rejected(frames, answer)
+            return
+        if len(frames) == 1:
+            raise SinkRejected(f"the server refused a frame: {status}", reasons={frames[0].sequence: _reason(answer)})
+        reasons: dict[int, str] = {}
+        for frame in frames:
+            try:
+                await self.write([frame])
+            except SinkRejected as refusal:
+                reasons.update(refusal.reasons)
+        if reasons:
+            raise SinkRejected(f"the server refused {len(reasons)} of {len(frames)} frames", reasons=reasons)
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _post(self, body: bytes) -> tuple[int, Any]:
+        """Return (status, decoded answer) of an accepted or refused request.
+
+        Raises:
+            SinkUnavailable: no answer, or one that says "not now".
+        """
+        import aiohttp
+        import orjson
+
+        try:
+            async with self._session.post(f"{self.url}/api/v1/frames", data=body) as response:
+                status, data = response.status, await response.read()
+                retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
+        except TimeoutError as error:
+            raise SinkUnavailable(f"no answer from {self.url} within {self._timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise SinkUnavailable(f"cannot reach {self.url}: {error}") from error
+        try:
+            answer = orjson.loads(data)
+        except ValueError:
+            answer = {"error": data[:200].decode("utf-8", "replace")}
+        if status == 200 and isinstance(answer, dict) and isinstance(answer.get("frames"), list):
+            return status, answer
+        if status in _REFUSALS:
+            return status, answer
+        if status in (401, 403):
+            raise SinkUnavailable(f"{self.url} refuses the token ({status}); set TELEMETRY_TOKEN")
+        raise SinkUnavailable(f"{self.url} answered {status}: {_reason(answer)}", retry_after_s=retry_after_s)
+
+
+def _reason(answer: Any) -> str:
+    return str(answer.get("error", answer))[:500] if isinstance(answer, dict) else str(answer)[:500]
+
+
+def _raise_rejected(frames: Sequence[Frame], answer: Any) -> None:
+    ours = {frame.sequence for frame in frames}
+    reasons = {
+        item["sequence"]: str(item.get("reason", "no reason given"))
+        for item in answer["frames"]
+        if item.get("result") == "rejected" and item.get("sequence") in ours
+    }
+    if reasons:
+        raise SinkRejected(f"the server refused {len(reasons)} of {len(frames)} frames", reasons=reasons)
+
+
+def open_sink(url: str, settings: Settings) -> HttpSink:
+    """Entry point for http:// and https://."""
+    return HttpSink(url, token=settings.token, timeout_s=settings.request_timeout_s)

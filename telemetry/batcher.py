@@ -1,0 +1,239 @@
+"""The batcher: EventQueue -> Batch -> Frame -> each sink's lane.
+
+It runs on the pipeline's loop. Work on scalars goes in slices of C calls (strided slices, zip, array, zlib),
+each a few milliseconds at most, because whoever holds the GIL stops the training thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from array import array
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
+
+from telemetry.errors import FrameError, InvalidEvent
+from telemetry.events import (
+    Batch,
+    ConsoleLine,
+    Event,
+    FrameEvent,
+    ResourceSample,
+    Scalar,
+    ScalarColumns,
+    SeriesKey,
+    clean_name,
+    clean_text,
+    to_iteration,
+)
+from telemetry.lane import Lane
+from telemetry.ledger import Book, DropReason
+from telemetry.queue import ROW_SLOTS, EventQueue
+from telemetry.wire import Frame, encode
+
+__all__ = ["Batcher", "columns_of"]
+
+log = logging.getLogger(__name__)
+
+# Objects (console text above all) of one frame; far below the frame's limit.
+FRAME_OBJECT_BYTES = 4 * 1024 * 1024
+
+# Names seen: each is checked once. A program that makes up names for ever must not fill memory with them.
+MAX_KNOWN_SERIES = 100_000
+
+
+class _FrameSeries(dict[tuple[Any, Any], int]):
+    """(title, series) -> index in this frame's series table; a missing pair is added as it is looked up."""
+
+    def __init__(self, known: dict[tuple[Any, Any], SeriesKey]) -> None:
+        super().__init__()
+        self.keys_in_order: list[SeriesKey] = []
+        self._index_by_key: dict[SeriesKey, int] = {}
+        self._known = known
+
+    def __missing__(self, pair: tuple[Any, Any]) -> int:
+        key = self._known.get(pair)
+        if key is None:
+            key = SeriesKey("scalar", clean_name(pair[0]), clean_name(pair[1]))
+            if len(self._known) < MAX_KNOWN_SERIES:
+                self._known[pair] = key
+        index = self.index_of(key)
+        self[pair] = index
+        return index
+
+    def index_of(self, key: SeriesKey) -> int:
+        index = self._index_by_key.get(key)
+        if index is None:
+            index = self._index_by_key[key] = len(self.keys_in_order)
+            self.keys_in_order.append(key)
+        return index
+
+
+def columns_of(rows: list[Any], known: dict[tuple[Any, Any], SeriesKey]) -> tuple[ScalarColumns, list[InvalidEvent]]:
+    """Turn flat rows into columns.
+
+    Args:
+        rows: title, series, value, iteration, time_unix_ns, and again.
+        known: names already checked; grows.
+    Returns:
+        The columns, and an error for each row that could not be kept.
+    """
+    table = _FrameSeries(known)
+    try:
+        columns = ScalarColumns(
+            table.keys_in_order,
+            array("I", map(table.__getitem__, zip(rows[0::ROW_SLOTS], rows[1::ROW_SLOTS], strict=True))),
+            array("q", rows[3::ROW_SLOTS]),
+            array("q", rows[4::ROW_SLOTS]),
+            array("d", rows[2::ROW_SLOTS]),
+        )
+    except (TypeError, ValueError, OverflowError):
+        # Some row has an iteration that is no int64, or a name that is no string: find it one by one.
+        return _columns_one_by_one(rows, _FrameSeries(known))
+    return columns, []
+
+
+def _columns_one_by_one(rows: list[Any], table: _FrameSeries) -> tuple[ScalarColumns, list[InvalidEvent]]:
+    columns = ScalarColumns(table.keys_in_order)
+    errors: list[InvalidEvent] = []
+    for start in range(0, len(rows), ROW_SLOTS):
+        title, series, value, iteration, time_unix_ns = rows[start : start + ROW_SLOTS]
+        try:
+            whole = to_iteration(iteration)
+            index = table.index_of(SeriesKey("scalar", clean_name(title), clean_name(series)))
+        except InvalidEvent as error:
+            errors.append(error)
+            continue
+        columns.series_index.append(index)
+        columns.iterations.append(whole)
+        columns.times_unix_ns.append(time_unix_ns)
+        columns.values.append(value)
+    return columns, errors
+
+
+class Batcher:
+    """Takes from the queue when woken or when the timer says so, and offers frames to every lane."""
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        book: Book,
+        lanes: Sequence[Lane],
+        *,
+        task_id: str,
+        writer_id: bytes,
+        frame_scalars: int,
+        flush_interval_s: float,
+        compression_level: int,
+    ) -> None:
+        self._queue = queue
+        self._book = book
+        self._lanes = lanes
+        self._task_id = task_id
+        self._writer_id = writer_id
+        self._frame_scalars = frame_scalars
+        self._flush_interval_s = flush_interval_s
+        self._level = compression_level
+        self._sequence = 0
+        self._known: dict[tuple[Any, Any], SeriesKey] = {}
+        self._wake = asyncio.Event()
+        self._passing = asyncio.Lock()
+        self._stopping = False
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Batch until `stop`; the queue is then empty and sealed."""
+        while not self._stopping:
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._flush_interval_s)
+            except TimeoutError:
+                pass  # the timer: whatever is there goes out now
+            # Clear before draining: a report that lands during the drain must wake us again.
+            self._wake.clear()
+            await self.flush()
+        # What is reported while this runs still goes out; what comes after the seal is counted as dropped.
+        await self.flush()
+        self._queue.seal()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Move everything that waits in the queue to the lanes."""
+        async with self._passing:
+            while len(self._queue):
+                rows, objects = self._queue.take(self._frame_scalars, FRAME_OBJECT_BYTES)
+                for frame in self._frames(rows, objects):
+                    for lane in self._lanes:
+                        await lane.offer(frame)
+                # Give the lanes their turn even when the queue never empties.
+                await asyncio.sleep(0)
+
+    def _frames(self, rows: list[Any], objects: list[Event]) -> list[Frame]:
+        taken = len(rows) // ROW_SLOTS + len(objects)
+        columns, errors = columns_of(rows, self._known)
+        events = _fold_in(columns, objects)
+        if errors:
+            self._spoil(DropReason.INVALID, len(errors), str(errors[0]))
+        try:
+            return [self._encode(columns, events, taken - len(errors))]
+        except (FrameError, TypeError, ValueError, OverflowError):
+            return self._frames_one_by_one(columns, events, taken - len(errors))
+
+    def _frames_one_by_one(self, columns: ScalarColumns, events: list[FrameEvent], count: int) -> list[Frame]:
+        """Something here cannot be encoded: find it, and send the rest."""
+        frames = []
+        if rest := count - len(events):
+            frames.append(self._encode(columns, [], rest))
+        for event in events:
+            try:
+                frames.append(self._encode(ScalarColumns(), [event], 1))
+            except FrameError as error:
+                self._spoil(DropReason.TOO_LARGE, 1, f"a {type(event).__name__} was dropped: {error}")
+            except (TypeError, ValueError, OverflowError) as error:
+                self._spoil(DropReason.INVALID, 1, f"a {type(event).__name__} was dropped: {error}")
+        return frames
+
+    def _encode(self, columns: ScalarColumns, events: Sequence[FrameEvent], count: int) -> Frame:
+        batch = Batch(self._task_id, columns, events, count)
+        frame = encode(batch, writer_id=self._writer_id, sequence=self._sequence, level=self._level)
+        self._sequence += 1
+        return frame
+
+    def _spoil(self, reason: DropReason, count: int, message: str) -> None:
+        self._book.spoil(reason, count)
+        self._queue.warn_once(message)
+
+
+def _fold_in(columns: ScalarColumns, objects: list[Event]) -> list[FrameEvent]:
+    """Add resource samples to the columns; return the events that travel one by one, with clean text."""
+    events: list[FrameEvent] = []
+    resource_index: dict[SeriesKey, int] = {}
+    for event in objects:
+        if isinstance(event, ResourceSample):
+            _add_sample(columns, event, resource_index)
+        elif isinstance(event, ConsoleLine):
+            text = clean_text(event.text)
+            if text is not event.text:
+                event = ConsoleLine(event.time_unix_ns, event.stream, text, event.level)
+            events.append(event)
+        elif not isinstance(event, Scalar):
+            events.append(event)
+    return events
+
+
+def _add_sample(columns: ScalarColumns, sample: ResourceSample, index: dict[SeriesKey, int]) -> None:
+    for reading in sample.readings:
+        key = SeriesKey("resource", clean_name(reading.title), clean_name(reading.series), reading.unit)
+        if key not in index:
+            index[key] = len(columns.series)
+            columns.series.append(key)
+        columns.series_index.append(index[key])
+        columns.values.append(reading.value)
+    count = len(sample.readings)
+    columns.iterations.extend(repeat(sample.time_unix_ns // 1_000_000, count))
+    columns.times_unix_ns.extend(repeat(sample.time_unix_ns, count))

@@ -1,0 +1,64 @@
+"""DaemonExecutor: the one thread that file calls run on.
+
+concurrent.futures' own pool refuses work as soon as the interpreter begins to shut down, which is just when
+a journal must still be written; and it is joined at exit without a time limit, so that one hung file system
+would hang the job. A daemon thread has neither fault.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+__all__ = ["DaemonExecutor"]
+
+T = TypeVar("T")
+
+_Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class DaemonExecutor(Executor):
+    """Runs calls one after another on one daemon thread, which starts with the first call."""
+
+    def __init__(self, name: str = "telemetry-disk") -> None:
+        self._name = name
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        self._calls.put((future, fn, args, kwargs))
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the thread after the calls that wait. With `wait`, return when they are done."""
+        if cancel_futures:
+            while not self._calls.empty():
+                call = self._calls.get()
+                if call is not None:
+                    call[0].cancel()
+        self._calls.put(None)
+        if wait and self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            future, function, args, kwargs = call
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001  it belongs to whoever awaits the future
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            # Do not keep the last call's arguments alive while waiting for the next.
+            del call, future, function, args, kwargs

@@ -1,0 +1,308 @@
+"""The journal: frames appended to segments on disk, and the session folder that holds them.
+
+    <folder>/session.json                         whose frames these are
+    <folder>/segments/<writer>-000001.frames      frames, one after another; rolled by size
+    <folder>/quarantine/<writer>-<sequence>.frame refused frames, each with a .reason.txt
+
+Only append, rename and fsync are needed: no locks, no mmap, so that NFS and Lustre will do. Each writer has
+segments of its own, so processes never share a file. A reader skips damage by the frame's magic number
+and says what it skipped.
+
+The Journal class runs on the pipeline's loop and does its file calls on the disk thread; the reading
+functions below it are plain and synchronous, for importers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiofiles
+import aiofiles.os
+
+from telemetry.errors import JournalError
+from telemetry.events import TaskHeader
+from telemetry.wire import Damage, Frame, scan
+
+__all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session"]
+
+SESSION_FILE = "session.json"
+SESSION_FORMAT = 1
+SEGMENTS = "segments"
+QUARANTINE = "quarantine"
+
+_fsync = aiofiles.os.wrap(os.fsync)
+
+
+@dataclass(slots=True)
+class _Segment:
+    """One file of frames. `last_sequence` is the greatest appended, -1 for none."""
+
+    path: Path
+    last_sequence: int = -1
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentDamage:
+    """What a reader skipped, and where."""
+
+    path: str
+    damage: Damage
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.damage.length} bytes at {self.damage.offset} skipped: {self.damage.reason}"
+
+
+class Journal:
+    """Appends one writer's frames; reads them back in order; forgets what was delivered.
+
+    Args:
+        folder: the session folder; made at open, 0700.
+        executor: the disk thread.
+        segment_bytes: a segment at least this large is closed and the next begun.
+        fsync_interval_s: an appended frame is on disk at most this much later.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        executor: Executor,
+        *,
+        segment_bytes: int = 64 * 1024 * 1024,
+        fsync_interval_s: float = 1.0,
+    ) -> None:
+        self.folder = folder
+        self._executor = executor
+        self._segment_bytes = segment_bytes
+        self._fsync_interval_s = fsync_interval_s
+        self._segments: list[_Segment] = []
+        self._file: Any = None
+        self._writer_hex = ""
+        self._next_index = 1
+        self._delivered = -1
+        self._sync_task: asyncio.Task[None] | None = None
+        self._synced_at = 0.0
+        self._cursor: tuple[Path, int] | None = None
+        self.error: OSError | None = None
+
+    async def open(self, task: TaskHeader) -> None:
+        """Make the folder and the first segment.
+
+        Raises:
+            JournalError: the folder cannot be made or written.
+        """
+        self._writer_hex = task.writer_id.hex()
+        try:
+            await self._call(_make_session, self.folder, task)
+            await self._roll()
+        except OSError as error:
+            raise JournalError(f"no journal can be written in {self.folder}: {error}") from error
+
+    async def append(self, frames: Sequence[Frame]) -> None:
+        """Append frames; when it returns they survive this process, and within a second this machine.
+
+        Raises:
+            OSError: the disk is full or gone. What was half written is skipped by every reader.
+        """
+        if self._file is None or self._segments[-1].size >= self._segment_bytes:
+            await self._roll()
+        segment = self._segments[-1]
+        data = frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames])
+        try:
+            view = memoryview(data)
+            while view:
+                # An unbuffered write may stop short, on a full disk above all.
+                written = await self._file.write(view)
+                segment.size += written
+                view = view[written:]
+        except OSError:
+            # A half frame must not stand in front of the next one's retry in the same segment's books.
+            await self._close_file()
+            raise
+        segment.last_sequence = frames[-1].sequence
+        self._schedule_sync()
+
+    async def sync(self) -> None:
+        """Return when everything appended so far is on stable storage."""
+        if self._sync_task is not None:
+            self._sync_task.cancel()
+            self._sync_task = None
+        if self._file is not None:
+            await _fsync(self._file.fileno(), executor=self._executor)
+            self._synced_at = time.monotonic()
+
+    async def read_after(self, sequence: int, max_bytes: int) -> list[Frame]:
+        """Return frames with a greater sequence number, oldest first, until `max_bytes` are passed."""
+        return await self._call(self._read_after, sequence, max_bytes, [item.path for item in self._segments])
+
+    async def forget(self, sequence: int) -> None:
+        """Everything up to `sequence` was delivered: segments that hold nothing newer are removed."""
+        self._delivered = max(self._delivered, sequence)
+        while len(self._segments) > 1 and self._segments[0].last_sequence <= self._delivered:
+            segment = self._segments.pop(0)
+            await aiofiles.os.unlink(segment.path, executor=self._executor)
+
+    async def quarantine(self, frame: Frame, reason: str) -> Path:
+        """Keep a frame that the far side refused, with its reason beside it."""
+        folder = self.folder / QUARANTINE
+        path = folder / f"{frame.writer_id.hex()}-{frame.sequence:08d}.frame"
+
+        def write() -> None:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            path.write_bytes(frame.data)
+            path.with_suffix(".reason.txt").write_text(reason + "\n", encoding="utf-8")
+
+        await self._call(write)
+        return path
+
+    async def close(self, *, remove_if_delivered: bool = False) -> None:
+        """Sync and close. With `remove_if_delivered`, this writer's segments go if nothing in them is owed."""
+        await self.sync()
+        await self._close_file()
+        owed = any(segment.last_sequence > self._delivered for segment in self._segments)
+        if remove_if_delivered and not owed:
+            await self._call(_remove_session, self.folder, [segment.path for segment in self._segments])
+            self._segments.clear()
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    async def _call(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+    async def _roll(self) -> None:
+        if self._file is not None:
+            await self.sync()
+            await self._close_file()
+        path = self.folder / SEGMENTS / f"{self._writer_hex}-{self._next_index:06d}.frames"
+        self._file = await aiofiles.open(path, "ab", buffering=0, executor=self._executor, opener=_open_private)
+        self._next_index += 1
+        self._segments.append(_Segment(path))
+
+    async def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            await file.close()
+
+    def _schedule_sync(self) -> None:
+        if self._sync_task is None or self._sync_task.done():
+            self._sync_task = asyncio.get_running_loop().create_task(self._sync_soon())
+
+    async def _sync_soon(self) -> None:
+        delay = self._synced_at + self._fsync_interval_s - time.monotonic()
+        if delay > 0:
+            await asyncio.sleep(delay)
+        file = self._file
+        if file is None:
+            return
+        try:
+            await _fsync(file.fileno(), executor=self._executor)
+            self.error = None
+        except OSError as error:
+            # The next append meets the same disk and reports it; here there is nobody to raise to.
+            self.error = error
+        self._synced_at = time.monotonic()
+
+    def _read_after(self, sequence: int, max_bytes: int, paths: list[Path]) -> list[Frame]:
+        found: list[Frame] = []
+        size = 0
+        cursor = self._cursor
+        start = paths.index(cursor[0]) if cursor and cursor[0] in paths else 0
+        for path in paths[start:]:
+            offset = cursor[1] if cursor and cursor[0] == path else 0
+            data, base = _read_from(path, offset)
+            for position, item in scan(data):
+                if not isinstance(item, Frame):
+                    continue
+                if item.sequence <= sequence:
+                    self._cursor = (path, base + position)
+                    continue
+                found.append(item)
+                size += len(item)
+                if size >= max_bytes:
+                    return found
+        return found
+
+
+def _read_from(path: Path, offset: int) -> tuple[bytes, int]:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(), offset
+    except FileNotFoundError:
+        return b"", offset
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _make_session(folder: Path, task: TaskHeader) -> None:
+    (folder / SEGMENTS).mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    session = folder / SESSION_FILE
+    if session.exists():
+        return
+    document = {
+        "format": SESSION_FORMAT,
+        "task_id": task.task_id,
+        "project": task.project,
+        "name": task.name,
+        "type": task.type,
+        "created_unix_ns": task.created_unix_ns,
+    }
+    # Written aside and renamed: a reader never sees half of it.
+    part = folder / f".{SESSION_FILE}.{task.writer_id.hex()}"
+    with open(part, "w", encoding="utf-8", opener=_open_private) as file:
+        json.dump(document, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(session)
+
+
+def _remove_session(folder: Path, segments: list[Path]) -> None:
+    """Remove a writer's segments, and the folder with them once it is empty but for session.json."""
+    for path in segments:
+        path.unlink(missing_ok=True)
+    try:
+        (folder / SEGMENTS).rmdir()
+    except OSError:
+        return  # another writer's segments are still there
+    if not (folder / QUARANTINE).exists():
+        (folder / SESSION_FILE).unlink(missing_ok=True)
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # somebody keeps files of their own in it
+
+
+def read_session(folder: Path) -> dict[str, Any]:
+    """Return session.json's content.
+
+    Raises:
+        JournalError: there is none, or it is not one of ours.
+    """
+    try:
+        document = json.loads((folder / SESSION_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise JournalError(f"{folder} is not a session folder: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != SESSION_FORMAT:
+        raise JournalError(f"{folder / SESSION_FILE} is not of format {SESSION_FORMAT}")
+    return document
+
+
+def read_segments(folder: Path) -> Iterator[Frame | SegmentDamage]:
+    """Yield every sound frame of a session folder, by writer and in order, and what had to be skipped.
+
+    A growing session may be read at any time; a frame that is still being written shows as damage at the end.
+    """
+    for path in sorted((folder / SEGMENTS).glob("*.frames")):
+        for _, item in scan(path.read_bytes()):
+            yield item if isinstance(item, Frame) else SegmentDamage(path.name, item)

@@ -1,0 +1,339 @@
+"""Pipeline: queue, batcher, lanes and sinks, wired together on one daemon thread.
+
+    training code -> collectors -> EventQueue -> Batcher -> Frame -> Lane (journal, retry) -> Sink
+
+Usable by itself: from asyncio with `async with Pipeline(...) as p: await p.put(event)`, where awaiting is the
+backpressure; from any thread with `p.emit(event)`. The Task SDK is a skin over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from telemetry import lifecycle
+from telemetry.batcher import Batcher
+from telemetry.disk import DaemonExecutor
+from telemetry.errors import TelemetryError
+from telemetry.events import Event, TaskHeader
+from telemetry.journal import Journal
+from telemetry.lane import Lane
+from telemetry.ledger import Book, Ledger
+from telemetry.protocols import Collector, Sink
+from telemetry.queue import EventQueue, WhenFull
+from telemetry.settings import Settings
+
+__all__ = ["Pipeline"]
+
+log = logging.getLogger(__name__)
+
+# After the deadline: closing sockets and files that are already idle.
+CLOSE_GRACE_S = 0.25
+
+
+class Pipeline:
+    """Carries one writer's events of one task to its sinks.
+
+    Args:
+        task: whose events; the writer id in it must be fresh (`new_writer_id`).
+        sinks: each has its own lane: a slow one delays no other.
+        collectors: started by `start` and stopped by `close`.
+        settings: read once; None means `Settings.load()`.
+    """
+
+    def __init__(
+        self,
+        task: TaskHeader,
+        sinks: Sequence[Sink],
+        *,
+        collectors: Sequence[Collector] = (),
+        settings: Settings | None = None,
+    ) -> None:
+        self.task = task
+        self.settings = Settings.load() if settings is None else settings
+        self.sinks: list[Sink] = list(sinks)
+        self._collectors = list(collectors)
+        self._started_collectors: list[Collector] = []
+        self._book = Book()
+        self.emit = EventQueue(
+            self._book,
+            max_events=self.settings.max_queue_events,
+            max_bytes=self.settings.max_queue_bytes,
+            when_full=WhenFull(self.settings.when_full),
+            block_timeout_s=self.settings.block_timeout_s,
+            strict=self.settings.strict,
+        )
+        for sink in self.sinks:
+            self._book.open(sink.name)
+        self._state_lock = threading.RLock()
+        self._reset_thread_state()
+        self._close_called = False
+
+    def _reset_thread_state(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._batcher: Batcher | None = None
+        self._lanes: list[Lane] = []
+        self._stop: asyncio.Event | None = None
+        self._deadline = 0.0
+        self._ready = threading.Event()
+        self._finished = threading.Event()
+
+    @staticmethod
+    def new_writer_id() -> bytes:
+        """Return 16 random bytes: a writer is one process's life."""
+        return uuid.uuid4().bytes
+
+    # ---- starting --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the pipeline's thread and the collectors. Returns at once: no network and no disk is waited for."""
+        self._start_thread()
+        lifecycle.watch_forks(self)
+        for collector in self._collectors:
+            try:
+                collector.start(self.emit)
+            except Exception:  # a third party's code: named, and skipped
+                log.exception("the collector %r could not start and is left out", getattr(collector, "name", collector))
+            else:
+                self._started_collectors.append(collector)
+
+    def _start_thread(self) -> None:
+        with self._state_lock:
+            if self._thread is not None or self._close_called:
+                return
+            self._thread = threading.Thread(target=self._run, name="telemetry-pipeline", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._main())
+        except Exception:  # top of the thread: say it, count what is lost, never take the program down
+            log.exception("the telemetry pipeline has failed; events from now on are only counted")
+            self.emit.seal()
+        finally:
+            self._book.write_off()
+            self._ready.set()
+            self._finished.set()
+
+    async def _main(self) -> None:
+        settings = self.settings
+        disk = DaemonExecutor()
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._lanes = [await self._make_lane(sink, disk) for sink in self.sinks]
+        batcher = self._batcher = Batcher(
+            self.emit,
+            self._book,
+            self._lanes,
+            task_id=self.task.task_id,
+            writer_id=self.task.writer_id,
+            frame_scalars=settings.frame_scalars,
+            flush_interval_s=settings.flush_interval_s,
+            compression_level=settings.compression_level,
+        )
+        loop = self._loop
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(batcher.wake)
+            except RuntimeError:
+                return  # the loop has ended: the queue is sealed and counts for itself
+
+        self.emit.attach(wake, batcher_thread=threading.get_ident())
+        batching = loop.create_task(batcher.run())
+        lanes = [loop.create_task(lane.run(self.task)) for lane in self._lanes]
+        self._ready.set()
+        stopping = loop.create_task(self._stop.wait())
+        await asyncio.wait([stopping, batching], return_when=asyncio.FIRST_COMPLETED)
+        await self._shut_down(batcher, batching, lanes)
+        disk.shutdown(wait=False)
+
+    async def _make_lane(self, sink: Sink, disk: DaemonExecutor) -> Lane:
+        journal: Journal | None = None
+        if sink.spool:
+            journal = Journal(
+                self.settings.state_dir / "spool" / self.task.task_id,
+                disk,
+                segment_bytes=self.settings.segment_bytes,
+                fsync_interval_s=self.settings.fsync_interval_s,
+            )
+            try:
+                await journal.open(self.task)
+            except TelemetryError as error:
+                log.warning("%s; events for %s wait in memory only", error, sink.name)
+                journal = None
+        return Lane(
+            sink,
+            self._book,
+            journal=journal,
+            memory_bytes=self.settings.lane_memory_bytes,
+            monotonic=time.monotonic,
+        )
+
+    # ---- using -----------------------------------------------------------------------------------
+
+    async def put(self, event: Event) -> None:
+        """Offer an event from asyncio code; awaiting is the backpressure.
+
+        Raises:
+            QueueClosed: after close.
+        """
+        await self.emit.put(event)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything reported before this call is with the sinks, or safe on disk while one is down.
+
+        Args:
+            timeout_s: None means `settings.close_timeout_s`.
+        Returns:
+            False if the time ran out; nothing is lost by that.
+        """
+        self._ready.wait(timeout_s)
+        if self._finished.is_set() or self._loop is None or threading.current_thread() is self._thread:
+            return self._finished.is_set()
+        limit = self.settings.close_timeout_s if timeout_s is None else timeout_s
+        future = asyncio.run_coroutine_threadsafe(self._flush(), self._loop)
+        try:
+            future.result(limit)
+        except TimeoutError:
+            future.cancel()
+            return False
+        return True
+
+    async def _flush(self) -> None:
+        if self._batcher is not None:
+            await self._batcher.flush()
+        for lane in self._lanes:
+            await lane.settled()
+            if lane.journal is not None:
+                await lane.journal.sync()
+
+    def ledger(self, sink_name: str | None = None) -> Ledger:
+        """Return the counts of one sink, or of the one that is furthest behind; exact at any instant."""
+        return self._book.snapshot(sink_name)
+
+    @property
+    def spool_folder(self) -> Any:
+        """The session folder in which events wait for a network sink, or None if no sink has one."""
+        for lane in self._lanes:
+            if lane.journal is not None:
+                return lane.journal.folder
+        return None
+
+    @property
+    def closed(self) -> bool:
+        return self._close_called
+
+    # ---- ending ----------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float | None = None) -> Ledger:
+        """Stop the collectors, deliver what is there, close the sinks. Safe from any thread, and more than once.
+
+        Args:
+            timeout_s: seconds to wait for slow sinks; None means `settings.close_timeout_s`. What is not
+                delivered by then stays in the journal, or is counted as dropped if there is none.
+        Returns:
+            The final ledger.
+        """
+        limit = self.settings.close_timeout_s if timeout_s is None else timeout_s
+        with self._state_lock:
+            first = not self._close_called
+            self._close_called = True
+        if first:
+            lifecycle.forget_forks(self)
+            for collector in reversed(self._started_collectors):
+                try:
+                    collector.stop()
+                except Exception:  # a third party's code: the others must still be stopped
+                    log.exception("the collector %r did not stop cleanly", getattr(collector, "name", collector))
+        if self._thread is None:
+            self.emit.seal()
+            return self.ledger()
+        deadline = time.monotonic() + limit
+        self._ready.wait(limit)
+        if self._loop is not None and self._stop is not None and not self._finished.is_set():
+            self._deadline = deadline
+            try:
+                self._loop.call_soon_threadsafe(self._stop.set)
+            except RuntimeError:
+                log.debug("the pipeline's loop had already ended")
+        if threading.current_thread() is not self._thread:
+            self._finished.wait(max(0.0, deadline - time.monotonic()) + 2 * CLOSE_GRACE_S)
+        return self.ledger()
+
+    async def _shut_down(self, batcher: Batcher, batching: asyncio.Task[None], lanes: list[asyncio.Task[None]]) -> None:
+        """In order: the queue empties into the lanes, the lanes into the sinks, then sinks and journals close."""
+        batcher.stop()
+        await _within(batching, self._deadline, "the batcher")
+        self.emit.seal()
+        await asyncio.gather(*(lane.drain(self._deadline) for lane in self._lanes))
+        for task in lanes:
+            task.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+        limit = max(self._deadline, time.monotonic() + CLOSE_GRACE_S)
+        await asyncio.gather(*(_within(lane.sink.close(), limit, lane.sink.name) for lane in self._lanes))
+        for lane in self._lanes:
+            if lane.journal is not None:
+                await _within(lane.journal.close(remove_if_delivered=True), limit, "the journal")
+
+    async def __aenter__(self) -> Pipeline:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    # ---- forks -----------------------------------------------------------------------------------
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: a new writer of the same task, which starts with the child's first event."""
+        clones = [clone() for sink in self.sinks if (clone := getattr(sink, "clone", None)) is not None]
+        if len(clones) < len(self.sinks):
+            log.debug("sinks without clone() get nothing from forked processes")
+        self.sinks = clones
+        self.task = replace(self.task, writer_id=self.new_writer_id())
+        self._started_collectors = []
+        self._state_lock = threading.RLock()
+        self._reset_thread_state()
+        self._book.reset_after_fork()
+        for sink in self.sinks:
+            self._book.open(sink.name)
+        self.emit.reset_after_fork(self._start_in_child)
+
+    def _start_in_child(self) -> None:
+        lifecycle.at_worker_exit(self.close)
+        self._start_thread()
+
+
+async def _within(work: asyncio.Task[None] | Coroutine[Any, Any, None], deadline: float, what: str) -> None:
+    """Await `work` until `deadline` (monotonic seconds); a failure or time-out is said, and shutdown goes on."""
+    try:
+        await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        log.warning("%s did not finish in time", what)
+    except Exception as error:  # noqa: BLE001  shutdown must reach the other sinks; it is said, not hidden
+        log.error("%s did not close cleanly: %s", what, error)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed (not on Windows)."""
+    if sys.platform == "win32":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
