@@ -215,11 +215,11 @@ def clean_name(name: Any) -> str:
     """
     if not isinstance(name, str):
         raise InvalidEvent(f"a title or series must be a str, not {type(name).__name__} ({name!r:.80})")
-    name = clean_text(name)
-    if len(name) > MAX_NAME_CHARS:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-        return f"{name[: MAX_NAME_CHARS - 14]}…#{digest}"
-    return name
+    text: str = clean_text(name)
+    if len(text) > MAX_NAME_CHARS:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{text[: MAX_NAME_CHARS - 14]}…#{digest}"
+    return text
 
 
 def to_float(value: Any) -> float:

@@ -141,7 +141,10 @@ class Journal:
 
     async def read_after(self, sequence: int, max_bytes: int) -> list[Frame]:
         """Return frames with a greater sequence number, oldest first, until `max_bytes` are passed."""
-        return await self._call(self._read_after, sequence, max_bytes, [item.path for item in self._segments])
+        frames: list[Frame] = await self._call(
+            self._read_after, sequence, max_bytes, [item.path for item in self._segments]
+        )
+        return frames
 
     async def forget(self, sequence: int) -> None:
         """Everything up to `sequence` was delivered: segments that hold nothing newer are removed."""

@@ -57,7 +57,7 @@ class ExitWatch:
         self._previous_sigterm: Any = None
         self._hooks_signal = False
         sys.excepthook = self._excepthook
-        sys.exit = self._exit  # type: ignore[assignment]
+        sys.exit = self._exit
         atexit.register(self._at_exit)
         if threading.current_thread() is threading.main_thread():
             previous = signal.getsignal(signal.SIGTERM)
