@@ -25,12 +25,7 @@ def main() -> None:
     for step in range(STEPS):
         batch = source.sample(points, 20)
         errors = [slope * x + intercept - y for x, y in batch]
-        slope -= (
-            learning_rate
-            * 2
-            * sum(error * x for error, (x, _) in zip(errors, batch, strict=True))
-            / len(batch)
-        )
+        slope -= learning_rate * 2 * sum(error * x for error, (x, _) in zip(errors, batch, strict=True)) / len(batch)
         intercept -= learning_rate * 2 * sum(errors) / len(batch)
 
         logger.report_scalar("loss", "train", sum(error**2 for error in errors) / len(batch), step)

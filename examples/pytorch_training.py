@@ -26,9 +26,7 @@ def main() -> None:
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16.0
     dataset = TensorDataset(images, torch.tensor(digits.target))
     train, test = random_split(dataset, [0.8, 0.2])
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10)
-    )
+    model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     criterion = nn.CrossEntropyLoss()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import RecordChange
+from telemetry.ledger import Ledger
+from telemetry.lifecycle import ExitCause
 from telemetry.sdk import announce, options, status
 from telemetry.sdk.masking import MASK, mask_command, mask_url
 from telemetry.sdk.progress import Progress
@@ -106,9 +108,7 @@ def test_names_have_defaults_and_limits() -> None:
     ("file", "name"),
     [("/a/b/train.py", "train"), ("/a/package/__main__.py", "package"), (None, "interactive")],
 )
-def test_a_task_is_named_after_its_program(
-    file: str | None, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_is_named_after_its_program(file: str | None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=file))  # type: ignore[misc]
 
     assert options.choose_name(None) == name
@@ -193,6 +193,15 @@ def raised(make: Callable[[], object]) -> BaseException:
 
 
 def test_what_an_exit_means() -> None:
+    assert status.outcome_of_exit(ExitCause("normal")) == status.Outcome(TaskStatus.COMPLETED)
+    assert status.outcome_of_exit(ExitCause("signal", "SIGTERM")).reason == "stopped (SIGTERM)"
+    assert status.outcome_of_exit(ExitCause("signal", "SIGINT")).status is TaskStatus.STOPPED
+    assert status.outcome_of_exit(ExitCause("exit_code", "exit code 3")) == status.Outcome(
+        TaskStatus.FAILED, "exit code 3"
+    )
+
+
+def test_what_an_exception_that_leaves_a_with_block_means() -> None:
     outcome = status.outcome_of_exception(raised(lambda: {}["no\nsuch key"]))
     assert (outcome.status, outcome.reason) == (TaskStatus.FAILED, "KeyError: 'no\\nsuch key'")
     assert "Traceback (most recent call last)" in outcome.message
@@ -201,12 +210,7 @@ def test_what_an_exit_means() -> None:
     assert status.outcome_of_exception(KeyboardInterrupt()).status is TaskStatus.STOPPED
     assert status.outcome_of_exception(SystemExit(3)).reason == "exit code 3"
     assert status.outcome_of_exception(SystemExit(0)).status is TaskStatus.COMPLETED
-    assert status.outcome_of_exit_code(None).status is TaskStatus.COMPLETED
-    assert status.outcome_of_exit_code("no data").reason == "exit: no data"
-    assert status.outcome_of_signal(signal.SIGTERM).reason == "stopped by SIGTERM"
-    assert status.outcome_of_signal(signal.SIGINT).status is TaskStatus.STOPPED
-    assert status.outcome_of_signal(signal.SIGABRT).status is TaskStatus.FAILED
-    assert status.outcome_of_signal(1234).reason == "ended by signal 1234"
+    assert status.outcome_of_exception(SystemExit("no data")).reason == "no data"
 
 
 def test_reasons_and_messages_are_bounded() -> None:
@@ -223,26 +227,14 @@ def test_reasons_and_messages_are_bounded() -> None:
     assert "characters left out" in outcome.message
 
 
-def counts(**given: object) -> SimpleNamespace:
-    return SimpleNamespace(
-        **{"logged": 0, "delivered": 0, "on_disk": 0, "in_memory": 0, "dropped": {}, **given}
-    )
-
-
 def test_the_lines_say_where_and_what_became_of_the_events() -> None:
     assert announce.start_line("x", ["http://h/tasks/1"]) == 'telemetry: task "x" -> http://h/tasks/1'
     assert (
-        announce.end_line("completed", counts(logged=12345, delivered=12345), left_in=None)
+        announce.end_line("completed", Ledger(12345, 12345, 0, 0), left_in=Path("/a"))
         == "telemetry: completed. 12,345 events logged: 12,345 delivered."
     )
-    left = announce.end_line("stopped", counts(logged=3, delivered=1, on_disk=2), left_in="/a/my runs")
-    assert "1 delivered, 2 safe on disk" in left
-    assert "telemetry sync '/a/my runs'" in left
-    lost = announce.end_line(
-        "failed", counts(logged=9, delivered=5, dropped={"queue_full": 3, "invalid": 1}), left_in=None
-    )
-    assert "4 dropped (invalid 1, queue_full 3)" in lost
-    assert announce.count_text(1) == "1 event"
+    left = announce.end_line("stopped", Ledger(3, 1, 2, 0), left_in=Path("/a/my runs"))
+    assert left.endswith("1 delivered, 2 on disk. Send what is on disk with: telemetry sync '/a/my runs'")
 
 
 def test_an_announcer_is_quiet_when_asked_and_survives_a_closed_stream(

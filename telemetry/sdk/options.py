@@ -99,8 +99,7 @@ def choose_streams(auto_connect_streams: bool | Mapping[str, bool]) -> dict[str,
     unknown = set(auto_connect_streams) - set(STREAMS)
     if unknown:
         raise ConfigurationError(
-            f"auto_connect_streams has no {', '.join(map(repr, sorted(unknown)))}; "
-            f"its keys are {', '.join(STREAMS)}"
+            f"auto_connect_streams has no {', '.join(map(repr, sorted(unknown)))}; its keys are {', '.join(STREAMS)}"
         )
     return {stream: bool(auto_connect_streams.get(stream, False)) for stream in STREAMS}
 
@@ -134,9 +133,7 @@ def refuse_unsupported(
 
 
 def _unsupported(argument: str, value: Any, instead: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{argument}={value!r:.80} is not supported yet: {instead}. No task was started."
-    )
+    return ConfigurationError(f"{argument}={value!r:.80} is not supported yet: {instead}. No task was started.")
 
 
 def _checked_name(argument: str, value: str) -> str:

@@ -31,9 +31,7 @@ class Progress:
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self, change: Callable[[float], object], *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, change: Callable[[float], object], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._change = change
         self._clock = clock
         self._value: float | None = None

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from dataclasses import dataclass
 from enum import StrEnum
 
 from telemetry.events import clean_text
+from telemetry.lifecycle import ExitCause
 
-__all__ = [
-    "Outcome",
-    "TaskStatus",
-    "one_line",
-    "outcome_of_exception",
-    "outcome_of_exit_code",
-    "outcome_of_signal",
-]
+__all__ = ["Outcome", "TaskStatus", "one_line", "outcome_of_exception", "outcome_of_exit"]
 
 # A reason is a table cell; the whole story is in the message.
 MAX_REASON_CHARS = 300
@@ -32,7 +25,7 @@ class TaskStatus(StrEnum):
     COMPLETED = "completed"
     """The program came to its end, or said so."""
     FAILED = "failed"
-    """An exception that nobody caught, or an exit code other than 0."""
+    """An exception that nobody caught, an exit code other than 0, or mark_failed()."""
     STOPPED = "stopped"
     """Somebody ended it: Ctrl-C, SIGINT, SIGTERM, or mark_stopped()."""
 
@@ -46,36 +39,31 @@ class Outcome:
     message: str = ""
 
 
+def outcome_of_exit(cause: ExitCause) -> Outcome:
+    """Return what the end of the process means for its task."""
+    if cause.kind == "normal":
+        return Outcome(TaskStatus.COMPLETED)
+    if cause.kind == "signal":
+        by_user = " by the user" if cause.reason == "SIGINT" else ""
+        return Outcome(TaskStatus.STOPPED, f"stopped{by_user} ({cause.reason})")
+    return Outcome(TaskStatus.FAILED, one_line(cause.reason), _shortened(cause.detail))
+
+
 def outcome_of_exception(error: BaseException) -> Outcome:
-    """Return what an exception that reached the top means: failed, or stopped for KeyboardInterrupt."""
+    """Return what an exception that leaves a `with task:` block means, as if it had reached the top."""
     if isinstance(error, KeyboardInterrupt):
-        return outcome_of_signal(signal.SIGINT)
+        return outcome_of_exit(ExitCause("signal", "SIGINT"))
     if isinstance(error, SystemExit):
-        return outcome_of_exit_code(error.code)
-    text = "".join(traceback.format_exception_only(error)).strip()
-    return Outcome(TaskStatus.FAILED, one_line(text), _shortened("".join(traceback.format_exception(error))))
+        return _outcome_of_exit_code(error.code)
+    reason = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return outcome_of_exit(ExitCause("exception", reason, "".join(traceback.format_exception(error))))
 
 
-def outcome_of_signal(number: int) -> Outcome:
-    """Return what a signal means: SIGINT and SIGTERM are a stop, any other one a failure."""
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"  # a real-time signal has no name of its own
-    if number == signal.SIGINT:
-        return Outcome(TaskStatus.STOPPED, "stopped by the user (SIGINT)")
-    if number == signal.SIGTERM:
-        return Outcome(TaskStatus.STOPPED, "stopped by SIGTERM")
-    return Outcome(TaskStatus.FAILED, f"ended by {name}")
-
-
-def outcome_of_exit_code(code: object) -> Outcome:
-    """Return what sys.exit(code) means: None and 0 are success, a text is the reason of a failure."""
+def _outcome_of_exit_code(code: object) -> Outcome:
     if code is None or code == 0:
         return Outcome(TaskStatus.COMPLETED)
-    if isinstance(code, int):
-        return Outcome(TaskStatus.FAILED, f"exit code {code}")
-    return Outcome(TaskStatus.FAILED, one_line(f"exit: {code}"))
+    # sys.exit("text") prints the text and exits with 1: the text is the better reason.
+    return Outcome(TaskStatus.FAILED, f"exit code {code}" if isinstance(code, int) else one_line(str(code)))
 
 
 def one_line(text: str) -> str:

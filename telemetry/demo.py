@@ -1,0 +1,308 @@
+"""`telemetry demo`: a server, a real small model that trains, and a link to watch it move.
+
+The model is a multilayer perceptron in plain numpy that learns to tell the arms of a spiral apart: small
+enough for a laptop, hard enough that its curves look like a training run's. The server is a process
+of its own, as it would be in earnest, on a directory of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Self
+
+import numpy as np
+
+from telemetry.errors import TelemetryError
+from telemetry.sdk.task import Task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "DEFAULT_SECONDS",
+    "DEFAULT_STEPS",
+    "DemoResult",
+    "Network",
+    "ServerProcess",
+    "make_spirals",
+    "run",
+]
+
+DEFAULT_STEPS = 3000
+
+# Long enough to see the charts move in a browser, short enough to wait for.
+DEFAULT_SECONDS = 25.0
+
+ARMS = 4
+BATCH = 256
+VALIDATE_EVERY = 50
+LOG_EVERY = 250
+CHECKPOINTS = 4
+PEAK_LEARNING_RATE = 1.5e-3
+WARM_UP_STEPS = 100
+
+# A first start writes an empty store; far more than that takes, so that a slow disk is no failure.
+SERVER_START_TIMEOUT_S = 30.0
+
+log = logging.getLogger("demo")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the training ended with: the values last reported, bit by bit."""
+
+    task_id: str
+    page: str
+    steps: int
+    train_accuracy: float
+    validation_accuracy: float
+
+
+def make_spirals(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return points on noisy spiral arms.
+
+    Returns:
+        points: float64[count, 2], within about [-1.2, 1.2]; labels: int64[count], the arm.
+    """
+    labels = rng.integers(0, ARMS, count)
+    radius = np.sqrt(rng.uniform(0.01, 1.0, count))
+    angle = 2 * math.pi * labels / ARMS + 9.0 * radius + rng.normal(0.0, 0.36, count)
+    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    return points, labels
+
+
+class Network:
+    """A multilayer perceptron with ReLU and a softmax, trained by Adam.
+
+    Args:
+        widths: of the layers, input and output included.
+    """
+
+    def __init__(self, widths: list[int], rng: np.random.Generator) -> None:
+        self.parameters: list[NDArray[np.float64]] = []
+        for fan_in, fan_out in pairwise(widths):
+            # He et al. 2015: keeps the variance of a ReLU layer's output.
+            self.parameters.append(rng.normal(0.0, math.sqrt(2.0 / fan_in), (fan_in, fan_out)))
+            self.parameters.append(np.zeros(fan_out))
+        self._first_moment = [np.zeros_like(parameter) for parameter in self.parameters]
+        self._second_moment = [np.zeros_like(parameter) for parameter in self.parameters]
+        self._steps = 0
+
+    def evaluate(self, points: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:
+        """Return (loss, accuracy): mean cross-entropy in nats, and the share of right answers."""
+        probabilities = self._forward(points)[-1]
+        return _loss_and_accuracy(probabilities, labels)
+
+    def train_step(
+        self, points: NDArray[np.float64], labels: NDArray[np.int64], learning_rate: float
+    ) -> tuple[float, float]:
+        """Take one step of Adam; return (loss, norm of the gradient) of the batch before it."""
+        activations = self._forward(points)
+        probabilities = activations[-1]
+        loss, _ = _loss_and_accuracy(probabilities, labels)
+        delta = probabilities.copy()
+        delta[np.arange(len(labels)), labels] -= 1.0
+        delta /= len(labels)
+        gradients: list[NDArray[np.float64]] = []
+        for layer in range(len(self.parameters) // 2 - 1, -1, -1):
+            gradients += [delta.sum(axis=0), activations[layer].T @ delta]
+            if layer:
+                delta = (delta @ self.parameters[2 * layer].T) * (activations[layer] > 0.0)
+        gradients.reverse()
+        norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients))
+        self._adam(gradients, learning_rate)
+        return loss, norm
+
+    def save(self, path: Path) -> None:
+        """Write the parameters to a .npz file."""
+        np.savez(path, *self.parameters)
+
+    def _forward(self, points: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        activations = [points]
+        last = len(self.parameters) // 2 - 1
+        for layer in range(last + 1):
+            output = activations[-1] @ self.parameters[2 * layer] + self.parameters[2 * layer + 1]
+            if layer < last:
+                output = np.maximum(output, 0.0)
+            else:
+                output = np.exp(output - output.max(axis=1, keepdims=True))
+                output /= output.sum(axis=1, keepdims=True)
+            activations.append(output)
+        return activations
+
+    def _adam(self, gradients: list[NDArray[np.float64]], learning_rate: float) -> None:
+        # Kingma and Ba 2015, with the paper's constants.
+        self._steps += 1
+        first_bias, second_bias = 1.0 - 0.9**self._steps, 1.0 - 0.999**self._steps
+        for parameter, gradient, first, second in zip(
+            self.parameters, gradients, self._first_moment, self._second_moment, strict=True
+        ):
+            first += 0.1 * (gradient - first)
+            second += 0.001 * (gradient * gradient - second)
+            parameter -= learning_rate * (first / first_bias) / (np.sqrt(second / second_bias) + 1e-8)
+
+
+def _loss_and_accuracy(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, float]:
+    right = probabilities[np.arange(len(labels)), labels]
+    loss = float(-np.log(np.maximum(right, 1e-12)).mean())
+    return loss, float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def _learning_rate(step: int, steps: int) -> float:
+    """Return the rate at a step: a linear warm-up, then half a cosine down to nothing."""
+    warm_up = min(WARM_UP_STEPS, max(1, steps // 10))
+    if step < warm_up:
+        return PEAK_LEARNING_RATE * (step + 1) / warm_up
+    return PEAK_LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def train(task: Task, *, steps: int, seconds: float, checkpoints: Path) -> DemoResult:
+    """Train the network under `task`; the last reported accuracies are the ones returned.
+
+    Args:
+        seconds: how long the training shall take at least; 0 goes as fast as the machine does.
+        checkpoints: a folder for the .npz files.
+    """
+    rng = np.random.default_rng(7)
+    train_points, train_labels = make_spirals(2000, rng)
+    validation = make_spirals(1500, rng)
+    network = Network([2, 64, 64, ARMS], rng)
+    logger = task.get_logger()
+    bar = ProgressLine(steps, sys.stderr)
+    started_s = time.monotonic()
+    accuracy = validation_accuracy = math.nan
+    log.info("training on %d points, %d for validation", len(train_labels), len(validation[1]))
+    for step in range(steps):
+        rate = _learning_rate(step, steps)
+        picked = rng.integers(0, len(train_labels), BATCH)
+        loss, norm = network.train_step(train_points[picked], train_labels[picked], rate)
+        logger.report_scalar("loss", "train", loss, step)
+        logger.report_scalar("learning rate", "adam", rate, step)
+        logger.report_scalar("gradient", "norm", norm, step)
+        last = step == steps - 1
+        if step % VALIDATE_EVERY == 0 or last:
+            _, accuracy = network.evaluate(train_points, train_labels)
+            validation_loss, validation_accuracy = network.evaluate(*validation)
+            logger.report_scalar("accuracy", "train", accuracy, step)
+            logger.report_scalar("loss", "validation", validation_loss, step)
+            logger.report_scalar("accuracy", "validation", validation_accuracy, step)
+        if step % LOG_EVERY == 0:
+            log.info("step %d: loss %.4f, validation accuracy %.4f", step, loss, validation_accuracy)
+        if last or (step + 1) % max(1, steps // CHECKPOINTS) == 0:
+            path = checkpoints / f"spirals-{step + 1:05d}.npz"
+            network.save(path)
+            task.report_model(path, framework="numpy", iteration=step)
+        task.set_progress(100.0 * (step + 1) / steps)
+        bar.show(step + 1, f"loss {loss:.4f}  accuracy {validation_accuracy:.4f}")
+        # The pace is a person's: the charts are to be seen moving, on a fast machine as well.
+        time.sleep(max(0.0, started_s + seconds * (step + 1) / steps - time.monotonic()))
+    bar.close()
+    logger.report_single_value("final validation accuracy", validation_accuracy)
+    return DemoResult(task.id, task.page, steps, accuracy, validation_accuracy)
+
+
+class ProgressLine:
+    """A progress bar on one line: redrawn in a terminal, a line each 10 % in a pipe or file."""
+
+    WIDTH = 28
+    REDRAW_S = 0.1
+
+    def __init__(self, total: int, stream: IO[str]) -> None:
+        self._total = total
+        self._stream = stream
+        self._redraws = stream.isatty()
+        self._shown_at_s = -math.inf
+        self._shown_tenth = 0
+
+    def show(self, done: int, text: str) -> None:
+        """Show how far it is; calls that would not be seen cost a comparison."""
+        now_s = time.monotonic()
+        if self._redraws:
+            if now_s - self._shown_at_s < self.REDRAW_S and done < self._total:
+                return
+            self._shown_at_s = now_s
+            filled = self.WIDTH * done // self._total
+            bar = "█" * filled + "░" * (self.WIDTH - filled)
+            self._stream.write(f"\r{bar} {done}/{self._total}  {text}\x1b[K")
+            self._stream.flush()
+        elif 10 * done // self._total > self._shown_tenth:
+            self._shown_tenth = 10 * done // self._total
+            print(f"{10 * self._shown_tenth:3d} %  step {done}/{self._total}  {text}", file=self._stream)
+
+    def close(self) -> None:
+        """End the line, so that what follows starts on its own."""
+        if self._redraws:
+            print(file=self._stream)
+
+
+class ServerProcess:
+    """A telemetry server in a process of its own, for as long as the `with` block lasts.
+
+    Attributes:
+        url: its address, known once the block is entered.
+
+    Raises:
+        TelemetryError: on entering, when it does not start; the message holds what it said.
+    """
+
+    def __init__(self, directory: Path, *, port: int) -> None:
+        self._directory = directory
+        self._command = [sys.executable, "-m", "telemetry.cli", "server", "--until-eof"]
+        self._command += ["--port", str(port), "--directory", str(directory)]
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log_path = self._directory / "server.log"
+        with log_path.open("w") as server_log:
+            self._process = subprocess.Popen(
+                self._command,
+                # Ours to hold: should this process be killed, the server sees the end and stops.
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=server_log,
+                text=True,
+                # Ctrl-C is for us: the server must outlive it to take the last events.
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        self.url = next((word for word in line.split() if word.startswith("http")), "")
+        if not self.url:
+            self._stop()
+            said = log_path.read_text(errors="replace").strip()[-2000:] or "it said nothing"
+            raise TelemetryError(f"the demo's server did not start: {said}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def wait(self) -> int:
+        """Wait until the server ends by itself; return its exit code."""
+        assert self._process is not None
+        return self._process.wait()
+
+    def _stop(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()

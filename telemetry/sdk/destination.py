@@ -1,0 +1,103 @@
+"""Where a task's events go: the sinks, and how the start line calls them.
+
+Task.init(sinks=[...])          exactly these
+TELEMETRY_MODE=disabled         none
+TELEMETRY_MODE=offline          a session folder in the state directory, zipped at the end
+TELEMETRY_URL=...               that sink (offline: only if it is on this machine)
+nothing                         a session folder in the state directory, kept as it is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from telemetry.client import task_page
+from telemetry.errors import ConfigurationError
+from telemetry.protocols import Sink
+from telemetry.sdk.masking import mask_url
+from telemetry.sdk.plugins import open_sink, scheme_of
+from telemetry.settings import Settings
+
+__all__ = ["Destination", "choose_destination"]
+
+_SERVER_SCHEMES = ("http", "https")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Sinks that are made and not yet open.
+
+    Attributes:
+        places: what the start line names, in the order of the sinks.
+        page: the link to the task's page; "" where no sink is a server.
+    """
+
+    sinks: list[Sink]
+    places: list[str]
+    page: str
+
+
+def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *, task_id: str) -> Destination | None:
+    """Return the sinks to use; None when telemetry is disabled.
+
+    Args:
+        asked: Task.init's `sinks`; None leaves the choice to the settings.
+
+    Raises:
+        ConfigurationError: a URL that names no sink, or an object that is none.
+    """
+    if asked is None:
+        if settings.mode == "disabled":
+            return None
+        asked = [_default_url(settings)]
+    elif isinstance(asked, str) or not asked:
+        raise ConfigurationError(f"sinks={asked!r}: give a list of sink URLs or Sink objects with at least one in it")
+    sinks: list[Sink] = []
+    places: list[str] = []
+    page = ""
+    for item in asked:
+        if isinstance(item, str):
+            sink = open_sink(item, settings)
+            _make_name_unique(sink, sinks)
+            place = _place(item, settings, task_id)
+            page = page or (place if scheme_of(item) in _SERVER_SCHEMES else "")
+        elif isinstance(item, Sink):
+            sink, place = item, item.name
+        else:
+            raise ConfigurationError(f"sinks: {item!r:.80} is neither a sink's URL nor a Sink")
+        sinks.append(sink)
+        places.append(place)
+    return Destination(sinks, places, page)
+
+
+def _default_url(settings: Settings) -> str:
+    if settings.url and (settings.mode == "online" or scheme_of(settings.url) not in _SERVER_SCHEMES):
+        return settings.url
+    if settings.mode == "offline":
+        return f"zip:{settings.state_dir / 'sessions'}"
+    return "zip:"
+
+
+def _place(url: str, settings: Settings, task_id: str) -> str:
+    """Return what a person follows to see the task: a link, a folder or a file."""
+    scheme = scheme_of(url)
+    if scheme in _SERVER_SCHEMES:
+        return task_page(mask_url(url), task_id)
+    if scheme != "zip":
+        return url
+    target = url.partition(":")[2].removeprefix("//")
+    if not target:
+        return str(settings.state_dir / "sessions" / task_id)
+    path = Path(target).expanduser().absolute()
+    return str(path if path.suffix == ".zip" else path / f"{task_id}.zip")
+
+
+def _make_name_unique(sink: Sink, others: Sequence[Sink]) -> None:
+    """Give a second sink of a kind a name of its own: the ledger keeps one account for each name."""
+    taken = {other.name for other in others}
+    name, number = sink.name, 2
+    while sink.name in taken:
+        sink.name = f"{name}-{number}"
+        number += 1

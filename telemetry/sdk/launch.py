@@ -1,0 +1,111 @@
+"""What Task.init puts together: settings, sinks, collectors and the pipeline, started and announced.
+
+Runs on the caller's thread and must be over in well under 100 ms: it connects to nothing, starts no
+process, and what is slow to import (aiohttp, psutil) is imported by the threads that use it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from telemetry.events import TaskHeader
+from telemetry.pipeline import Pipeline
+from telemetry.protocols import Collector, Sink
+from telemetry.sdk.announce import Announcer
+from telemetry.sdk.destination import Destination, choose_destination
+from telemetry.sdk.disabled import DisabledPipeline
+from telemetry.sdk.options import choose_streams
+from telemetry.sdk.plugins import InstalledCollectors
+from telemetry.settings import Settings
+
+__all__ = ["Launch", "Request", "launch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked of Task.init, with its defaults filled in."""
+
+    project: str
+    name: str
+    type: str
+    tags: list[str] = field(default_factory=list)
+    sinks: Sequence[str | Sink] | None = None
+    collectors: Sequence[Collector] = ()
+    streams: bool | Mapping[str, bool] = True
+    resources: bool | Mapping[str, Any] = True
+    frameworks: bool | Mapping[str, Any] = True
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A pipeline that runs, and what its task needs to know of it.
+
+    Attributes:
+        destination: None while telemetry is disabled.
+    """
+
+    header: TaskHeader
+    settings: Settings
+    pipeline: Pipeline | DisabledPipeline
+    installed: InstalledCollectors | None
+    announcer: Announcer
+    destination: Destination | None
+
+
+def launch(request: Request) -> Launch:
+    """Start a pipeline for a new task.
+
+    Raises:
+        ConfigurationError: a setting, URL or argument that cannot be used; nothing was started.
+    """
+    # True asks for it; False is the argument's default and leaves TELEMETRY_STRICT in force.
+    settings = Settings.load(strict=request.strict or None)
+    header = TaskHeader(
+        task_id=secrets.token_hex(16),
+        writer_id=secrets.token_bytes(16),
+        project=request.project,
+        name=request.name,
+        type=request.type,
+        created_unix_ns=time.time_ns(),
+    )
+    destination = choose_destination(request.sinks, settings, task_id=header.task_id)
+    collectors = _collectors(request, settings)
+    # Before any stream is captured: our own lines are not part of the program's output.
+    announcer = Announcer(quiet=settings.quiet)
+    if destination is None:
+        return Launch(
+            header=header,
+            settings=settings,
+            pipeline=DisabledPipeline(),
+            installed=None,
+            announcer=announcer,
+            destination=None,
+        )
+    pipeline = Pipeline(header, sinks=destination.sinks, collectors=collectors, settings=settings)
+    pipeline.start()
+    installed = InstalledCollectors()
+    installed.start(pipeline.emit)
+    return Launch(
+        header=header,
+        settings=settings,
+        pipeline=pipeline,
+        installed=installed,
+        announcer=announcer,
+        destination=destination,
+    )
+
+
+def _collectors(request: Request, settings: Settings) -> list[Collector]:
+    """Return the collectors to start, console first: it is to see what the others print."""
+    chosen: list[Collector] = []
+    streams = choose_streams(request.streams)
+    if any(streams.values()):
+        from telemetry.collectors.console import ConsoleCollector
+
+        chosen.append(ConsoleCollector(**streams))
+    return chosen
