@@ -98,7 +98,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--peer-envs", type=Path, default=default_folder(), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
-        "--json", type=Path, default=Path("bench-results.json"), metavar="FILE", help="default: %(default)s"
+        "--json", type=Path, default=_HERE / "results" / "latest.json", metavar="FILE", help="default: %(default)s"
     )
     arguments = parser.parse_args()
     if arguments.reps is None:
@@ -112,6 +112,7 @@ def _arguments() -> argparse.Namespace:
     if _PEERS in chosen and arguments.peers is None:
         arguments.peers = "core"
     arguments.peer_envs = arguments.peer_envs.resolve()
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
     return arguments
 
 

@@ -1,9 +1,10 @@
 """How much slower is a training loop of 1 ms steps that logs 10 scalars a step?
 
-Blocks of three kinds take turns in one process, in an order that turns round each time: bare steps, steps
-that append to a deque, steps that log. A block that logs first logs untimed for longer than the batcher's
-flush interval, so that the timed part starts with the batcher as busy as it ends: no work is shifted out of
-the block. Before a bare block the pipeline is flushed, so that none of it is shifted in.
+Blocks take turns in one process: bare, deque, bare, ours, bare, deque, ... and each is held against the mean of
+the bare blocks before and after it, so that a machine that drifts cancels out. A block that logs first logs
+untimed for longer than the batcher's flush interval, so that the timed part starts with the batcher as
+busy as it ends: no work is shifted out of the block. Before a bare block the pipeline is flushed, so that none
+of it is shifted in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from harness import (
     SERIES,
@@ -33,56 +35,82 @@ from servers import server
 
 _STEP_S = 0.001
 _BLOCK_STEPS = 400
-_WARM_STEPS = 1_200  # longer than the flush interval at 1 ms a step
+_ROUNDS = 8
+_SETTLE_STEPS = 20
+_WARM_STEPS = 1_000  # twice the flush interval at 1 ms a step
 
-Block = Callable[[int], tuple[float, float]]
+
+class Spent(NamedTuple):
+    """What a block took: wall seconds, those inside the calls, and CPU seconds of the thread and the process."""
+
+    wall_s: float
+    calls_s: float
+    thread_cpu_s: float
+    process_cpu_s: float
+
+
+Block = Callable[[int], Spent]
 
 
 def measure(case: str, scale: Scale) -> Metrics:
-    """Return slowdowns in %, each the median over the rounds of block against the bare block of its round."""
-    rounds = scale.pick(9, 2)
+    """Return slowdowns in %, each the median over the rounds of block against the bare blocks beside it."""
+    rounds = scale.pick(_ROUNDS, 2)
     turns = _calibrate()
     work = Work(1_000)
     with tempfile.TemporaryDirectory() as folder, _sink(case, Path(folder)) as sink:
         task = open_task(sink)
-        logger = task.get_logger()
-        blocks: dict[str, Block] = {
-            "bare": _bare_block(turns),
+        report = task.get_logger().report_scalar
+        bare = _bare_block(turns)
+        logging = {
             "deque": _logging_block(turns, DequeLogger().report_scalar, work),
-            "ours": _logging_block(turns, logger.report_scalar, work),
+            "ours": _logging_block(turns, report, work),
         }
-        results: dict[str, list[tuple[float, float]]] = {name: [] for name in blocks}
-        order = list(blocks)
-        for turn in range(rounds):
-            for name in order if turn % 2 == 0 else reversed(order):
-                blocks[name](scale.pick(_WARM_STEPS, 300) if name == "ours" else 20)
-                results[name].append(blocks[name](_BLOCK_STEPS))
-                if name == "ours":
-                    flush(task, timeout_s=30.0)
+        bare(_BLOCK_STEPS)
+        bares = [bare(_BLOCK_STEPS)]
+        slowdowns: dict[str, list[Spent]] = {name: [] for name in logging}
+        calls_us: dict[str, list[float]] = {name: [] for name in logging}
+        for _ in range(rounds):
+            for name, block in logging.items():
+                block(scale.pick(_WARM_STEPS, 300) if name == "ours" else _SETTLE_STEPS)
+                spent = block(_BLOCK_STEPS)
+                flush(task, timeout_s=30.0)
+                bare(_SETTLE_STEPS)
+                bares.append(bare(_BLOCK_STEPS))
+                slowdowns[name].append(_percent_more(spent, bares[-2], bares[-1]))
+                calls_us[name].append(spent.calls_s / _BLOCK_STEPS * 1e6)
         task.close()
         ledger = ledger_of(task)
-    bare_s = [seconds for seconds, _ in results["bare"]]
-    metrics: Metrics = {
+    return {
         "rounds": rounds,
-        "bare_us": median(bare_s) / _BLOCK_STEPS * 1e6,
+        "bare_us": median([spent.wall_s for spent in bares]) / _BLOCK_STEPS * 1e6,
+        **_medians("noise", _noise(bares)),
+        **_medians("deque", slowdowns["deque"]),
+        **_medians("ours", slowdowns["ours"]),
+        **{f"{name}_calls_us": median(values) for name, values in calls_us.items()},
+        "dropped": sum(ledger["dropped"].values()),
         "ledger": ledger,
         "ledger_sums": int(ledger_sums(ledger)),
-        "dropped": sum(ledger["dropped"].values()),
-        # Odd against even bare blocks: what the machine's noise alone makes of this method.
-        "noise_percent": _noise_percent(bare_s),
     }
-    for name in ("deque", "ours"):
-        slowdowns = [(s / bare - 1) * 100 for (s, _), bare in zip(results[name], bare_s, strict=True)]
-        metrics[f"{name}_percent"] = median(slowdowns)
-        metrics[f"{name}_percent_blocks"] = slowdowns
-        metrics[f"{name}_calls_us"] = median([calls for _, calls in results[name]]) / _BLOCK_STEPS * 1e6
-    return metrics
 
 
-def _noise_percent(bare_s: list[float]) -> float:
-    if len(bare_s) < 2:
-        return 0.0
-    return (median(bare_s[1::2]) / median(bare_s[0::2]) - 1) * 100
+def _percent_more(spent: Spent, before: Spent, after: Spent) -> Spent:
+    """Return how much more, in %, a block took than the mean of the bare blocks beside it."""
+    return Spent(*((own / ((a + b) / 2) - 1) * 100 for own, a, b in zip(spent, before, after, strict=True)))
+
+
+def _noise(bares: list[Spent]) -> list[Spent]:
+    """Return what the machine alone makes of this method: each bare block against its bare neighbours."""
+    triples = zip(bares, bares[1:], bares[2:], strict=False)
+    return [_percent_more(middle, before, after) for before, middle, after in triples]
+
+
+def _medians(name: str, percents: list[Spent]) -> Metrics:
+    return {
+        f"{name}_percent": median([percent.wall_s for percent in percents]),
+        f"{name}_thread_cpu_percent": median([percent.thread_cpu_s for percent in percents]),
+        f"{name}_process_cpu_percent": median([percent.process_cpu_s for percent in percents]),
+        f"{name}_percent_blocks": [percent.wall_s for percent in percents],
+    }
 
 
 def _compute(turns: int) -> float:
@@ -106,15 +134,15 @@ def _calibrate() -> int:
 
 
 def _bare_block(turns: int) -> Block:
-    def run(steps: int) -> tuple[float, float]:
+    def run(steps: int) -> Spent:
         clock = time.perf_counter
         calls_s = 0.0
-        begin = clock()
+        process_cpu, thread_cpu, begin = time.process_time(), time.thread_time(), clock()
         for _step in range(steps):
             _compute(turns)
             before = clock()
             calls_s += clock() - before
-        return clock() - begin, calls_s
+        return Spent(clock() - begin, calls_s, time.thread_time() - thread_cpu, time.process_time() - process_cpu)
 
     return run
 
@@ -122,12 +150,12 @@ def _bare_block(turns: int) -> Block:
 def _logging_block(turns: int, report: ReportScalar, work: Work) -> Block:
     iteration = 0
 
-    def run(steps: int) -> tuple[float, float]:
+    def run(steps: int) -> Spent:
         nonlocal iteration
         clock = time.perf_counter
         names, values = work.names, work.values
         calls_s = 0.0
-        begin = clock()
+        process_cpu, thread_cpu, begin = time.process_time(), time.thread_time(), clock()
         for step in range(steps):
             _compute(turns)
             row = step % work.steps * SERIES
@@ -136,7 +164,7 @@ def _logging_block(turns: int, report: ReportScalar, work: Work) -> Block:
                 report(title, series, values[row + k], iteration)
             calls_s += clock() - before
             iteration += 1
-        return clock() - begin, calls_s
+        return Spent(clock() - begin, calls_s, time.thread_time() - thread_cpu, time.process_time() - process_cpu)
 
     return run
 
@@ -155,7 +183,7 @@ BENCHMARK = Benchmark(
     question="How much slower does logging 10 scalars a step make a training loop of 1 ms steps?",
     topology=(
         "one thread of pure Python, calibrated to 1 ms a step; blocks of 400 steps, bare / deque / ours "
-        "in turn, 9 rounds a process; each block against the bare block of its round; zip = session zip, "
+        "in turn, 8 rounds a process; each block against the mean of the bare ones beside it; zip = session zip, "
         "http = our server in another process"
     ),
     unfair=(
@@ -170,6 +198,8 @@ BENCHMARK = Benchmark(
         Column("noise_percent", "noise %", "+.2f"),
         Column("deque_percent", "deque %", "+.2f"),
         Column("ours_percent", "ours %", "+.2f"),
+        Column("ours_thread_cpu_percent", "thread CPU %", "+.2f"),
+        Column("ours_process_cpu_percent", "process CPU %", "+.2f"),
         Column("deque_calls_us", "deque calls us/step", ".1f"),
         Column("ours_calls_us", "our calls us/step", ".1f"),
         Column("dropped", "dropped", ".0f"),
