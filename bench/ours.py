@@ -6,42 +6,47 @@ Automatic collectors are off unless a benchmark says otherwise: what is measured
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from telemetry import Task
 
 __all__ = ["disabled_task", "flush", "ledger_of", "ledger_sums", "open_task"]
 
 
-_NO_COLLECTORS = {
-    "auto_connect_streams": False,
-    "auto_resource_monitoring": False,
-    "auto_connect_frameworks": False,
-}
-
-
-def open_task(*sinks: str) -> Any:
+def open_task(*sinks: str) -> Task:
     """Return a Task of project "bench" that logs scalars, and nothing else, to `sinks`."""
-    from telemetry import Task
-
-    return Task.init(project_name="bench", task_name="benchmark", sinks=list(sinks), **_NO_COLLECTORS)
+    return _open(list(sinks))
 
 
-def disabled_task() -> Any:
+def disabled_task() -> Task:
     """Return a Task with the SDK switched off: the program as it is without us."""
-    from telemetry import Task
-
     os.environ["TELEMETRY_MODE"] = "disabled"
     try:
-        return Task.init(project_name="bench", task_name="disabled", **_NO_COLLECTORS)
+        return _open(None)
     finally:
         del os.environ["TELEMETRY_MODE"]
 
 
-def flush(task: Any, *, timeout_s: float) -> bool:
+def _open(sinks: list[str] | None) -> Task:
+    from telemetry import Task  # here, so that whoever measures the import has not imported it before
+
+    return Task.init(
+        project_name="bench",
+        task_name="benchmark",
+        sinks=sinks,
+        auto_connect_streams=False,
+        auto_resource_monitoring=False,
+        auto_connect_frameworks=False,
+    )
+
+
+def flush(task: Task, *, timeout_s: float) -> bool:
     """Wait until all that was logged is with the sink or in its journal; False after `timeout_s` seconds."""
-    return bool(task.flush(timeout_s))
+    return task.flush(timeout_s)
 
 
-def ledger_of(task: Any) -> dict[str, Any]:
+def ledger_of(task: Task) -> dict[str, Any]:
     """Return the task's ledger as a map: logged, delivered, on_disk, in_memory, dropped."""
     ledger = task.ledger()
     return {
