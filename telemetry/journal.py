@@ -203,7 +203,7 @@ class Journal:
         if delay > 0:
             await asyncio.sleep(delay)
         file = self._file
-        if file is None:
+        if file is None or file.closed:
             return
         try:
             await _fsync(file.fileno(), executor=self._executor)

@@ -104,7 +104,9 @@ class Lane:
             return
         self._window.append((frame, in_journal))
         self._window_bytes += len(frame)
-        self._passed = frame.sequence
+        if in_journal or not self.behind:
+            # A frame that missed the journal may overtake older ones that lie there; they must still be read.
+            self._passed = frame.sequence
         self._changed.set()
 
     def behind_before(self, frame: Frame) -> bool:
@@ -205,8 +207,9 @@ class Lane:
         self._room.set()
         self._changed.set()
         self._progress.set()
-        if self.journal is not None:
-            await self.journal.forget(batch[-1][0].sequence)
+        journaled = [frame.sequence for frame, in_journal in batch if in_journal]
+        if self.journal is not None and journaled:
+            await self.journal.forget(journaled[-1])
 
     async def _quarantine(self, frame: Frame, reason: str) -> None:
         refused = f"{self.sink.name} refused frame {frame.sequence} ({reason})"
