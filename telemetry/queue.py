@@ -76,7 +76,7 @@ class EventQueue:
         self,
         book: Book,
         *,
-        max_events: int = 262_144,
+        max_events: int = 196_608,
         max_bytes: int = 64 * 1024 * 1024,
         when_full: WhenFull = WhenFull.BLOCK,
         block_timeout_s: float = 1.0,
