@@ -38,7 +38,6 @@ __all__ = [
     "TaskInfo",
     "TasksAnswer",
     "ValueInfo",
-    "task_page",
 ]
 
 API_PREFIX = "/api/v1"
@@ -195,11 +194,6 @@ class _Request(NamedTuple):
 
     path: str
     query: Mapping[str, str | int | float | None]
-
-
-def task_page(url: str, task_id: str) -> str:
-    """Return the address of a task's page on the server at `url`."""
-    return f"{url.rstrip('/')}/tasks/{task_id}"
 
 
 def _base(url: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import subprocess
 import sys
 import time
@@ -16,30 +17,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from telemetry.errors import TelemetryError
+from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.sdk.task import Task
+from telemetry.terminal import ProgressLine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "DEFAULT_SECONDS",
-    "DEFAULT_STEPS",
-    "DemoResult",
-    "Network",
-    "ServerProcess",
-    "make_spirals",
-    "run",
-]
+__all__ = ["DemoResult", "Network", "ServerProcess", "make_spirals", "run", "train"]
 
-DEFAULT_STEPS = 3000
-
-# Long enough to see the charts move in a browser, short enough to wait for.
-DEFAULT_SECONDS = 25.0
+DEFAULT_PORT = 8008
 
 ARMS = 4
 BATCH = 256
@@ -48,9 +39,6 @@ LOG_EVERY = 250
 CHECKPOINTS = 4
 PEAK_LEARNING_RATE = 1.5e-3
 WARM_UP_STEPS = 100
-
-# A first start writes an empty store; far more than that takes, so that a slow disk is no failure.
-SERVER_START_TIMEOUT_S = 30.0
 
 log = logging.getLogger("demo")
 
@@ -201,46 +189,12 @@ def train(task: Task, *, steps: int, seconds: float, checkpoints: Path) -> DemoR
             network.save(path)
             task.report_model(path, framework="numpy", iteration=step)
         task.set_progress(100.0 * (step + 1) / steps)
-        bar.show(step + 1, f"loss {loss:.4f}  accuracy {validation_accuracy:.4f}")
+        bar.show(step + 1, f"step {step + 1}/{steps}  loss {loss:.4f}  accuracy {validation_accuracy:.4f}")
         # The pace is a person's: the charts are to be seen moving, on a fast machine as well.
         time.sleep(max(0.0, started_s + seconds * (step + 1) / steps - time.monotonic()))
     bar.close()
     logger.report_single_value("final validation accuracy", validation_accuracy)
     return DemoResult(task.id, task.page, steps, accuracy, validation_accuracy)
-
-
-class ProgressLine:
-    """A progress bar on one line: redrawn in a terminal, a line each 10 % in a pipe or file."""
-
-    WIDTH = 28
-    REDRAW_S = 0.1
-
-    def __init__(self, total: int, stream: IO[str]) -> None:
-        self._total = total
-        self._stream = stream
-        self._redraws = stream.isatty()
-        self._shown_at_s = -math.inf
-        self._shown_tenth = 0
-
-    def show(self, done: int, text: str) -> None:
-        """Show how far it is; calls that would not be seen cost a comparison."""
-        now_s = time.monotonic()
-        if self._redraws:
-            if now_s - self._shown_at_s < self.REDRAW_S and done < self._total:
-                return
-            self._shown_at_s = now_s
-            filled = self.WIDTH * done // self._total
-            bar = "█" * filled + "░" * (self.WIDTH - filled)
-            self._stream.write(f"\r{bar} {done}/{self._total}  {text}\x1b[K")
-            self._stream.flush()
-        elif 10 * done // self._total > self._shown_tenth:
-            self._shown_tenth = 10 * done // self._total
-            print(f"{10 * self._shown_tenth:3d} %  step {done}/{self._total}  {text}", file=self._stream)
-
-    def close(self) -> None:
-        """End the line, so that what follows starts on its own."""
-        if self._redraws:
-            print(file=self._stream)
 
 
 class ServerProcess:
@@ -306,3 +260,59 @@ class ServerProcess:
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
+
+
+def run(*, directory: Path, port: int | None, steps: int, seconds: float, once: bool) -> int:
+    """Serve, train, and serve on until Ctrl-C; return the exit code.
+
+    Args:
+        directory: the demo's own: the server's store, its log, and the checkpoints.
+        port: None takes 8008, or a free one where that is taken.
+        steps: training steps. seconds: train for at least this long.
+        once: end with the training.
+    Raises:
+        TelemetryError: the server does not start.
+    """
+    if steps < 1:
+        raise ConfigurationError(f"--steps {steps}: at least 1 is needed")
+    # On a terminal the progress bar stands on the line: a message takes its place, and the bar is drawn again below.
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+    logging.basicConfig(level=logging.INFO, format=f"{clear}%(message)s")
+    checkpoints = directory / "checkpoints"
+    with ServerProcess(directory, port=_free_port() if port is None else port) as server:
+        checkpoints.mkdir(mode=0o700, exist_ok=True)
+        try:
+            with Task.init(
+                project_name="demo",
+                task_name="spirals",
+                tags=["demo"],
+                sinks=[server.url],
+                auto_connect_frameworks=False,
+            ) as task:
+                print(f"\nWatch it train: {task.page}\n", flush=True)
+                result = train(task, steps=steps, seconds=seconds, checkpoints=checkpoints)
+        except KeyboardInterrupt:
+            return 130
+        # repr: every digit, so that it can be compared with the last point of the chart.
+        print(f"\nfinal accuracy: train {result.train_accuracy!r}, validation {result.validation_accuracy!r}")
+        print(f"the run: {result.page}", flush=True)
+        if once:
+            return 0
+        print(f"Still serving {server.url} from {directory}; Ctrl-C ends it.", flush=True)
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            print()
+            return 0
+
+
+def _free_port() -> int:
+    """Return the usual port, or 0 (any free one) where something else listens on it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the server does: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", DEFAULT_PORT))
+        except OSError:
+            return 0
+    return DEFAULT_PORT

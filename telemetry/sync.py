@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 import zipfile
 import zlib
@@ -16,14 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from telemetry.errors import JournalError, SinkRejected, SinkUnavailable
+from telemetry.errors import ConfigurationError, JournalError, SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.journal import SESSION_FILE, SegmentDamage, read_segments, read_session
 from telemetry.protocols import Sink
 from telemetry.retry import delay_s
+from telemetry.settings import Settings
+from telemetry.sinks.http import HttpSink
+from telemetry.terminal import ProgressLine, size_text
 from telemetry.wire import Frame, scan
 
-__all__ = ["Report", "Session", "find_sessions", "open_session", "send_sessions"]
+__all__ = ["Report", "Session", "find_sessions", "open_session", "run", "send_sessions"]
 
 # One request: large enough to be efficient, small enough to be retried whole.
 WRITE_BYTES = 4 * 1024 * 1024
@@ -54,7 +58,7 @@ class Report:
 
     frames: int = 0
     events: int = 0
-    rejected: dict[int, str] = field(default_factory=dict)
+    rejected: list[str] = field(default_factory=list)
     damage: list[SegmentDamage] = field(default_factory=list)
 
     @property
@@ -185,13 +189,15 @@ async def _send_session(
             report.damage.append(item)
             sent_bytes += item.damage.length
             continue
-        waiting.append(item)
-        waiting_bytes += len(item)
-        if waiting_bytes >= WRITE_BYTES or len(waiting) >= WRITE_FRAMES:
+        # One writer in a write: a refusal names frames by their sequence number alone.
+        full = waiting_bytes >= WRITE_BYTES or len(waiting) >= WRITE_FRAMES
+        if waiting and (full or waiting[0].writer_id != item.writer_id):
             await _write(sink, waiting, report, timeout_s)
             sent_bytes += waiting_bytes
             on_progress(session, sent_bytes)
             waiting, waiting_bytes = [], 0
+        waiting.append(item)
+        waiting_bytes += len(item)
     if waiting:
         await _write(sink, waiting, report, timeout_s)
     on_progress(session, session.size_bytes)
@@ -210,7 +216,8 @@ async def _write(sink: Sink, frames: list[Frame], report: Report, timeout_s: flo
             attempt += 1
             await asyncio.sleep(wait_s)
         except SinkRejected as refusal:
-            report.rejected.update(refusal.reasons)
+            writer = frames[0].writer_id.hex()
+            report.rejected += [f"frame {number} of writer {writer}: {why}" for number, why in refusal.reasons.items()]
             accepted = [frame for frame in frames if frame.sequence not in refusal.reasons]
             break
         else:
@@ -218,3 +225,41 @@ async def _write(sink: Sink, frames: list[Frame], report: Report, timeout_s: flo
             break
     report.frames += len(accepted)
     report.events += sum(frame.events for frame in accepted)
+
+
+def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float) -> int:
+    """Send what lies at `paths` to the server at `url`, with a progress line; return the exit code.
+
+    0: everything that was found is on the server. 1: something was damaged, refused, or could not be sent.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{url!r} is not a server's address; give one with --url http://HOST:8008")
+    paths = list(paths)
+    sessions = find_sessions(paths)
+    if not sessions:
+        print(f"nothing to send in {', '.join(map(str, paths))}")
+        return 0
+    total_bytes = sum(session.size_bytes for session in sessions)
+    print(f"sending {_count(len(sessions), 'session')}, {size_text(total_bytes)}, to {url}")
+    line = ProgressLine(total_bytes, sys.stderr)
+    done: dict[Path, int] = {}
+
+    def on_progress(session: Session, sent_bytes: int) -> None:
+        done[session.path] = sent_bytes
+        line.show(sum(done.values()), f"{len(done)}/{len(sessions)} {session.header.project}/{session.header.name}")
+
+    sink = HttpSink(url, token=settings.token, timeout_s=settings.request_timeout_s)
+    try:
+        report = asyncio.run(send_sessions(sessions, sink, timeout_s=timeout_s, on_progress=on_progress))
+    finally:
+        line.close()
+    print(f"{_count(report.events, 'event')} in {_count(report.frames, 'frame')} are on the server")
+    for damage in report.damage:
+        print(f"skipped: {damage}", file=sys.stderr)
+    for refusal in report.rejected:
+        print(f"refused: {refusal}", file=sys.stderr)
+    return 0 if report.complete else 1
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -129,6 +129,15 @@ def test_streams_missing_from_a_dict_are_off() -> None:
         options.choose_streams({"stdin": True})
 
 
+def test_resources_are_sampled_as_asked() -> None:
+    assert options.choose_resource_interval_s(True, 1.0) == 1.0
+    assert options.choose_resource_interval_s(False, 1.0) is None
+    assert options.choose_resource_interval_s({"interval_s": 5}, 1.0) == 5
+    assert options.choose_resource_interval_s({}, 1.0) == 1.0
+    with pytest.raises(ConfigurationError, match="'report_start_sec'"):
+        options.choose_resource_interval_s({"report_start_sec": 5}, 1.0)
+
+
 class FakeClock:
     """Seconds that pass when told."""
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from telemetry.client import task_page
 from telemetry.errors import ConfigurationError
 from telemetry.protocols import Sink
 from telemetry.sdk.masking import mask_url
@@ -84,7 +83,7 @@ def _place(url: str, settings: Settings, task_id: str) -> str:
     """Return what a person follows to see the task: a link, a folder or a file."""
     scheme = scheme_of(url)
     if scheme in _SERVER_SCHEMES:
-        return task_page(mask_url(url), task_id)
+        return f"{mask_url(url).rstrip('/')}/tasks/{task_id}"
     if scheme != "zip":
         return url
     target = url.partition(":")[2].removeprefix("//")

@@ -18,7 +18,7 @@ from telemetry.protocols import Collector, Sink
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.destination import Destination, choose_destination
 from telemetry.sdk.disabled import DisabledPipeline
-from telemetry.sdk.options import choose_streams
+from telemetry.sdk.options import choose_resource_interval_s, choose_streams
 from telemetry.sdk.plugins import InstalledCollectors
 from telemetry.settings import Settings
 
@@ -108,4 +108,9 @@ def _collectors(request: Request, settings: Settings) -> list[Collector]:
         from telemetry.collectors.console import ConsoleCollector
 
         chosen.append(ConsoleCollector(**streams))
-    return chosen
+    interval_s = choose_resource_interval_s(request.resources, settings.resource_interval_s)
+    if interval_s is not None:
+        from telemetry.collectors.resources import ResourceCollector
+
+        chosen.append(ResourceCollector(interval_s))
+    return [*chosen, *request.collectors]

@@ -20,6 +20,7 @@ __all__ = [
     "TASK_TYPES",
     "choose_name",
     "choose_project",
+    "choose_resource_interval_s",
     "choose_streams",
     "choose_tags",
     "choose_type",
@@ -102,6 +103,24 @@ def choose_streams(auto_connect_streams: bool | Mapping[str, bool]) -> dict[str,
             f"auto_connect_streams has no {', '.join(map(repr, sorted(unknown)))}; its keys are {', '.join(STREAMS)}"
         )
     return {stream: bool(auto_connect_streams.get(stream, False)) for stream in STREAMS}
+
+
+def choose_resource_interval_s(auto_resource_monitoring: bool | Mapping[str, Any], default_s: float) -> float | None:
+    """Return the seconds between two resource samples; None for no samples.
+
+    Raises:
+        ConfigurationError: a key other than "interval_s".
+    """
+    if isinstance(auto_resource_monitoring, bool):
+        return default_s if auto_resource_monitoring else None
+    unknown = set(auto_resource_monitoring) - {"interval_s"}
+    if unknown:
+        raise ConfigurationError(
+            f"auto_resource_monitoring has no {', '.join(map(repr, sorted(unknown)))}; its one key is 'interval_s', "
+            "the seconds between two samples"
+        )
+    interval_s: float = auto_resource_monitoring.get("interval_s", default_s)
+    return interval_s
 
 
 def refuse_unsupported(

@@ -1,0 +1,218 @@
+"""The command `telemetry`: a server, a demo, what is left to send, and the settings in force.
+
+Exit codes: 0 done; 1 not all of it could be done; 2 a wrong command line; 78 a setting or extra that is
+missing or cannot be used (EX_CONFIG of sysexits.h); 130 ended by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from telemetry.errors import ConfigurationError, TelemetryError
+
+__all__ = ["main"]
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_CONFIG = 78
+EXIT_INTERRUPTED = 130
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8008
+
+_DESCRIPTION = """\
+Event streaming for Python training code: scalars, console, resources and models, from the training loop to
+a chart in the browser."""
+
+_EPILOG = """\
+first steps:
+  telemetry demo                      see it: a server, a small model that trains, and a link
+  telemetry server                    a server for your own runs, on http://127.0.0.1:8008
+  TELEMETRY_URL=http://127.0.0.1:8008 python train.py
+
+Without a server a run lies in a session folder, whose name it prints; "telemetry sync" sends such folders
+to a server later. Every setting is an environment variable: "telemetry settings" lists them.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. `argv` without the program's name; None means sys.argv."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except ConfigurationError as error:
+        return _complain(error, EXIT_CONFIG)
+    except TelemetryError as error:
+        return _complain(error, EXIT_FAILED)
+    return code
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"telemetry: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="telemetry",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_server(commands)
+    _add_demo(commands)
+    _add_sync(commands)
+    command = commands.add_parser("settings", help="print every setting, its value and where it comes from")
+    command.set_defaults(run=_settings)
+    command = commands.add_parser("version", help="print the versions that matter in a bug report")
+    command.set_defaults(run=_version)
+    return parser
+
+
+def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "server",
+        help="serve the pages and take events, until Ctrl-C",
+        description="Serve the pages and take events, until Ctrl-C. An empty directory is enough.",
+    )
+    command.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (default: %(default)s)")
+    command.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s; 0 takes a free one")
+    command.add_argument("--directory", type=Path, help="where the data lie (default: TELEMETRY_DIR/server)")
+    command.add_argument(
+        "--until-eof", action="store_true", help="also end when the standard input does: for a parent process"
+    )
+    command.set_defaults(run=_server)
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="start a server and train a small model, to see it all work",
+        description="Start a server on a directory of its own, train a small model in plain numpy, and go on "
+        "serving until Ctrl-C.",
+    )
+    command.add_argument("--once", action="store_true", help="end with the training")
+    command.add_argument(
+        "--port", type=int, help=f"default: {DEFAULT_PORT}, or a free one where that is taken; 0 takes a free one"
+    )
+    command.add_argument("--directory", type=Path, help="where the data lie (default: TELEMETRY_DIR/demo)")
+    command.add_argument("--steps", type=int, default=3000, help="training steps (default: %(default)s)")
+    command.add_argument(
+        "--seconds", type=float, default=25.0, help="train for at least this long (default: %(default)g)"
+    )
+    command.set_defaults(run=_demo)
+
+
+def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "sync",
+        help="send what runs have left on this machine to the server",
+        description="Send session folders and zips to the server. Sending twice changes nothing; the source is "
+        "left as it is. Exit code 1 if something could not be sent.",
+    )
+    command.add_argument("paths", metavar="DIR", nargs="*", type=Path, help="default: TELEMETRY_DIR")
+    _add_sync_options(command)
+    command = commands.add_parser(
+        "import", help="send session folders and zips from elsewhere to the server", description="As sync."
+    )
+    command.add_argument(
+        "paths", metavar="PATH", nargs="+", type=Path, help="a session folder or zip, or a folder of them"
+    )
+    _add_sync_options(command)
+
+
+def _add_sync_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--url", help=f"the server (default: TELEMETRY_URL, else http://{DEFAULT_HOST}:{DEFAULT_PORT})"
+    )
+    command.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        help="seconds to keep trying a server that does not answer (default: %(default)g)",
+    )
+    command.set_defaults(run=_sync)
+
+
+# ---- the commands: everything is imported inside, so that `telemetry --help` is instant ------------
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from telemetry.settings import Settings
+
+    demo = _import_extra("telemetry.demo", "server")
+    directory = arguments.directory or Settings.load().state_dir / "demo"
+    code: int = demo.run(
+        directory=directory.absolute(),
+        port=arguments.port,
+        steps=arguments.steps,
+        seconds=arguments.seconds,
+        once=arguments.once,
+    )
+    return code
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from telemetry.settings import Settings
+    from telemetry.sync import run
+
+    settings = Settings.load(url=arguments.url)
+    url = settings.url or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+    return run(arguments.paths or [settings.state_dir], url=url, settings=settings, timeout_s=arguments.timeout)
+
+
+def _import_extra(module: str, extra: str) -> ModuleType:
+    """Import a module whose dependencies come with an extra.
+
+    Raises:
+        ConfigurationError: one of them is missing; the message is the command that installs it.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "telemetry":
+            raise
+        raise ConfigurationError(
+            f"this command needs {error.name}, which is not installed: pip install 'telemetry-tasks[{extra}]'"
+        ) from error
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from telemetry.settings import Settings
+
+    settings = Settings.load()
+    for item in fields(settings):
+        if "env" not in item.metadata:
+            continue
+        value = getattr(settings, item.name)
+        shown = "***" if item.name == "token" and value else "-" if value is None else str(value)
+        origin = settings.origins.get(item.name, "default")
+        print(f"{item.metadata['env']}={shown}")
+        print(f"    {item.metadata['doc']} ({item.name}, from {origin})")
+    return EXIT_OK
+
+
+def _version(arguments: argparse.Namespace) -> int:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    print(f"telemetry-tasks {version('telemetry-tasks')}")
+    print(f"python {platform.python_version()} on {platform.platform()}")
+    for name in ("aiohttp", "msgpack", "orjson", "uvloop", "psutil", "numpy", "sqlalchemy", "plotly"):
+        try:
+            print(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"{name} -")
+    return EXIT_OK
