@@ -19,13 +19,13 @@ class Adapter:
 
     def load(self) -> None:
         """Import."""
-        import telemetry
+        from telemetry import Task
 
-        self._telemetry = telemetry
+        self._task_class = Task
 
     def open(self) -> Any:
         """Begin a task."""
-        self._task = self._telemetry.Task.init(
+        self._task = self._task_class.init(
             project_name="bench",
             task_name="peers",
             sinks=[self._url or f"zip:{self._zip}"],
