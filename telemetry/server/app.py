@@ -1,0 +1,208 @@
+"""The server put together: the application, its life, and running it on an address."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self
+
+import orjson
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from telemetry.errors import ConfigurationError
+from telemetry.server import api, ingest, live, pages
+from telemetry.server.auth import guard
+from telemetry.server.config import CONFIG, STORE, ServerConfig
+from telemetry.server.store import Store
+
+__all__ = ["BackgroundServer", "create_app", "run_server", "serve"]
+
+log = logging.getLogger("telemetry.server")
+
+# Requests under way get this long to finish when the server stops, in seconds.
+_SHUTDOWN_TIMEOUT_S = 10.0
+_BACKLOG = 512
+
+
+def create_app(config: ServerConfig) -> web.Application:
+    """Build the application: ingest, read API, live stream and pages. The store is opened at its start."""
+    app = web.Application(middlewares=[json_errors, guard], client_max_size=config.limits.max_body_bytes)
+    app[CONFIG] = config
+    live.add_routes(app)
+    ingest.add_routes(app)
+    api.add_routes(app)
+    pages.add_routes(app)
+    # Ended in reverse: the writer finishes before the store is closed under it.
+    app.cleanup_ctx.append(_run_store)
+    app.cleanup_ctx.append(api.run_readers)
+    app.cleanup_ctx.append(ingest.run_ingest)
+    return app
+
+
+async def serve(
+    config: ServerConfig, *, on_ready: Callable[[str], None] | None = None, stop: asyncio.Event | None = None
+) -> None:
+    """Serve until `stop` is set; without it, for ever.
+
+    Args:
+        on_ready: called once with the address to open, when requests are answered.
+    Raises:
+        ConfigurationError: the address cannot be listened on, or the directory not be used.
+    """
+    runner = web.AppRunner(
+        create_app(config),
+        access_log=None,
+        shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+        # Bodies are taken as they are: an inflated one would escape the limits.
+        auto_decompress=False,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port, backlog=_BACKLOG)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {config.host}, port {config.port}: {error.strerror or error}"
+            ) from error
+        if on_ready is not None:
+            on_ready(_url(runner, config.host))
+        await (stop or asyncio.Event()).wait()
+    finally:
+        await runner.cleanup()
+
+
+def run_server(config: ServerConfig, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM (a second one does not hurry it); blocks. On uvloop where there is one."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                loop.add_signal_handler(number, stop.set)
+            except NotImplementedError:
+                # Windows: Ctrl-C cancels the runner's main task instead.
+                break
+        await serve(config, on_ready=on_ready, stop=stop)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main())
+
+
+class BackgroundServer:
+    """A server on a thread of this process, for tests and notebooks: `with BackgroundServer(config) as server`.
+
+    Attributes:
+        url: its address, known once the block is entered.
+
+    Raises:
+        ConfigurationError: on entering, as `serve` does.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.url = ""
+        self._config = config
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="telemetry-server", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._loop is not None and self._stop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        async def main() -> None:
+            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+            await serve(self._config, on_ready=self._started, stop=self._stop)
+
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(main())
+        except BaseException as error:
+            self._error = error
+            if self._ready.is_set():
+                log.error("the server ended", exc_info=error)
+            self._ready.set()
+
+    def _started(self, url: str) -> None:
+        self.url = url
+        self._ready.set()
+
+
+@web.middleware
+async def json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as {"error": ...}, and let nothing of the API be kept or guessed at by a browser."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400 or not request.path.startswith("/api/"):
+            raise
+        response = _error(error.status, error.text or error.reason, request, error)
+    except Exception as error:
+        log.error("%s %s failed", request.method, request.path, exc_info=error)
+        response = _error(500, "the server failed on this request; its log says why", request)
+    if not response.prepared and request.path.startswith("/api/"):
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return response
+
+
+def _error(status: int, message: str, request: web.Request, error: web.HTTPException | None = None) -> web.Response:
+    response = web.Response(status=status, body=orjson.dumps({"error": message}), content_type="application/json")
+    for name in (hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE, hdrs.ALLOW):
+        if error is not None and name in error.headers:
+            response.headers[name] = error.headers[name]
+    return response
+
+
+async def _run_store(app: web.Application) -> AsyncIterator[None]:
+    config = app[CONFIG]
+    app[STORE] = Store(config.directory, max_bytes=config.limits.max_store_bytes, readers=api.READ_THREADS + 2)
+    yield
+    app[STORE].close()
+
+
+def _url(runner: web.AppRunner, host: str) -> str:
+    address = runner.addresses[0]
+    # A wildcard is no address to open; this machine answers on it as on any other.
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    port = int(address[1])
+    return f"http://[{name}]:{port}" if _is_ipv6(name) else f"http://{name}:{port}"
+
+
+def _is_ipv6(name: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, name)
+    except OSError:
+        return False
+    return True
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,299 @@
+"""Taking frames in: check, decode off the event loop, write in groups on one thread, then answer.
+
+A request is answered only when its frames are committed. While one group is being committed the next
+requests gather; the writer then takes all of them in one transaction. What is received, decoded or
+waiting is bounded in bytes and requests; beyond that the answer is 503, and the sender keeps its frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import hdrs, web
+from sqlalchemy.exc import SQLAlchemyError
+
+from telemetry.errors import FrameError, TelemetryError
+from telemetry.server.config import CONFIG, STORE, Limits
+from telemetry.server.live import HUB
+from telemetry.server.store import FrameContent, Store, StoreUnavailable, TaskChange, prepare
+from telemetry.wire import CONTENT_TYPE, Frame, decode, parse_frame
+
+__all__ = ["INGEST", "BodyTooLarge", "Ingest", "ServerBusy", "add_routes", "run_ingest"]
+
+log = logging.getLogger("telemetry.server")
+
+# One transaction takes at most this much: it bounds the log's growth and the wait of the requests in it.
+_GROUP_BYTES = 64 * 1024 * 1024
+_DECODE_THREADS = 2
+# Offset of the unpacked payload length in a frame's header (docs/wire.md).
+_UNPACKED_AT = slice(16, 20)
+
+_BUSY_RETRY_S = 1
+_DISK_RETRY_S = 10
+
+
+class ServerBusy(TelemetryError):
+    """Too much is waiting to be written; nothing of this request was kept."""
+
+
+class BodyTooLarge(TelemetryError):
+    """The frames of a body inflate to more than the server takes at once; nothing was kept."""
+
+
+class _WriteFailed(TelemetryError):
+    """The writer failed on a request for no reason of the sender's; nothing of it was kept."""
+
+
+@dataclass(slots=True)
+class _Item:
+    """A frame of a request: its answer so far, and what is to be written if anything is."""
+
+    frame: Frame
+    content: FrameContent | None = None
+    result: str = "stored"
+    reason: str | None = None
+
+    def answer(self) -> dict[str, Any]:
+        answer = {
+            "writer": self.frame.writer_id.hex(),
+            "sequence": self.frame.sequence,
+            "result": self.result,
+        }
+        return answer if self.reason is None else {**answer, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The frames of one request that wait for the writer."""
+
+    items: Sequence[_Item]
+    done: asyncio.Future[None]
+    weight_bytes: int
+
+
+class Ingest:
+    """The writer thread and its queue. Made and closed on the event loop.
+
+    Args:
+        publish: called on the event loop with what each committed group changed.
+    """
+
+    def __init__(self, store: Store, limits: Limits, publish: Callable[[Mapping[str, TaskChange]], None]) -> None:
+        self._store = store
+        self._limits = limits
+        self._publish = publish
+        self._loop = asyncio.get_running_loop()
+        self._decoders = ThreadPoolExecutor(_DECODE_THREADS, "telemetry-decode")
+        self._jobs: deque[_Job] = deque()
+        self._wakeup = threading.Condition()
+        self._closing = False
+        self._waiting_bytes = 0
+        self._waiting_requests = 0
+        self._thread = threading.Thread(target=self._run, name="telemetry-writer", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def admitted(self, body_bytes: int) -> Iterator[None]:
+        """Hold a place for a request while its body is received, decoded and written.
+
+        Raises:
+            ServerBusy: there is no place; ask again later.
+        """
+        if (
+            self._closing
+            or self._waiting_requests >= self._limits.max_waiting_requests
+            # A single large body is always let in when nothing else waits.
+            or (self._waiting_bytes and self._waiting_bytes + body_bytes > self._limits.max_waiting_bytes)
+        ):
+            raise ServerBusy("too many frames are waiting to be written; nothing was kept, send them again")
+        self._waiting_bytes += body_bytes
+        self._waiting_requests += 1
+        try:
+            yield
+        finally:
+            self._waiting_bytes -= body_bytes
+            self._waiting_requests -= 1
+
+    async def take(self, body: bytes) -> list[dict[str, Any]]:
+        """Store the frames of a body and return the answer for each, in order.
+
+        Raises:
+            FrameError: the body is not whole frames; nothing was kept.
+            BodyTooLarge, StoreUnavailable: nothing was kept.
+        """
+        items = await self._loop.run_in_executor(self._decoders, self._read, body)
+        weight_bytes = sum(item.content.weight_bytes for item in items if item.content is not None)
+        if weight_bytes:
+            job = _Job([item for item in items if item.content], self._loop.create_future(), weight_bytes)
+            with self._wakeup:
+                self._jobs.append(job)
+                self._wakeup.notify()
+            await job.done
+        return [item.answer() for item in items]
+
+    async def close(self) -> None:
+        """Write what was taken and end the threads; nothing is taken any more."""
+        with self._wakeup:
+            self._closing = True
+            self._wakeup.notify()
+        await asyncio.to_thread(self._thread.join)
+        self._decoders.shutdown()
+
+    def _read(self, body: bytes) -> list[_Item]:
+        """Cut a body into frames and decode the new ones; on a decoder thread."""
+        view = memoryview(body)
+        frames: list[Frame] = []
+        offset = unpacked_bytes = 0
+        while offset < len(view):
+            try:
+                frame = parse_frame(view, offset)
+            except FrameError as error:
+                raise FrameError(f"at byte {offset} of the body: {error}") from error
+            frames.append(frame)
+            offset += len(frame)
+            unpacked_bytes += int.from_bytes(frame.data[_UNPACKED_AT], "little")
+        if not frames:
+            raise FrameError("the body is empty: it must hold at least one frame")
+        if unpacked_bytes > self._limits.max_unpacked_bytes:
+            raise BodyTooLarge(
+                f"the frames of this body unpack to {unpacked_bytes} bytes, over the limit of "
+                f"{self._limits.max_unpacked_bytes}; nothing was kept, send fewer at once"
+            )
+        return [self._decode(frame) for frame in frames]
+
+    def _decode(self, frame: Frame) -> _Item:
+        # Known frames are not even decoded: a sender that lost our answer sends everything again.
+        if self._store.has_frame(frame.writer_id, frame.sequence):
+            return _Item(frame, result="duplicate")
+        try:
+            return _Item(frame, prepare(frame, decode(frame)))
+        except FrameError as error:
+            return _Item(frame, result="rejected", reason=str(error))
+
+    # -- the writer thread
+
+    def _run(self) -> None:
+        while group := self._next_group():
+            self._commit(group)
+
+    def _next_group(self) -> list[_Job]:
+        with self._wakeup:
+            while not self._jobs and not self._closing:
+                self._wakeup.wait()
+            group: list[_Job] = []
+            weight_bytes = 0
+            while self._jobs and (not group or weight_bytes + self._jobs[0].weight_bytes <= _GROUP_BYTES):
+                group.append(self._jobs.popleft())
+                weight_bytes += group[-1].weight_bytes
+            return group
+
+    def _commit(self, group: list[_Job]) -> None:
+        items = [item for job in group for item in job.items]
+        try:
+            written = self._store.write([item.content for item in items if item.content is not None])
+        except StoreUnavailable as error:
+            log.error("%s; %d frames were not taken", error, len(items))
+            self._answer(group, error)
+        except Exception as error:  # noqa: BLE001 - the top of the writer thread: it must outlive any frame
+            self._isolate(group, error)
+        else:
+            for item, stored in zip(items, written.stored, strict=True):
+                item.result = "stored" if stored else "duplicate"
+            self._answer(group, None, written.changes)
+
+    def _isolate(self, group: list[_Job], error: Exception) -> None:
+        """A group failed on something unforeseen: find the frame, so that the others are kept."""
+        if len(group) > 1:
+            for job in group:
+                self._commit([job])
+            return
+        (job,) = group
+        changes: dict[str, TaskChange] = {}
+        failure: Exception | None = None
+        for item in job.items:
+            assert item.content is not None
+            try:
+                written = self._store.write([item.content])
+            except (StoreUnavailable, SQLAlchemyError) as trouble:
+                log.error("a frame was not taken", exc_info=trouble)
+                failure = trouble
+                break
+            except Exception as trouble:
+                log.error("a frame cannot be stored", exc_info=trouble)
+                item.result, item.reason = "rejected", f"the server cannot store it: {trouble!r:.200}"
+            else:
+                item.result = "stored" if written.stored[0] else "duplicate"
+                for task_id, change in written.changes.items():
+                    changes[task_id] = changes[task_id].merged(change) if task_id in changes else change
+        if failure is not None and not isinstance(failure, StoreUnavailable):
+            failure = _WriteFailed(f"the store failed: {failure!r:.200}")
+        self._answer(group, failure, changes)
+
+    def _answer(
+        self, group: list[_Job], error: Exception | None, changes: Mapping[str, TaskChange] | None = None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._finish, group, error, changes or {})
+
+    def _finish(self, group: list[_Job], error: Exception | None, changes: Mapping[str, TaskChange]) -> None:
+        for job in group:
+            # Done already when its client went away.
+            if job.done.done():
+                continue
+            if error is None:
+                job.done.set_result(None)
+            else:
+                job.done.set_exception(error)
+        if changes:
+            self._publish(changes)
+
+
+INGEST = web.AppKey("ingest", Ingest)
+
+
+def add_routes(app: web.Application) -> None:
+    """Add `POST /api/v1/frames`."""
+    app.router.add_post("/api/v1/frames", post_frames)
+
+
+async def run_ingest(app: web.Application) -> AsyncIterator[None]:
+    """Run the writer for the application's life (a cleanup context)."""
+    app[INGEST] = Ingest(app[STORE], app[CONFIG].limits, app[HUB].publish)
+    yield
+    await app[INGEST].close()
+
+
+async def post_frames(request: web.Request) -> web.Response:
+    """`POST /api/v1/frames`: one or more frames; answered after they are committed."""
+    ingest, limits = request.app[INGEST], request.app[CONFIG].limits
+    if request.content_type != CONTENT_TYPE:
+        raise web.HTTPUnsupportedMediaType(
+            text=f"the content type is {request.content_type!r:.80}; it must be {CONTENT_TYPE}"
+        )
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(text="frames are compressed already; send them without an encoding")
+    length = request.content_length
+    if length is not None and length > limits.max_body_bytes:
+        raise web.HTTPRequestEntityTooLarge(limits.max_body_bytes, length)
+    try:
+        # A body of unknown length is counted as the largest one.
+        with ingest.admitted(limits.max_body_bytes if length is None else length):
+            answers = await ingest.take(await request.read())
+    except FrameError as error:
+        raise web.HTTPBadRequest(text=f"{error}; nothing was kept") from error
+    except BodyTooLarge as error:
+        raise web.HTTPRequestEntityTooLarge(
+            limits.max_unpacked_bytes, limits.max_unpacked_bytes + 1, text=str(error)
+        ) from error
+    except (ServerBusy, StoreUnavailable) as error:
+        retry_s = _BUSY_RETRY_S if isinstance(error, ServerBusy) else _DISK_RETRY_S
+        raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: str(retry_s)}) from error
+    return web.Response(body=orjson.dumps({"frames": answers}), content_type="application/json")

@@ -1,0 +1,291 @@
+"""A decoded frame made ready for the store, off the writer thread: checked, grouped by series, summed up.
+
+`prepare` holds the limits that the wire format itself does not have (lengths of names, nesting of
+record values, 64-bit times); what it refuses is refused whole.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from telemetry.errors import FrameError
+from telemetry.events import (
+    INT64_MAX,
+    INT64_MIN,
+    MAX_NAME_CHARS,
+    Batch,
+    ConsoleLine,
+    FrameEvent,
+    ModelSaved,
+    RecordChange,
+    ScalarColumns,
+    SeriesKey,
+    SingleValue,
+)
+from telemetry.server.store.chunks import Points
+from telemetry.wire import Frame
+
+__all__ = ["FrameContent", "SeriesRun", "packed_value", "prepare"]
+
+# A record value deeper than this cannot be shown by the pages, nor by orjson (254).
+MAX_RECORD_DEPTH = 32
+# One record value, packed, in bytes: a large configuration file fits, a model does not.
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+MAX_PATH_CHARS = 32_768
+_KINDS = ("scalar", "resource")
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRun:
+    """One series' points of a frame, in the order they were reported, with their summary.
+
+    `min_*` and `max_*` are None without a finite value. `last_*` is the point with the greatest
+    (time, iteration), the later of equals.
+    """
+
+    key: SeriesKey
+    points: Points
+    non_finite: int
+    lowest_iteration: int
+    highest_iteration: int
+    last_time: int
+    last_iteration: int
+    last: float
+    min: float | None
+    min_iteration: int | None
+    max: float | None
+    max_iteration: int | None
+
+
+@dataclass(slots=True)
+class FrameContent:
+    """What one frame adds to its task.
+
+    Attributes:
+        weight_bytes: about what it holds in memory; the writer's transactions are bounded by it.
+        first_time, last_time: over everything in the frame with a positive time; None if there is none.
+    """
+
+    writer_id: bytes
+    sequence: int
+    task_id: str
+    weight_bytes: int
+    runs: list[SeriesRun] = field(default_factory=list)
+    console: list[ConsoleLine] = field(default_factory=list)
+    models: list[ModelSaved] = field(default_factory=list)
+    values: list[SingleValue] = field(default_factory=list)
+    records: list[RecordChange] = field(default_factory=list)
+    first_time: int | None = None
+    last_time: int | None = None
+
+
+def prepare(frame: Frame, batch: Batch) -> FrameContent:
+    """Check a decoded frame against the server's limits and group its points by series.
+
+    Raises:
+        FrameError: a name, number or value that the store cannot keep; says which.
+    """
+    if frame.sequence > INT64_MAX:
+        raise FrameError(f"sequence number {frame.sequence} is beyond a signed 64-bit integer")
+    weight_bytes = len(frame.data) + 24 * len(batch.columns) + 200 * len(batch.events)
+    content = FrameContent(frame.writer_id, frame.sequence, batch.task_id, weight_bytes)
+    for event in batch.events:
+        _check_event(event)
+        _event_list(content, event).append(event)
+    content.runs = _runs(batch.columns)
+    times = [event.time_unix_ns for event in batch.events if event.time_unix_ns > 0]
+    if len(batch.columns):
+        column = _as_int64(batch.columns.times_unix_ns)
+        positive = column[column > 0]
+        if len(positive):
+            times += [int(positive.min()), int(positive.max())]
+    if times:
+        content.first_time, content.last_time = min(times), max(times)
+    return content
+
+
+def packed_value(value: Any) -> bytes:
+    """Return a record value as the store keeps it.
+
+    Raises:
+        FrameError: nested too deeply, too long, or not of the kinds that a record holds.
+    """
+    _check_value(value, 0)
+    data: bytes = msgpack.packb(value)
+    if len(data) > MAX_RECORD_BYTES:
+        raise FrameError(f"a record value of {len(data)} bytes is over the limit of {MAX_RECORD_BYTES}")
+    return data
+
+
+def _event_list(content: FrameContent, event: FrameEvent) -> list[Any]:
+    if isinstance(event, ConsoleLine):
+        return content.console
+    if isinstance(event, ModelSaved):
+        return content.models
+    if isinstance(event, SingleValue):
+        return content.values
+    return content.records
+
+
+def _check_event(event: FrameEvent) -> None:
+    _check_int(event.time_unix_ns, "time")
+    if isinstance(event, ConsoleLine):
+        _check_name(event.stream, "stream")
+        _check_int(event.level, "level")
+    elif isinstance(event, ModelSaved):
+        _check_name(event.name, "model name")
+        _check_name(event.framework, "framework")
+        _check_name(event.path, "path", MAX_PATH_CHARS)
+        _check_int(event.iteration, "iteration")
+        _check_int(event.size_bytes, "size")
+    elif isinstance(event, SingleValue):
+        _check_name(event.name, "value name")
+    else:
+        _check_name(event.section, "section")
+        _check_name(event.key, "key")
+        if event.value is not None:
+            packed_value(event.value)
+
+
+def _check_int(number: int | None, what: str) -> None:
+    if number is not None and not INT64_MIN <= number <= INT64_MAX:
+        raise FrameError(f"the {what} {number} does not fit a signed 64-bit integer")
+
+
+def _check_name(name: str, what: str, limit: int = MAX_NAME_CHARS) -> None:
+    if len(name) > limit:
+        raise FrameError(f"a {what} of {len(name)} characters is over the limit of {limit}: {name!r:.60}…")
+
+
+def _check_value(value: Any, depth: int) -> None:
+    if depth > MAX_RECORD_DEPTH:
+        raise FrameError(f"a record value is nested deeper than {MAX_RECORD_DEPTH}")
+    if isinstance(value, list):
+        for item in value:
+            _check_value(item, depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise FrameError(f"a record value has a key that is a {type(key).__name__}, not a string")
+            _check_value(item, depth + 1)
+    elif value is not None and type(value) not in (bool, int, float, str, bytes):
+        raise FrameError(f"a record value holds a {type(value).__name__}")
+
+
+def _as_int64(column: array[int]) -> npt.NDArray[np.int64]:
+    return np.frombuffer(column, np.int64)
+
+
+def _runs(columns: ScalarColumns) -> list[SeriesRun]:
+    for key in columns.series:
+        _check_series(key)
+    if len(set(columns.series)) != len(columns.series):
+        columns = _merge_repeated(columns)
+    if not len(columns):
+        return []
+    index = np.frombuffer(columns.series_index, np.uint32)
+    points = Points(
+        np.frombuffer(columns.iterations, np.int64),
+        np.frombuffer(columns.times_unix_ns, np.int64),
+        np.frombuffer(columns.values, np.float64),
+    )
+    # numpy sorts 16-bit integers by radix: 0.4 ms for 65,536 rows, where 32-bit ones take 3 ms.
+    narrow = index.astype(np.uint16) if len(columns.series) <= 65_536 else index
+    if len(columns.series) > 1:
+        points = points.take(np.argsort(narrow, kind="stable"))
+    counts = np.bincount(index, minlength=len(columns.series))
+    present = np.flatnonzero(counts)
+    ends = np.cumsum(counts[present])
+    starts = ends - counts[present]
+    return _summaries([columns.series[number] for number in present.tolist()], points, starts, ends)
+
+
+def _check_series(key: SeriesKey) -> None:
+    if key.kind not in _KINDS:
+        raise FrameError(f"unknown series kind {key.kind!r:.40}")
+    _check_name(key.title, "title")
+    _check_name(key.series, "series name")
+    _check_name(key.unit, "unit")
+
+
+def _merge_repeated(columns: ScalarColumns) -> ScalarColumns:
+    # Sound, if odd: a frame may name a series twice.
+    numbers: dict[SeriesKey, int] = {}
+    renamed = array("I", [numbers.setdefault(key, len(numbers)) for key in columns.series])
+    index = np.frombuffer(renamed, np.uint32)[np.frombuffer(columns.series_index, np.uint32)]
+    return ScalarColumns(
+        list(numbers),
+        array("I", index.astype(np.uint32).tobytes()),
+        columns.iterations,
+        columns.times_unix_ns,
+        columns.values,
+    )
+
+
+def _summaries(
+    keys: Sequence[SeriesKey], points: Points, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> list[SeriesRun]:
+    """Sum up every run at once: a frame of a thousand short series costs what one long one does."""
+    sizes = ends - starts
+    iterations, times, values = points.iterations, points.times, points.values
+    finite = np.isfinite(values)
+    bad = np.add.reduceat(~finite, starts, dtype=np.int64).tolist()
+    lowest = np.minimum.reduceat(iterations, starts).tolist()
+    highest = np.maximum.reduceat(iterations, starts).tolist()
+    last = _last_rows(points, starts, sizes)
+    mins, min_iterations = _extreme(np.minimum, np.inf, points, finite, starts, sizes)
+    maxs, max_iterations = _extreme(np.maximum, -np.inf, points, finite, starts, sizes)
+    last_times, last_iterations = times[last].tolist(), iterations[last].tolist()
+    last_values = values[last].tolist()
+    runs = []
+    for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        any_finite = bad[row] < end - start
+        runs.append(
+            SeriesRun(
+                key=keys[row],
+                points=points.take(slice(start, end)),
+                non_finite=bad[row],
+                lowest_iteration=lowest[row],
+                highest_iteration=highest[row],
+                last_time=last_times[row],
+                last_iteration=last_iterations[row],
+                last=last_values[row],
+                min=mins[row] if any_finite else None,
+                min_iteration=min_iterations[row] if any_finite else None,
+                max=maxs[row] if any_finite else None,
+                max_iteration=max_iterations[row] if any_finite else None,
+            )
+        )
+    return runs
+
+
+def _last_rows(points: Points, starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    latest = points.times == np.repeat(np.maximum.reduceat(points.times, starts), sizes)
+    floor = np.iinfo(np.int64).min
+    best = np.maximum.reduceat(np.where(latest, points.iterations, floor), starts)
+    chosen = latest & (points.iterations == np.repeat(best, sizes))
+    rows: npt.NDArray[np.int64] = np.maximum.reduceat(np.where(chosen, np.arange(len(points)), -1), starts)
+    return rows
+
+
+def _extreme(
+    choose: np.ufunc,
+    neutral: float,
+    points: Points,
+    finite: npt.NDArray[np.bool_],
+    starts: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+) -> tuple[list[float], list[int]]:
+    """Per run the extreme finite value and the smallest iteration that has it."""
+    best = choose.reduceat(np.where(finite, points.values, neutral), starts)
+    chosen = finite & (points.values == np.repeat(best, sizes))
+    ceiling = np.iinfo(np.int64).max
+    at = np.minimum.reduceat(np.where(chosen, points.iterations, ceiling), starts)
+    return best.tolist(), at.tolist()

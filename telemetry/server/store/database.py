@@ -1,0 +1,166 @@
+"""The SQLite file: making it, opening it, its connections, and what its errors mean to us."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from telemetry.errors import ConfigurationError
+from telemetry.server.store import schema
+from telemetry.server.store.errors import StoreUnavailable
+
+__all__ = ["DATABASE_NAME", "Database", "DirectoryLock"]
+
+DATABASE_NAME = "telemetry.sqlite3"
+
+# 8 KiB: a packed chunk of some 60 kB spans 8 pages instead of 15, and small rows still share pages.
+_PAGE_BYTES = 8192
+# SQLite's own 4 MB would make a fast ingest stop for a checkpoint at every second frame.
+_CHECKPOINT_PAGES = 4000
+# Beyond this the log is cut back to after a checkpoint, in bytes.
+_WAL_KEPT_BYTES = 64 * 1024 * 1024
+_CACHE_KIB = 32 * 1024
+_BUSY_TIMEOUT_MS = 10_000
+
+
+class DirectoryLock:
+    """One server per directory: an advisory lock on a file in it, freed by the kernel when we die."""
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            # Not on Windows, where two servers on one directory are left to SQLite's own locks.
+            import fcntl
+        except ImportError:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise ConfigurationError(
+                f"another server is using {directory}; stop it or choose another directory"
+            ) from error
+
+    def release(self) -> None:
+        """Let the next server in."""
+        os.close(self._descriptor)
+
+
+class Database:
+    """One connection that writes and a pool that only reads.
+
+    Args:
+        max_bytes: the file may grow to this; beyond it writes fail as on a full disk. None: no limit.
+
+    Raises:
+        ConfigurationError: a newer version wrote this store, or the file is not a store.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int | None = None, readers: int = 4) -> None:
+        # SQLite gives the log and the shared memory the same mode as the database.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._writer = _engine(path, pool_size=1, read_only=False, max_bytes=max_bytes)
+        self._readers = _engine(path, pool_size=readers, read_only=True, max_bytes=None)
+        try:
+            self._prepare(path)
+        except DBAPIError as error:
+            self.close()
+            raise ConfigurationError(f"{path} cannot be opened as a store: {error.orig}") from error
+        except ConfigurationError:
+            self.close()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open the write transaction; it commits at the end and rolls back on any error.
+
+        Raises:
+            StoreUnavailable: the disk is full or failing; nothing was kept.
+        """
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            if _is_disk_trouble(error.orig):
+                raise StoreUnavailable(f"the store cannot be written: {error.orig}") from error
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Open a read-only view of one committed state; never waits for the writer."""
+        with self._readers.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections; the last one checkpoints and removes the log."""
+        self._readers.dispose()
+        self._writer.dispose()
+
+    def _prepare(self, path: Path) -> None:
+        with self.transaction() as connection:
+            schema.metadata.create_all(connection)
+            version = connection.execute(select(schema.schema_info.c.version)).scalar()
+            if version is None:
+                connection.execute(insert(schema.schema_info), {"version": schema.SCHEMA_VERSION})
+            elif version != schema.SCHEMA_VERSION:
+                raise ConfigurationError(
+                    f"{path} has schema version {version}, this server knows version "
+                    f"{schema.SCHEMA_VERSION}; nothing was changed. Use a matching version of telemetry-tasks."
+                )
+
+
+def _engine(path: Path, *, pool_size: int, read_only: bool, max_bytes: int | None) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}",
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "isolation_level": None},
+    )
+
+    # pysqlite's own transaction handling would begin late and commit before DDL; we say BEGIN ourselves.
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: Any) -> None:
+        pragmas = [f"busy_timeout={_BUSY_TIMEOUT_MS}", f"cache_size=-{_CACHE_KIB}", "temp_store=MEMORY"]
+        if read_only:
+            pragmas += ["query_only=ON"]
+        else:
+            pragmas += [
+                f"page_size={_PAGE_BYTES}",
+                "journal_mode=WAL",
+                # The log is synced at every commit: an acknowledged frame survives a power cut.
+                "synchronous=FULL",
+                f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+                f"journal_size_limit={_WAL_KEPT_BYTES}",
+            ]
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+        if max_bytes is not None:
+            page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count={max(1, max_bytes // page_bytes)}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _is_disk_trouble(error: BaseException | None) -> bool:
+    # Full, I/O error, read-only, cannot open, locked by another program: all may pass.
+    return isinstance(error, sqlite3.OperationalError) and (error.sqlite_errorcode & 0xFF) in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    )

@@ -1,0 +1,281 @@
+"""Charts: the points of one series in a range, all of them or their outline.
+
+Three ways, by how many points there are: every point; min/max buckets over every point; and, for very
+long series, min/max buckets over the cells of the chunks that lie inside the range and over the points
+of the chunks that its ends cut through.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, select
+
+from telemetry.server.store import schema
+from telemetry.server.store.chunks import (
+    CELL_DTYPE,
+    FloatArray,
+    IntArray,
+    Points,
+    concat_points,
+    unpack,
+)
+from telemetry.server.store.sampling import min_max_rows, smooth
+
+__all__ = ["MAX_NON_FINITE", "PointsQuery", "SeriesPoints", "query_points"]
+
+# Up to here every point is read, at some 0.06 us each; beyond it the overviews answer.
+RAW_POINTS = 500_000
+# How many non-finite points an answer names; all are counted.
+MAX_NON_FINITE = 100
+# What lies further back than this many half-lives has no weight left in a float64.
+_WARM_UP_HALF_LIVES = 60
+_INT64 = np.iinfo(np.int64)
+# Row ids per query; SQLite takes 32,766.
+_IN_LIST = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class PointsQuery:
+    """What to draw.
+
+    Attributes:
+        by_time: x is the time in Unix ns, else the iteration.
+        low, high: inclusive, in x; None for no bound.
+        max_samples: at most this many samples a series, >= 2.
+        half_life: of the smoothing, in x; None for none.
+    """
+
+    by_time: bool
+    low: int | None
+    high: int | None
+    max_samples: int
+    half_life: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPoints:
+    """The answer for one series; `x`, `values` and `smooth` are of one length, ascending in x.
+
+    Attributes:
+        count: stored points in the range.
+        exact: `x` and `values` are all of them.
+        smooth: NaN before the first finite value; None if it was not asked for.
+        smooth_exact: computed over every stored point, not over means of cells.
+        non_finite: (x, value) of the first ones, at most MAX_NON_FINITE.
+    """
+
+    count: int
+    exact: bool
+    x: IntArray
+    values: FloatArray
+    smooth: FloatArray | None
+    smooth_exact: bool
+    non_finite: list[tuple[int, float]]
+    non_finite_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A sealed chunk without its columns; `lowest` and `highest` are in x."""
+
+    id: int
+    size: int
+    non_finite: int
+    lowest: int
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Candidates for drawing, ascending in x."""
+
+    x: IntArray
+    values: FloatArray
+
+    def between(self, low: int, high: int) -> _Samples:
+        first = int(np.searchsorted(self.x, low, side="left"))
+        last = int(np.searchsorted(self.x, high, side="right"))
+        return _Samples(self.x[first:last], self.values[first:last])
+
+
+def query_points(connection: Connection, series: int, query: PointsQuery) -> SeriesPoints:
+    """Answer for one series; reads a consistent state within `connection`'s transaction."""
+    low = _INT64.min if query.low is None else max(_INT64.min, query.low)
+    high = _INT64.max if query.high is None else min(_INT64.max, query.high)
+    warm_low = _warm_up(low, query.half_life) if query.low is not None else low
+    rows = _chunks(connection, series, query.by_time, warm_low, high)
+    tail = _read_tail(connection, series)
+    held = sum(row.size for row in rows) + len(tail)
+    if held > RAW_POINTS and warm_low < low:
+        # Only the smoothing asked for the earlier points.
+        needed = [row for row in rows if row.highest >= low]
+        if sum(row.size for row in needed) + len(tail) <= RAW_POINTS:
+            rows, warm_low, held = needed, low, RAW_POINTS
+    if held <= RAW_POINTS:
+        points = concat_points([*_read_chunks(connection, rows), tail])
+        return _from_points(_sorted(points, query.by_time), query, low, high, warm_low)
+    return _from_cells(connection, rows, tail, query, low, high)
+
+
+def _warm_up(low: int, half_life: float | None) -> int:
+    if half_life is None:
+        return low
+    reach = min(float(2**63), math.ceil(half_life * _WARM_UP_HALF_LIVES))
+    return max(_INT64.min, low - int(reach))
+
+
+def _from_points(samples: _Samples, query: PointsQuery, low: int, high: int, warm_low: int) -> SeriesPoints:
+    warm = samples.between(warm_low, high)
+    inside = samples.between(low, high)
+    count = len(inside.x)
+    lost = np.flatnonzero(~np.isfinite(inside.values))
+    exact = count <= query.max_samples
+    if exact:
+        rows = np.arange(count)
+    else:
+        first, last = int(inside.x[0]), int(inside.x[-1])
+        rows = min_max_rows(
+            inside.x,
+            inside.values,
+            first if query.low is None else low,
+            last if query.high is None else high,
+            query.max_samples // 2,
+        )
+    smoothed = None
+    if query.half_life is not None:
+        curve = smooth(warm.x, warm.values, query.half_life)
+        smoothed = curve[len(curve) - count :][rows] if count else curve[:0]
+    return SeriesPoints(
+        count=count,
+        exact=exact,
+        x=inside.x[rows],
+        values=inside.values[rows],
+        smooth=smoothed,
+        smooth_exact=True,
+        non_finite=[(int(inside.x[row]), float(inside.values[row])) for row in lost[:MAX_NON_FINITE]],
+        non_finite_count=len(lost),
+    )
+
+
+def _from_cells(
+    connection: Connection, rows: list[_Chunk], tail: Points, query: PointsQuery, low: int, high: int
+) -> SeriesPoints:
+    rows = [row for row in rows if row.highest >= low]
+    whole = [row for row in rows if row.lowest >= low and row.highest <= high]
+    cut = [row for row in rows if not (row.lowest >= low and row.highest <= high)]
+    overview = _overview(connection, whole)
+    points = concat_points([*_read_chunks(connection, cut), tail])
+    raw = _sorted(points, query.by_time).between(low, high)
+    if not whole:
+        # Points far out of order: every chunk reaches over an end of the range.
+        answer = _from_points(raw, query, low, high, low)
+        return replace(answer, smooth_exact=query.half_life is None or query.low is None)
+    named = _lost_of(connection, whole, raw, query.by_time)
+    suffix = "time" if query.by_time else "iteration"
+    x = np.concatenate([overview[f"min_{suffix}"], overview[f"max_{suffix}"], raw.x])
+    values = np.concatenate([overview["min_value"], overview["max_value"], raw.values])
+    order = np.argsort(x, kind="stable")
+    x, values = x[order], values[order]
+    bounds = (
+        min(min(row.lowest for row in whole), int(x[0])) if query.low is None else low,
+        max(max(row.highest for row in whole), int(x[-1])) if query.high is None else high,
+    )
+    picked = min_max_rows(x, values, *bounds, query.max_samples // 2)
+    smoothed = None
+    if query.half_life is not None:
+        smoothed = _smooth_cells(overview, raw, suffix, query.half_life, x[picked])
+    return SeriesPoints(
+        count=sum(row.size for row in whole) + len(raw.x),
+        exact=False,
+        x=x[picked],
+        values=values[picked],
+        smooth=smoothed,
+        smooth_exact=False,
+        non_finite=named,
+        non_finite_count=sum(row.non_finite for row in whole) + int((~np.isfinite(raw.values)).sum()),
+    )
+
+
+def _smooth_cells(
+    overview: npt.NDArray[np.void], raw: _Samples, suffix: str, half_life: float, at: IntArray
+) -> FloatArray:
+    """Smooth over the means of cells, read off at the given x."""
+    x = np.concatenate([overview[f"middle_{suffix}"], raw.x])
+    means = np.concatenate([overview["mean"], raw.values])
+    weights = np.concatenate([overview["finite"].astype(np.float64), np.ones(len(raw.x))])
+    order = np.argsort(x, kind="stable")
+    x = x[order]
+    curve = smooth(x, means[order], half_life, weights[order])
+    rows = np.searchsorted(x, at, side="right") - 1
+    return curve[np.maximum(rows, 0)]
+
+
+def _lost_of(connection: Connection, whole: list[_Chunk], raw: _Samples, by_time: bool) -> list[tuple[int, float]]:
+    """Name the first non-finite points; only chunks that have some are unpacked, until there are enough."""
+    bad = ~np.isfinite(raw.values)
+    named = list(zip(raw.x[bad].tolist(), raw.values[bad].tolist(), strict=True))
+    wanted: list[_Chunk] = []
+    for row in sorted((row for row in whole if row.non_finite), key=lambda row: (row.lowest, row.id)):
+        wanted.append(row)
+        if sum(chunk.non_finite for chunk in wanted) >= MAX_NON_FINITE:
+            break
+    for points in _read_chunks(connection, wanted):
+        bad = ~np.isfinite(points.values)
+        x = (points.times if by_time else points.iterations)[bad]
+        named += zip(x.tolist(), points.values[bad].tolist(), strict=True)
+    named.sort(key=lambda item: item[0])
+    return named[:MAX_NON_FINITE]
+
+
+def _sorted(points: Points, by_time: bool) -> _Samples:
+    x = points.times if by_time else points.iterations
+    if len(x) > 1 and bool((x[1:] < x[:-1]).any()):
+        order = np.argsort(x, kind="stable")
+        return _Samples(x[order], points.values[order])
+    return _Samples(x, points.values)
+
+
+# -- reading the store
+
+
+def _chunks(connection: Connection, series: int, by_time: bool, low: int, high: int) -> list[_Chunk]:
+    columns = schema.chunks.c
+    lowest = (columns.lowest_time if by_time else columns.lowest_iteration).label("lowest")
+    highest = (columns.highest_time if by_time else columns.highest_iteration).label("highest")
+    query = (
+        select(columns.id, columns.count, columns.non_finite, lowest, highest)
+        .where(columns.series == series, lowest <= high, highest >= low)
+        .order_by(columns.id)
+    )
+    return [_Chunk(*row) for row in connection.execute(query)]
+
+
+def _read_chunks(connection: Connection, rows: list[_Chunk]) -> list[Points]:
+    columns = schema.chunk_data.c
+    return [unpack(data) for data in _by_id(connection, columns.data, columns.chunk, rows)]
+
+
+def _overview(connection: Connection, rows: list[_Chunk]) -> npt.NDArray[np.void]:
+    columns = schema.chunks.c
+    return np.frombuffer(b"".join(_by_id(connection, columns.overview, columns.id, rows)), CELL_DTYPE)
+
+
+def _by_id(connection: Connection, column: Any, identifier: Any, rows: list[_Chunk]) -> list[bytes]:
+    found: list[bytes] = []
+    identifiers = [row.id for row in rows]
+    for start in range(0, len(identifiers), _IN_LIST):
+        some = identifiers[start : start + _IN_LIST]
+        query = select(column).where(identifier.in_(some)).order_by(identifier)
+        found += connection.execute(query).scalars()
+    return found
+
+
+def _read_tail(connection: Connection, series: int) -> Points:
+    columns = schema.tails.c
+    query = select(columns.data).where(columns.series == series).order_by(columns.id)
+    return concat_points([unpack(data) for data in connection.execute(query).scalars()])

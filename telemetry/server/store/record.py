@@ -1,0 +1,68 @@
+"""The task's own record fields as columns: what the table of tasks shows, sorts and searches.
+
+Whoever reports a field may report anything under it, so each column takes only what it can show and is
+otherwise as if the field were not there; the record itself keeps the value as it came.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from telemetry.events import INT64_MAX, INT64_MIN
+
+__all__ = ["RECORD_COLUMNS", "columns_of"]
+
+# Keys of section "task" that have a column in `tasks`.
+RECORD_COLUMNS = (
+    "name",
+    "project",
+    "type",
+    "status",
+    "status_reason",
+    "progress",
+    "tags",
+    "host",
+    "started_unix_ns",
+    "ended_unix_ns",
+)
+
+
+def columns_of(task_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of `tasks` that follow from section "task" of the record."""
+    tags = record.get("tags")
+    kept_tags = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    name, project = _text(record.get("name")) or "", _text(record.get("project")) or ""
+    return {
+        "name": name,
+        "project": project,
+        "type": _text(record.get("type")) or "",
+        "status": _text(record.get("status")) or "",
+        "status_reason": _text(record.get("status_reason")),
+        "progress": _progress(record.get("progress")),
+        "tags": orjson.dumps(kept_tags).decode(),
+        "host": _text(record.get("host")),
+        "started": _time(record.get("started_unix_ns")),
+        "ended": _time(record.get("ended_unix_ns")),
+        # Newlines keep a search from matching across two fields.
+        "search_text": "\n".join((name, project, task_id, *kept_tags)).casefold(),
+    }
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _time(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool) and INT64_MIN <= value <= INT64_MAX:
+        return value
+    return None
+
+
+def _progress(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        return None
+    return min(100.0, max(0.0, float(value)))

@@ -1,0 +1,238 @@
+"""The store's tables, in SQLAlchemy Core; docs/server.md describes them in words.
+
+Times are Unix ns (int64). A float column holds NULL for NaN, since SQLite has no NaN; the exact bits
+of points are in the packed columns, never here.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "chunk_data",
+    "chunks",
+    "console",
+    "frame_ranges",
+    "metadata",
+    "metrics",
+    "models",
+    "records",
+    "schema_info",
+    "series",
+    "series_stats",
+    "tails",
+    "task_writers",
+    "tasks",
+    "values",
+]
+
+# Raised by every change of a table; a store of a newer version is refused, an older one migrated.
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+# SQLite makes only INTEGER PRIMARY KEY an alias of its rowid; elsewhere 32 bits would be too few.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+schema_info = Table("schema_info", metadata, Column("version", Integer, nullable=False))
+
+# One row a task: the fold of its record, denormalised for the table of tasks, and its totals.
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("task_id", String(32), nullable=False, unique=True),
+    Column("name", Text, nullable=False, index=True),
+    Column("project", Text, nullable=False, index=True),
+    Column("type", Text, nullable=False),
+    Column("status", Text, nullable=False, index=True),
+    Column("status_reason", Text),
+    Column("progress", Float, index=True),
+    Column("tags", Text, nullable=False),
+    Column("host", Text),
+    Column("created", BigInteger, index=True),
+    Column("started", BigInteger, index=True),
+    Column("ended", BigInteger),
+    Column("last_update", BigInteger, index=True),
+    Column("last_iteration", BigInteger),
+    Column("points", BigInteger, nullable=False),
+    Column("resource_points", BigInteger, nullable=False),
+    Column("console_lines", BigInteger, nullable=False),
+    Column("models", BigInteger, nullable=False),
+    Column("frames", BigInteger, nullable=False),
+    Column("writers", Integer, nullable=False),
+    # JSON of the scalar series ids that were updated most recently: [[series id, time], ...].
+    Column("recent_series", Text, nullable=False),
+    # Case-folded name, project, id and tags, for the search box.
+    Column("search_text", Text, nullable=False),
+)
+
+task_writers = Table(
+    "task_writers",
+    metadata,
+    Column("task", BigInteger, primary_key=True),
+    Column("writer", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+# Which frames are in the store: inclusive ranges of sequence numbers by writer.
+frame_ranges = Table(
+    "frame_ranges",
+    metadata,
+    Column("writer", LargeBinary, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("last", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# (section, key) of the record; `value` is msgpack, NULL where the key was removed: the removal must be
+# remembered, or an older change that arrives later would bring the key back.
+records = Table(
+    "records",
+    metadata,
+    Column("task", BigInteger, primary_key=True),
+    Column("section", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("time", BigInteger, nullable=False),
+    Column("writer", LargeBinary, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("value", LargeBinary),
+    sqlite_with_rowid=False,
+)
+
+values = Table(
+    "single_values",
+    metadata,
+    Column("task", BigInteger, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("time", BigInteger, nullable=False),
+    Column("writer", LargeBinary, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("value", Float),
+    sqlite_with_rowid=False,
+)
+
+console = Table(
+    "console_lines",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("task", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("level", Integer),
+    Column("text", Text, nullable=False),
+    Index("console_lines_by_task", "task", "id"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("task", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("framework", Text, nullable=False),
+    Column("iteration", BigInteger),
+    Column("size_bytes", BigInteger),
+    Index("models_by_task", "task", "id"),
+)
+
+# A metric is a series' name over all tasks: what the table of tasks can be sorted by.
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("series", Text, nullable=False),
+    Column("path", Text, nullable=False, index=True),  # title/series
+    UniqueConstraint("kind", "title", "series"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("task", BigInteger, nullable=False),
+    Column("metric", BigInteger, nullable=False),
+    Column("unit", Text, nullable=False),
+    UniqueConstraint("task", "metric"),
+)
+
+# Rewritten by every transaction that touches the series; the tail is what is not yet in a chunk.
+series_stats = Table(
+    "series_stats",
+    metadata,
+    Column("series", _Id, primary_key=True, autoincrement=False),
+    Column("task", BigInteger, nullable=False),
+    Column("metric", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("non_finite", BigInteger, nullable=False),
+    Column("lowest_iteration", BigInteger, nullable=False),
+    Column("highest_iteration", BigInteger, nullable=False),
+    Column("last_time", BigInteger, nullable=False),
+    Column("last_iteration", BigInteger, nullable=False),
+    Column("last", Float),
+    Column("min", Float),
+    Column("min_iteration", BigInteger),
+    Column("max", Float),
+    Column("max_iteration", BigInteger),
+    Column("tail_points", Integer, nullable=False),
+    Column("tail_rows", Integer, nullable=False),
+    Index("series_stats_by_metric", "metric", "last", "task"),
+    Index("series_stats_by_task", "task", "metric"),
+)
+
+# Appends to a series' open chunk, one row each; merged now and then, and into a chunk when there are enough.
+tails = Table(
+    "tails",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("series", BigInteger, nullable=False),
+    Column("merged", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("tails_by_series", "series", "id"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("series", BigInteger, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("non_finite", Integer, nullable=False),
+    Column("first_iteration", BigInteger, nullable=False),
+    Column("last_iteration", BigInteger, nullable=False),
+    Column("lowest_iteration", BigInteger, nullable=False),
+    Column("highest_iteration", BigInteger, nullable=False),
+    Column("first_time", BigInteger, nullable=False),
+    Column("last_time", BigInteger, nullable=False),
+    Column("lowest_time", BigInteger, nullable=False),
+    Column("highest_time", BigInteger, nullable=False),
+    Column("min", Float),
+    Column("max", Float),
+    Column("overview", LargeBinary, nullable=False),
+    Index("chunks_by_series", "series", "id"),
+)
+
+# Apart from `chunks`, so that a zoom-out reads the overviews without stepping over the points.
+chunk_data = Table(
+    "chunk_data",
+    metadata,
+    Column("chunk", _Id, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+)

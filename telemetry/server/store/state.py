@@ -1,0 +1,165 @@
+"""What the writer keeps in memory between transactions: tasks, series and metrics it has met.
+
+It is only a cache of committed rows: after a failed transaction it is thrown away and read again.
+Touched by the writer thread alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import orjson
+
+from telemetry.server.store.chunks import Points
+from telemetry.server.store.content import FrameContent, SeriesRun
+
+__all__ = ["RECENT_SERIES", "MetricKey", "SeriesState", "TaskState"]
+
+# (kind, title, series)
+MetricKey: TypeAlias = tuple[str, str, str]
+
+# Shown in a row of the table of tasks.
+RECENT_SERIES = 6
+
+
+@dataclass(slots=True)
+class SeriesState:
+    """A row of `series_stats`, and what this transaction appends to the series.
+
+    Every figure is a minimum, maximum or sum, so the order in which frames arrive does not matter.
+    """
+
+    id: int
+    task: int
+    metric: int
+    key: MetricKey
+    count: int = 0
+    non_finite: int = 0
+    lowest_iteration: int = 0
+    highest_iteration: int = 0
+    last_time: int = 0
+    last_iteration: int = 0
+    last: float | None = None
+    min: float | None = None
+    min_iteration: int | None = None
+    max: float | None = None
+    max_iteration: int | None = None
+    tail_points: int = 0
+    tail_rows: int = 0
+    is_new: bool = False
+    pending: list[Points] = field(default_factory=list)
+
+    def add(self, run: SeriesRun) -> None:
+        """Take a run of points into the figures and keep it to be appended."""
+        last = None if run.last != run.last else run.last
+        if not self.count:
+            self.lowest_iteration, self.highest_iteration = run.lowest_iteration, run.highest_iteration
+            self.last_time, self.last_iteration, self.last = run.last_time, run.last_iteration, last
+        else:
+            self.lowest_iteration = min(self.lowest_iteration, run.lowest_iteration)
+            self.highest_iteration = max(self.highest_iteration, run.highest_iteration)
+            if (run.last_time, run.last_iteration) >= (self.last_time, self.last_iteration):
+                self.last_time, self.last_iteration, self.last = run.last_time, run.last_iteration, last
+        if run.min is not None and (self.min is None or (run.min, run.min_iteration) < (self.min, self.min_iteration)):
+            self.min, self.min_iteration = run.min, run.min_iteration
+        # The largest value, and of equals the smallest iteration.
+        if run.max is not None and (
+            self.max is None
+            or run.max > self.max
+            or (run.max == self.max and (run.max_iteration or 0) < (self.max_iteration or 0))
+        ):
+            self.max, self.max_iteration = run.max, run.max_iteration
+        self.count += len(run.points)
+        self.non_finite += run.non_finite
+        self.pending.append(run.points)
+
+    def row(self) -> dict[str, Any]:
+        """Return the row as `series_stats` holds it."""
+        return {
+            "series": self.id,
+            "task": self.task,
+            "metric": self.metric,
+            "count": self.count,
+            "non_finite": self.non_finite,
+            "lowest_iteration": self.lowest_iteration,
+            "highest_iteration": self.highest_iteration,
+            "last_time": self.last_time,
+            "last_iteration": self.last_iteration,
+            "last": self.last,
+            "min": self.min,
+            "min_iteration": self.min_iteration,
+            "max": self.max,
+            "max_iteration": self.max_iteration,
+            "tail_points": self.tail_points,
+            "tail_rows": self.tail_rows,
+        }
+
+
+@dataclass(slots=True)
+class TaskState:
+    """A task's totals, its series and its writers."""
+
+    id: int
+    task_id: str
+    created: int | None = None
+    last_update: int | None = None
+    last_iteration: int | None = None
+    points: int = 0
+    resource_points: int = 0
+    console_lines: int = 0
+    models: int = 0
+    frames: int = 0
+    recent: list[tuple[int, int]] = field(default_factory=list)
+    writers: set[bytes] = field(default_factory=set)
+    series: dict[MetricKey, SeriesState] = field(default_factory=dict)
+    series_by_id: dict[int, SeriesState] = field(default_factory=dict)
+
+    def add(self, content: FrameContent) -> None:
+        """Take a frame into the totals; its series and events are the writer's business."""
+        self.frames += 1
+        self.console_lines += len(content.console)
+        self.models += len(content.models)
+        if content.first_time is not None and content.last_time is not None:
+            self.created = _least(self.created, content.first_time)
+            self.last_update = _greatest(self.last_update, content.last_time)
+        for run in content.runs:
+            if run.key.kind == "scalar":
+                self.points += len(run.points)
+                self.last_iteration = _greatest(self.last_iteration, run.highest_iteration)
+            else:
+                self.resource_points += len(run.points)
+
+    def note_recent(self, touched: Iterable[SeriesState]) -> None:
+        """Keep the scalar series with the latest points; equal times are settled by name."""
+        candidates = {series.id: series for series in touched if series.key[0] == "scalar"}
+        for identifier, _ in self.recent:
+            candidates[identifier] = self.series_by_id[identifier]
+        best = heapq.nsmallest(RECENT_SERIES, candidates.values(), key=lambda series: (-series.last_time, series.key))
+        self.recent = [(series.id, series.last_time) for series in best]
+
+    def totals_row(self) -> dict[str, Any]:
+        """Return the columns of `tasks` that every frame changes; `b_id` names the row."""
+        return {
+            "b_id": self.id,
+            "created": self.created,
+            "last_update": self.last_update,
+            "last_iteration": self.last_iteration,
+            "points": self.points,
+            "resource_points": self.resource_points,
+            "console_lines": self.console_lines,
+            "models": self.models,
+            "frames": self.frames,
+            "writers": len(self.writers),
+            "recent_series": orjson.dumps(self.recent).decode(),
+        }
+
+
+def _least(old: int | None, new: int) -> int:
+    return new if old is None else min(old, new)
+
+
+def _greatest(old: int | None, new: int) -> int:
+    return new if old is None else max(old, new)

@@ -1,0 +1,179 @@
+"""Store: the server's memory. Frames go in, one transaction a group; answers in the API's words come out.
+
+The server sees this class only. Writing belongs to one thread at a time; every read opens its own
+snapshot and may run on any thread, also while a group is being written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from telemetry.server.store import reads, schema
+from telemetry.server.store.content import FrameContent
+from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
+from telemetry.server.store.errors import NotFound
+from telemetry.server.store.points import PointsQuery, SeriesPoints, query_points
+from telemetry.server.store.ranges import Ranges
+from telemetry.server.store.reads import ConsoleQuery, TasksQuery
+from telemetry.server.store.writer import TaskChange, Transaction, WriterCache
+
+__all__ = ["Store", "Written"]
+
+# States of series kept in memory by the writer, some 1 kB each.
+_MAX_CACHED_SERIES = 100_000
+# Writers whose sequence numbers are kept in memory.
+_MAX_CACHED_WRITERS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a committed transaction did.
+
+    Attributes:
+        stored: for each frame, True if it was new and False if the store had it already.
+        changes: by task id.
+    """
+
+    stored: list[bool]
+    changes: dict[str, TaskChange]
+
+
+class Store:
+    """A directory with one SQLite database, made if it is not there (folder 0700, files 0600).
+
+    Raises:
+        ConfigurationError: another server uses the directory, or a newer version wrote it.
+    """
+
+    schema_version = schema.SCHEMA_VERSION
+
+    def __init__(self, directory: Path, *, max_bytes: int | None = None, readers: int = 4) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = DirectoryLock(directory)
+        try:
+            self._database = Database(directory / DATABASE_NAME, max_bytes=max_bytes, readers=readers)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._cache: WriterCache | None = None
+        # Only committed ranges, replaced whole; so a lookup from another thread needs no lock.
+        self._ranges: dict[bytes, Ranges] = {}
+        self._writing = threading.Lock()
+
+    def close(self) -> None:
+        """Close the database; the store cannot be used after it."""
+        self._database.close()
+        self._lock.release()
+
+    # -- writing
+
+    def has_frame(self, writer_id: bytes, sequence: int) -> bool:
+        """Say whether a frame is already committed; safe from any thread, no decoding needed."""
+        known = self._ranges.get(writer_id)
+        if known is None:
+            with self._database.snapshot() as connection:
+                known = _read_ranges(connection, writer_id)
+        return sequence in known
+
+    def write(self, contents: Sequence[FrameContent]) -> Written:
+        """Store these frames in one transaction; all of them or, on an error, none.
+
+        Raises:
+            StoreUnavailable: the disk is full or failing.
+        """
+        with self._writing:
+            try:
+                with self._database.transaction() as connection:
+                    if self._cache is None:
+                        self._cache = WriterCache(connection)
+                    transaction = Transaction(connection, self._cache, self._known_ranges)
+                    stored = [transaction.apply(content) for content in contents]
+                    transaction.finish()
+            except BaseException:
+                # The cache may hold what was rolled back.
+                self._cache = None
+                raise
+            self._cache.trim(_MAX_CACHED_SERIES)
+            if len(self._ranges) > _MAX_CACHED_WRITERS:
+                self._ranges = {}
+            self._ranges.update((writer, now) for writer, (_, now) in transaction.ranges.items())
+            return Written(stored, transaction.changes)
+
+    def _known_ranges(self, connection: Connection, writer_id: bytes) -> Ranges:
+        known = self._ranges.get(writer_id)
+        return _read_ranges(connection, writer_id) if known is None else known
+
+    # -- reading
+
+    def tasks(self, query: TasksQuery) -> dict[str, Any]:
+        """Return one page of the table of tasks."""
+        with self._database.snapshot() as connection:
+            return reads.read_tasks(connection, query)
+
+    def projects(self) -> dict[str, Any]:
+        """Return each project with the number of its tasks."""
+        with self._database.snapshot() as connection:
+            return reads.read_projects(connection)
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        """Return a task with its record and counts.
+
+        Raises:
+            NotFound: no frame of this task has been stored; so for all methods that take a task id.
+        """
+        with self._database.snapshot() as connection:
+            return reads.read_task(connection, task_id)
+
+    def task_summary(self, task_id: str) -> dict[str, Any]:
+        """Return a task as the table shows it, without its record."""
+        with self._database.snapshot() as connection:
+            return reads.read_summary(connection, task_id)
+
+    def series(self, task_id: str, kind: str | None = None) -> dict[str, Any]:
+        """Return the statistics of a task's series."""
+        with self._database.snapshot() as connection:
+            return reads.read_series(connection, task_id, kind)
+
+    def points(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, SeriesPoints]]:
+        """Return the points or outlines of some series of a task, all from one state of the store.
+
+        Raises:
+            NotFound: a series is not one of this task's.
+        """
+        with self._database.snapshot() as connection:
+            task = reads.task_row_id(connection, task_id)
+            columns = schema.series.c
+            found = set(
+                connection.execute(select(columns.id).where(columns.task == task, columns.id.in_(series))).scalars()
+            )
+            for identifier in series:
+                if identifier not in found:
+                    raise NotFound(f"task {task_id} has no series {identifier}")
+            return [(identifier, query_points(connection, identifier, query)) for identifier in series]
+
+    def console(self, task_id: str, query: ConsoleQuery) -> dict[str, Any]:
+        """Return console lines of a task."""
+        with self._database.snapshot() as connection:
+            return reads.read_console(connection, task_id, query)
+
+    def models(self, task_id: str) -> dict[str, Any]:
+        """Return the model files of a task."""
+        with self._database.snapshot() as connection:
+            return reads.read_models(connection, task_id)
+
+    def values(self, task_id: str) -> dict[str, Any]:
+        """Return the single values of a task."""
+        with self._database.snapshot() as connection:
+            return reads.read_values(connection, task_id)
+
+
+def _read_ranges(connection: Connection, writer_id: bytes) -> Ranges:
+    columns = schema.frame_ranges.c
+    query = select(columns.first, columns.last).where(columns.writer == writer_id)
+    return Ranges((first, last) for first, last in connection.execute(query))

@@ -1,0 +1,467 @@
+"""One transaction of the writer: frames in, rows out, and what changed for the live pages.
+
+All of it runs on the writer thread. Rows that every frame of a group touches (totals, statistics, open
+chunks) are written once, at the end of the transaction; that is what a group commit saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgpack
+import numpy as np
+import orjson
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from telemetry.events import RecordChange, SingleValue
+from telemetry.server.store import schema
+from telemetry.server.store.chunks import (
+    CHUNK_MIN_POINTS,
+    Points,
+    cells_of,
+    concat_points,
+    pack,
+    split_evenly,
+    unpack,
+)
+from telemetry.server.store.content import FrameContent, SeriesRun, packed_value
+from telemetry.server.store.ranges import Ranges
+from telemetry.server.store.record import RECORD_COLUMNS, columns_of
+from telemetry.server.store.state import MetricKey, SeriesState, TaskState
+
+__all__ = ["SeriesChange", "TaskChange", "Transaction", "WriterCache"]
+
+# A tail of many one-point rows is slow to read; this many are merged into one.
+TAIL_ROWS = 64
+# SQLite takes 32,766 parameters since 3.32; there is no gain beyond a few hundred.
+_IN_LIST = 500
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesChange:
+    """A series after the transaction."""
+
+    count: int
+    last: float | None
+    last_iteration: int
+    last_time: int
+
+
+@dataclass(slots=True)
+class TaskChange:
+    """What a transaction changed in one task."""
+
+    series: dict[int, SeriesChange] = field(default_factory=dict)
+    console_last_id: int | None = None
+    models: bool = False
+
+    def merged(self, later: TaskChange) -> TaskChange:
+        """Return both changes as one; `later` came after."""
+        return TaskChange(
+            self.series | later.series,
+            self.console_last_id if later.console_last_id is None else later.console_last_id,
+            self.models or later.models,
+        )
+
+
+class WriterCache:
+    """Committed state by task, and the next free row ids. Thrown away when a transaction fails."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.tasks: dict[str, TaskState] = {}
+        self.metrics: dict[MetricKey, int] = {}
+        self._next_id = {
+            table.name: 1 + (connection.execute(select(func.max(table.c.id))).scalar() or 0)
+            for table in (
+                schema.tasks,
+                schema.metrics,
+                schema.series,
+                schema.chunks,
+                schema.console,
+            )
+        }
+
+    def next_id(self, table: Table) -> int:
+        """Return a fresh row id: there is one writer, so it can count by itself."""
+        identifier = self._next_id[table.name]
+        self._next_id[table.name] = identifier + 1
+        return identifier
+
+    def trim(self, max_series: int) -> None:
+        """Forget everything when it has grown large; what is in use is read again."""
+        if sum(len(task.series) for task in self.tasks.values()) + len(self.tasks) > max_series:
+            self.tasks.clear()
+        if len(self.metrics) > max_series:
+            self.metrics.clear()
+
+
+class Transaction:
+    """Apply frames within an open transaction of `connection`; the caller commits."""
+
+    def __init__(
+        self, connection: Connection, cache: WriterCache, ranges: Callable[[Connection, bytes], Ranges]
+    ) -> None:
+        self._connection = connection
+        self._cache = cache
+        self._committed_ranges = ranges
+        self.ranges: dict[bytes, tuple[Ranges, Ranges]] = {}
+        self.changes: dict[str, TaskChange] = {}
+        self._dirty_tasks: dict[str, TaskState] = {}
+        self._dirty_series: dict[int, SeriesState] = {}
+        self._refolded: dict[str, TaskState] = {}
+        self._rows: dict[str, tuple[Table, list[dict[str, Any]]]] = {}
+
+    def apply(self, content: FrameContent) -> bool:
+        """Take one frame in; False if the store already has it."""
+        writer = content.writer_id
+        if writer not in self.ranges:
+            known = self._committed_ranges(self._connection, writer)
+            self.ranges[writer] = (known, known)
+        before, now = self.ranges[writer]
+        if content.sequence in now:
+            return False
+        self.ranges[writer] = (before, now.adding(content.sequence))
+        task = self._task(content.task_id)
+        change = self.changes.setdefault(content.task_id, TaskChange())
+        if writer not in task.writers:
+            task.writers.add(writer)
+            self._add_row(schema.task_writers, {"task": task.id, "writer": writer})
+        task.add(content)
+        self._dirty_tasks[task.task_id] = task
+        if content.runs:
+            task.note_recent([self._add_run(task, run) for run in content.runs])
+        self._add_events(task, content, change)
+        return True
+
+    def finish(self) -> None:
+        """Write all rows that were collected; nothing may be applied after it."""
+        for table, rows in self._rows.values():
+            self._connection.execute(insert(table), rows)
+        self._write_series()
+        totals = [task.totals_row() for task in self._dirty_tasks.values()]
+        if totals:
+            self._connection.execute(_UPDATE_TOTALS, totals)
+        for task in self._refolded.values():
+            self._refold(task)
+        self._write_ranges()
+
+    def _add_row(self, table: Table, row: dict[str, Any]) -> None:
+        self._rows.setdefault(table.name, (table, []))[1].append(row)
+
+    # -- tasks and series
+
+    def _task(self, task_id: str) -> TaskState:
+        task = self._cache.tasks.get(task_id)
+        if task is None:
+            task = self._load_task(task_id) or self._new_task(task_id)
+            self._cache.tasks[task_id] = task
+        return task
+
+    def _new_task(self, task_id: str) -> TaskState:
+        task = TaskState(self._cache.next_id(schema.tasks), task_id)
+        row = task.totals_row() | columns_of(task_id, {})
+        row["id"] = row.pop("b_id")
+        self._connection.execute(insert(schema.tasks), {"task_id": task_id, **row})
+        return task
+
+    def _load_task(self, task_id: str) -> TaskState | None:
+        columns = schema.tasks.c
+        row = self._connection.execute(select(schema.tasks).where(columns.task_id == task_id)).one_or_none()
+        if row is None:
+            return None
+        task = TaskState(
+            id=row.id,
+            task_id=task_id,
+            created=row.created,
+            last_update=row.last_update,
+            last_iteration=row.last_iteration,
+            points=row.points,
+            resource_points=row.resource_points,
+            console_lines=row.console_lines,
+            models=row.models,
+            frames=row.frames,
+            recent=[(identifier, time) for identifier, time in orjson.loads(row.recent_series)],
+        )
+        writers = schema.task_writers.c
+        query = select(writers.writer).where(writers.task == task.id)
+        task.writers = set(self._connection.execute(query).scalars())
+        stats, metrics = schema.series_stats, schema.metrics
+        found = self._connection.execute(
+            select(stats, metrics.c.kind, metrics.c.title, metrics.c.series.label("series_name"))
+            .join(metrics, metrics.c.id == stats.c.metric)
+            .where(stats.c.task == task.id)
+        )
+        for values in found.mappings():
+            state = _series_state(dict(values))
+            task.series[state.key] = task.series_by_id[state.id] = state
+        return task
+
+    def _add_run(self, task: TaskState, run: SeriesRun) -> SeriesState:
+        key = (run.key.kind, run.key.title, run.key.series)
+        series = task.series.get(key)
+        if series is None:
+            metric = self._metric(key)
+            series = SeriesState(self._cache.next_id(schema.series), task.id, metric, key, is_new=True)
+            task.series[key] = task.series_by_id[series.id] = series
+            row = {"id": series.id, "task": task.id, "metric": metric, "unit": run.key.unit}
+            self._add_row(schema.series, row)
+        series.add(run)
+        self._dirty_series[series.id] = series
+        self.changes[task.task_id].series[series.id] = SeriesChange(
+            series.count, series.last, series.last_iteration, series.last_time
+        )
+        return series
+
+    def _metric(self, key: MetricKey) -> int:
+        metric = self._cache.metrics.get(key)
+        if metric is None:
+            columns = schema.metrics.c
+            kind, title, series = key
+            query = select(columns.id).where(columns.kind == kind, columns.title == title, columns.series == series)
+            metric = self._connection.execute(query).scalar()
+            if metric is None:
+                metric = self._cache.next_id(schema.metrics)
+                self._connection.execute(
+                    insert(schema.metrics),
+                    {
+                        "id": metric,
+                        "kind": kind,
+                        "title": title,
+                        "series": series,
+                        "path": f"{title}/{series}",
+                    },
+                )
+            self._cache.metrics[key] = metric
+        return metric
+
+    # -- events
+
+    def _add_events(self, task: TaskState, content: FrameContent, change: TaskChange) -> None:
+        for line in content.console:
+            change.console_last_id = self._cache.next_id(schema.console)
+            self._add_row(
+                schema.console,
+                {
+                    "id": change.console_last_id,
+                    "task": task.id,
+                    "time": line.time_unix_ns,
+                    "stream": line.stream,
+                    "level": line.level,
+                    "text": line.text,
+                },
+            )
+        for model in content.models:
+            change.models = True
+            self._add_row(
+                schema.models,
+                {
+                    "task": task.id,
+                    "time": model.time_unix_ns,
+                    "name": model.name,
+                    "path": model.path,
+                    "framework": model.framework,
+                    "iteration": model.iteration,
+                    "size_bytes": model.size_bytes,
+                },
+            )
+        if content.values:
+            rows = [_value_row(task, content, event) for event in content.values]
+            self._connection.execute(_UPSERT_VALUE, rows)
+        if content.records:
+            rows = [_record_row(task, content, event) for event in content.records]
+            self._connection.execute(_UPSERT_RECORD, rows)
+            if any(event.section == "task" and event.key in RECORD_COLUMNS for event in content.records):
+                self._refolded[task.task_id] = task
+
+    def _refold(self, task: TaskState) -> None:
+        columns = schema.records.c
+        query = select(columns.key, columns.value).where(
+            columns.task == task.id, columns.section == "task", columns.key.in_(RECORD_COLUMNS)
+        )
+        record = {key: msgpack.unpackb(value) for key, value in self._connection.execute(query) if value is not None}
+        self._connection.execute(
+            update(schema.tasks).where(schema.tasks.c.id == task.id).values(columns_of(task.task_id, record))
+        )
+
+    # -- points
+
+    def _write_series(self) -> None:
+        dirty = list(self._dirty_series.values())
+        if not dirty:
+            return
+        old_tails = self._take_tails([series for series in dirty if _rewrites_tail(series)])
+        new_tails: list[dict[str, Any]] = []
+        new_chunks: list[dict[str, Any]] = []
+        new_data: list[dict[str, Any]] = []
+        for series in dirty:
+            rewrites = _rewrites_tail(series)
+            appended = concat_points(series.pending)
+            series.pending = []
+            series.tail_points += len(appended)
+            points = concat_points([*old_tails.get(series.id, ()), appended]) if rewrites else appended
+            if series.tail_points >= CHUNK_MIN_POINTS:
+                for piece in split_evenly(points):
+                    identifier = self._cache.next_id(schema.chunks)
+                    new_chunks.append(_chunk_row(identifier, series.id, piece))
+                    new_data.append({"chunk": identifier, "data": pack(piece)})
+                series.tail_points = series.tail_rows = 0
+            else:
+                series.tail_rows = 0 if rewrites else series.tail_rows + 1
+                new_tails.append({"series": series.id, "merged": int(rewrites), "data": pack(points)})
+        for table, rows in (
+            (schema.tails, new_tails),
+            (schema.chunks, new_chunks),
+            (schema.chunk_data, new_data),
+        ):
+            if rows:
+                self._connection.execute(insert(table), rows)
+        self._write_stats(dirty)
+
+    def _take_tails(self, series: Sequence[SeriesState]) -> dict[int, list[Points]]:
+        """Remove and return the tail rows that are merged or sealed now, in order of arrival."""
+        taken: dict[int, list[Points]] = {}
+        columns = schema.tails.c
+        sealed = [item.id for item in series if _seals(item) and item.tail_points]
+        merged = [item.id for item in series if not _seals(item)]
+        for identifiers, condition in ((sealed, columns.merged >= 0), (merged, columns.merged == 0)):
+            for some in _slices(identifiers, _IN_LIST):
+                which = columns.series.in_(some) & condition
+                rows = self._connection.execute(
+                    select(columns.series, columns.data).where(which).order_by(columns.series, columns.id)
+                )
+                for identifier, data in rows:
+                    taken.setdefault(identifier, []).append(unpack(data))
+                self._connection.execute(delete(schema.tails).where(which))
+        return taken
+
+    def _write_stats(self, dirty: Sequence[SeriesState]) -> None:
+        fresh = [series.row() for series in dirty if series.is_new]
+        known = [{f"b_{key}": value for key, value in series.row().items()} for series in dirty if not series.is_new]
+        if fresh:
+            self._connection.execute(insert(schema.series_stats), fresh)
+        if known:
+            self._connection.execute(_UPDATE_STATS, known)
+        for series in dirty:
+            series.is_new = False
+
+    def _write_ranges(self) -> None:
+        columns = schema.frame_ranges.c
+        for writer, (before, now) in self.ranges.items():
+            old, new = set(before.pairs()), set(now.pairs())
+            kept_firsts = {first for first, _ in new}
+            for first, _ in old - new:
+                if first not in kept_firsts:
+                    self._connection.execute(
+                        delete(schema.frame_ranges).where(columns.writer == writer, columns.first == first)
+                    )
+            rows = [{"writer": writer, "first": first, "last": last} for first, last in new - old]
+            if rows:
+                self._connection.execute(_UPSERT_RANGE, rows)
+
+
+def _seals(series: SeriesState) -> bool:
+    return series.tail_points + sum(map(len, series.pending)) >= CHUNK_MIN_POINTS
+
+
+def _rewrites_tail(series: SeriesState) -> bool:
+    return _seals(series) or series.tail_rows + 1 >= TAIL_ROWS
+
+
+def _slices(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _series_state(values: dict[str, Any]) -> SeriesState:
+    key = (values.pop("kind"), values.pop("title"), values.pop("series_name"))
+    return SeriesState(id=values.pop("series"), key=key, **values)
+
+
+def _chunk_row(identifier: int, series: int, points: Points) -> dict[str, Any]:
+    cells = cells_of(points)
+    finite = int(cells["finite"].sum())
+    iterations, times = points.iterations, points.times
+    return {
+        "id": identifier,
+        "series": series,
+        "count": len(points),
+        "non_finite": len(points) - finite,
+        "first_iteration": int(iterations[0]),
+        "last_iteration": int(iterations[-1]),
+        "lowest_iteration": int(iterations.min()),
+        "highest_iteration": int(iterations.max()),
+        "first_time": int(times[0]),
+        "last_time": int(times[-1]),
+        "lowest_time": int(times.min()),
+        "highest_time": int(times.max()),
+        "min": float(np.nanmin(cells["min_value"])) if finite else None,
+        "max": float(np.nanmax(cells["max_value"])) if finite else None,
+        "overview": cells.tobytes(),
+    }
+
+
+def _value_row(task: TaskState, content: FrameContent, event: SingleValue) -> dict[str, Any]:
+    return {
+        "task": task.id,
+        "name": event.name,
+        "time": event.time_unix_ns,
+        "writer": content.writer_id,
+        "sequence": content.sequence,
+        "value": None if event.value != event.value else event.value,
+    }
+
+
+def _record_row(task: TaskState, content: FrameContent, event: RecordChange) -> dict[str, Any]:
+    return {
+        "task": task.id,
+        "section": event.section,
+        "key": event.key,
+        "time": event.time_unix_ns,
+        "writer": content.writer_id,
+        "sequence": content.sequence,
+        "value": None if event.value is None else packed_value(event.value),
+    }
+
+
+def _last_writer_wins(table: Table, identity: Iterable[str]) -> Any:
+    statement = upsert(table)
+    old, new = table.c, statement.excluded
+    changed = ("time", "writer", "sequence", "value")
+    return statement.on_conflict_do_update(
+        index_elements=[table.c[name] for name in identity],
+        set_={name: new[name] for name in changed},
+        # Equal only within one frame, where the later event wins.
+        where=tuple_(new.time, new.writer, new.sequence) >= tuple_(old.time, old.writer, old.sequence),
+    )
+
+
+_UPSERT_RECORD = _last_writer_wins(schema.records, ("task", "section", "key"))
+_UPSERT_VALUE = _last_writer_wins(schema.values, ("task", "name"))
+
+_range_insert = upsert(schema.frame_ranges)
+_UPSERT_RANGE = _range_insert.on_conflict_do_update(
+    index_elements=[schema.frame_ranges.c.writer, schema.frame_ranges.c.first],
+    set_={"last": _range_insert.excluded.last},
+)
+
+_UPDATE_TOTALS = (
+    update(schema.tasks)
+    .where(schema.tasks.c.id == bindparam("b_id"))
+    .values({name: bindparam(name) for name in TaskState(0, "").totals_row() if name != "b_id"})
+)
+_UPDATE_STATS = (
+    update(schema.series_stats)
+    .where(schema.series_stats.c.series == bindparam("b_series"))
+    .values(
+        {
+            name: bindparam(f"b_{name}")
+            for name in SeriesState(0, 0, 0, ("", "", "")).row()
+            if name not in ("series", "task", "metric")
+        }
+    )
+)
