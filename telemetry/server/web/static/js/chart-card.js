@@ -1,0 +1,274 @@
+/** One chart: its head with legend and buttons, its points, its zoom. */
+
+import { isAbort } from "./api.js";
+import { chartTheme, drawSoon, erase } from "./chart-draw.js";
+import { displayUnit, figure, localShift } from "./chart-figure.js";
+import { coalesce, debounce, el, iconButton, setText } from "./dom.js";
+import { count, isNonFinite, measure } from "./format.js";
+
+const SETTLE_MS = 60; // a chart that only flies past while scrolling is not fetched
+const ZOOM_DELAY_MS = 150;
+const LIVE_EVERY_MS = 1000;
+const MARGIN = 0.08; // fetched beyond each edge of a zoom, so that lines run out of the picture
+const MAX_SERIES = 40; // beyond it a chart is unreadable and slow; the rest is named and one click away
+const STEP = 0.25; // of the width, for keys
+
+/**
+ * What a card is given by the tab it lives in.
+ * @typedef {{points: import("./points.js").Points, table: import("./series.js").SeriesTable,
+ *   settings: () => {x: "iteration" | "time", log: boolean, halfLife: number | undefined},
+ *   viewOf: (key: string) => import("./chart-figure.js").View, openFull: ((group: import("./series.js").Group) => void) | null}} Host
+ */
+
+/** @returns {import("./chart-figure.js").View} a chart as it is before anyone touched it */
+export const freshView = () => ({ range: null, yRange: null, log: null, hidden: new Set(), allSeries: false });
+
+export class ChartCard {
+  /**
+   * @param {import("./series.js").Group} group
+   * @param {Host} host
+   * @param {() => void} [onClose]  given in full screen
+   */
+  constructor(group, host, onClose) {
+    this.group = group;
+    this.host = host;
+    this.full = Boolean(onClose);
+    this.view = host.viewOf(group.key);
+    this.found = /** @type {Map<number, import("./points.js").PointsOf> | null} */ (null);
+    this.visible = false;
+    this.dragging = false;
+    this.stale = true;
+    this.abort = new AbortController();
+    this.refreshLive = coalesce(() => this.load(), LIVE_EVERY_MS);
+    this.zoomed = debounce(() => this.load(), ZOOM_DELAY_MS);
+    this.#build(onClose);
+  }
+
+  #build(onClose) {
+    this.badge = el("span", { class: "badge bad", hidden: true });
+    this.more = el("button", { type: "button", class: "badge more", hidden: true, onclick: () => this.#showAll() });
+    this.resetButton = iconButton("reset", "Reset zoom (double-click)", () => this.resetZoom());
+    this.logButton = iconButton("log", "Logarithmic y axis", () => this.#toggleLog());
+    const last = onClose ? iconButton("close", "Close full screen", onClose) : iconButton("expand", "Full screen", () => this.host.openFull?.(this.group));
+    this.legend = el("div", { class: "legend" });
+    this.plot = el("div", { class: "plot" });
+    this.message = el("p", { class: "plot-message", hidden: true });
+    const title = el("h3", { title: this.group.title }, this.group.title || "(no title)");
+    this.element = el(
+      "article", { class: "card", tabindex: 0, "aria-label": `Chart ${this.group.title}`, "data-title": this.group.title, onkeydown: (event) => this.#onKey(event) },
+      el("header", {}, title, this.badge, this.more, el("span", { class: "spacer" }), this.resetButton, this.logButton, last),
+      this.legend, el("div", { class: "plot-box" }, this.plot, this.message),
+    );
+    this.#showHead();
+  }
+
+  /** Charts draw themselves only while they can be seen. */
+  setVisible(visible) {
+    this.visible = visible;
+    clearTimeout(this.settleTimer);
+    if (visible && this.stale) this.settleTimer = setTimeout(() => this.load(), SETTLE_MS);
+  }
+
+  /** New points came, or a setting changed: fetch now if seen, else when seen. */
+  touch() {
+    this.stale = true;
+    this.#showHead();
+    if (this.visible) this.refreshLive();
+  }
+
+  /** The series of this chart changed. */
+  setGroup(group) {
+    this.group = group;
+    this.touch();
+  }
+
+  destroy() {
+    this.visible = false;
+    clearTimeout(this.settleTimer);
+    this.zoomed.cancel();
+    this.abort.abort();
+    erase(this.plot);
+    this.element.remove();
+  }
+
+  /** Fetch what the view shows and draw it; an older answer on its way is dropped. */
+  async load() {
+    if (!this.visible || this.dragging) return;
+    this.abort.abort();
+    this.abort = new AbortController();
+    this.stale = false;
+    const { x, halfLife } = this.host.settings();
+    const { signal } = this.abort;
+    try {
+      const ids = this.#series().map(({ id }) => id);
+      const found = await this.host.points.fetch(ids, { x, ...this.#range(), half_life: halfLife }, signal);
+      if (signal.aborted) return;
+      this.found = found;
+      this.#say("");
+      this.redraw();
+    } catch (error) {
+      if (isAbort(error)) return;
+      this.stale = true;
+      this.#say(`The points could not be read: ${error.message}`);
+    }
+  }
+
+  /** Draw what is there, in the size, theme and settings of now. */
+  redraw() {
+    if (!this.found || !this.visible) return;
+    drawSoon(this.plot, (Plotly) => this.#draw(Plotly));
+  }
+
+  #draw(Plotly) {
+    if (!this.found || !this.visible || this.dragging || !this.plot.clientWidth) return;
+    const { x, log, halfLife } = this.host.settings();
+    const theme = chartTheme();
+    const group = { ...this.group, series: this.#series() };
+    const colors = this.host.table.colorsOf(this.group).map((index) => theme[`series${index}`]);
+    const coarse = matchMedia("(pointer: coarse)").matches;
+    const { traces, layout } = figure({
+      group, points: this.found, colors, view: this.view, x, log: this.view.log ?? log, smooth: halfLife !== undefined,
+      width: this.plot.clientWidth, height: this.plot.clientHeight, theme,
+      // A finger on a chart in the list scrolls the page; in full screen it zooms.
+      drag: coarse && !this.full ? false : "zoom",
+    });
+    const first = !this.plot.classList.contains("js-plotly-plot");
+    Plotly.react(this.plot, traces, layout, { displayModeBar: false, doubleClick: false, scrollZoom: this.full, showTips: false, responsive: false });
+    if (first) this.#listen();
+    this.plot.dataset.points = String(traces.reduce((sum, trace) => sum + trace.x.length, 0));
+    this.#showHead();
+  }
+
+  #listen() {
+    const plot = /** @type {any} */ (this.plot);
+    plot.on("plotly_relayouting", () => (this.dragging = true));
+    plot.on("plotly_relayout", (change) => this.#onRelayout(change));
+    plot.on("plotly_doubleclick", () => this.resetZoom());
+  }
+
+  #onRelayout(change) {
+    this.dragging = false;
+    const x = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+    const y = change["yaxis.range"] ?? [change["yaxis.range[0]"], change["yaxis.range[1]"]];
+    if (x[0] !== undefined && x[1] !== undefined) this.view.range = x.map((value) => this.#fromAxis(value));
+    if (y[0] !== undefined && y[1] !== undefined) this.view.yRange = y;
+    this.#showHead();
+    this.zoomed();
+  }
+
+  /** Plotly gives dates as text in its own UTC, see localShift. */
+  #fromAxis(value) {
+    if (typeof value === "number") return this.host.settings().x === "time" ? value - localShift(Date.now()) : value;
+    const text = value.includes(" ") ? value.replace(" ", "T") : value;
+    return Date.parse(`${text.length > 10 ? text : `${text}T00:00`}Z`) - localShift(Date.now());
+  }
+
+  resetZoom() {
+    this.view.range = null;
+    this.view.yRange = null;
+    this.dragging = false;
+    this.#showHead();
+    this.load();
+  }
+
+  /** Keys: arrows pan, + and - zoom, 0 resets, f opens full screen. */
+  #onKey(event) {
+    if (event.target !== this.element || event.ctrlKey || event.metaKey || event.altKey) return;
+    const act = {
+      ArrowLeft: () => this.#moveRange(-STEP, 1), ArrowRight: () => this.#moveRange(STEP, 1),
+      "+": () => this.#moveRange(0, 0.5), "=": () => this.#moveRange(0, 0.5), "-": () => this.#moveRange(0, 2),
+      0: () => this.resetZoom(), f: () => this.host.openFull?.(this.group), l: () => this.#toggleLog(),
+    }[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+
+  /** Move the view by `shift` widths and scale its width, around its middle. */
+  #moveRange(shift, scale) {
+    const axis = /** @type {any} */ (this.plot)._fullLayout?.xaxis;
+    const range = this.view.range ?? axis?.range.map((value) => this.#fromAxis(value));
+    if (!range) return;
+    const width = range[1] - range[0];
+    const middle = (range[0] + range[1]) / 2 + shift * width;
+    this.view.range = [middle - (width * scale) / 2, middle + (width * scale) / 2];
+    this.#showHead();
+    this.redraw();
+    this.zoomed();
+  }
+
+  /** @returns {{from?: number, to?: number, max_samples: number}} two points a pixel over what is drawn */
+  #range() {
+    // In steps, so that charts of almost the same width share a request.
+    const samples = Math.max(200, Math.ceil((2 * (this.plot.clientWidth || 500)) / 200) * 200);
+    if (!this.view.range) return { max_samples: samples };
+    const [low, high] = this.view.range;
+    const margin = (high - low) * MARGIN;
+    return {
+      from: Math.floor(low - margin), to: Math.ceil(high + margin), max_samples: Math.ceil(samples * (1 + 2 * MARGIN)),
+    };
+  }
+
+  #series() {
+    return this.view.allSeries ? this.group.series : this.group.series.slice(0, MAX_SERIES);
+  }
+
+  #showAll() {
+    this.view.allSeries = true;
+    this.load();
+  }
+
+  #toggleLog() {
+    this.view.log = !(this.view.log ?? this.host.settings().log);
+    this.view.yRange = null;
+    this.#showHead();
+    this.redraw();
+  }
+
+  #toggleSeries(name) {
+    if (!this.view.hidden.delete(name)) this.view.hidden.add(name);
+    this.#showHead();
+    this.redraw();
+  }
+
+  #say(text) {
+    setText(this.message, text);
+    this.message.hidden = !text;
+  }
+
+  #showHead() {
+    const series = this.#series();
+    const bad = this.group.series.reduce((sum, one) => sum + one.non_finite, 0);
+    setText(this.badge, `${count(bad)} not finite`);
+    this.badge.hidden = bad === 0;
+    this.badge.title = `${count(bad)} values of this chart are NaN or infinite; they are marked at its edges`;
+    setText(this.more, `${series.length} of ${count(this.group.series.length)} series: show all`);
+    this.more.hidden = series.length === this.group.series.length;
+    this.resetButton.hidden = !this.view.range && !this.view.yRange;
+    this.logButton.setAttribute("aria-pressed", String(this.view.log ?? this.host.settings().log));
+    this.#showLegend(series);
+  }
+
+  #showLegend(series) {
+    const colors = this.host.table.colorsOf(this.group);
+    const largest = Math.max(0, ...this.group.series.map(({ max }) => Math.abs(max ?? 0)));
+    const unit = displayUnit(this.group.unit ?? "", largest);
+    series.forEach((one, index) => {
+      let item = this.legend.children[index];
+      if (!item) {
+        item = el("button", { type: "button" }, el("i", { "aria-hidden": "true" }), el("span", {}), el("b", {}));
+        this.legend.append(item);
+      }
+      const [dot, name, value] = /** @type {any} */ (item.children);
+      item.onclick = () => this.#toggleSeries(one.series);
+      item.title = `${one.series}: show or hide`;
+      item.setAttribute("aria-pressed", String(!this.view.hidden.has(one.series)));
+      dot.style.background = `var(--series-${colors[index]})`;
+      setText(name, one.series);
+      const last = typeof one.last === "number" ? one.last / unit.factor : one.last;
+      setText(value, `${measure(last)}${unit.label && !isNonFinite(last) ? ` ${unit.label}` : ""}`);
+      value.classList.toggle("bad", isNonFinite(last));
+    });
+    while (this.legend.children.length > series.length) this.legend.lastElementChild?.remove();
+  }
+}

@@ -1,0 +1,163 @@
+/** The Info tab: everything the task's record says, its processes, models and the delivery ledger. */
+
+import { get } from "./api.js";
+import { coalesce, byId, copyText, el, icon } from "./dom.js";
+import * as format from "./format.js";
+import { statusWord } from "./status.js";
+
+const MODELS_EVERY_MS = 1500;
+// Shown in a place of their own, not in the list of fields.
+const OWN_PLACE = new Set(["ledger", "status_message", "status_reason", "name", "project", "status", "progress", "tags", "started_unix_ns", "ended_unix_ns", "type"]);
+const LABELS = { cwd: "Folder", command: "Command", python: "Python", host: "Host", comment: "Comment" };
+
+export class Info {
+  /**
+   * @param {string} taskId
+   * @param {(error: Error) => void} onError
+   */
+  constructor(taskId, onError) {
+    this.taskId = taskId;
+    this.task = /** @type {any} */ (null);
+    this.models = /** @type {any[]} */ ([]);
+    this.drawn = "";
+    this.refresh = coalesce(async () => {
+      try {
+        this.models = (await get(`/tasks/${taskId}/models`)).models;
+        this.#draw();
+      } catch (error) {
+        onError(error);
+      }
+    }, MODELS_EVERY_MS);
+  }
+
+  show(task) {
+    this.task = task;
+    this.#draw();
+  }
+
+  /** Draw, unless nothing changed: a selection or an open focus must survive the live feed. */
+  #draw() {
+    if (!this.task) return;
+    const state = JSON.stringify([this.task.record, this.task.counts, this.task.status, this.task.ended_unix_ms, this.models]);
+    if (state === this.drawn) return;
+    this.drawn = state;
+    const { record } = this.task;
+    const own = record.task ?? {};
+    const rest = Object.entries(record).filter(([name]) => name !== "task" && name !== "writers");
+    byId("info").replaceChildren(...[
+      failure(this.task, own),
+      taskSection(this.task, own),
+      ledgerSection(own.ledger),
+      writersSection(record.writers ?? {}),
+      modelsSection(this.models, this.task.counts?.models),
+      ...rest.map(([name, fields]) => section(sentence(name), definitions(Object.entries(fields).sort(byKey).map(([key, value]) => [key, text(value)])))),
+    ].filter((node) => node !== null));
+  }
+}
+
+const byKey = ([a], [b]) => a.localeCompare(b, "en", { numeric: true });
+const sentence = (name) => (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ");
+
+/** A recorded value as a person would type it. */
+function text(value) {
+  if (typeof value === "string") return value;
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "object") return el("pre", {}, JSON.stringify(value, null, 2));
+  return String(value);
+}
+
+/** A command line that can be pasted: parts with spaces are quoted. */
+const commandLine = (parts) => parts.map((part) => (/^[\w./:=@%+,-]+$/.test(part) ? part : `'${String(part).replaceAll("'", "'\\''")}'`)).join(" ");
+
+function section(title, ...content) {
+  return el("section", { class: "panel", "aria-label": title }, el("h2", {}, title), ...content);
+}
+
+function copyButton(what, value) {
+  const button = el("button", { type: "button", class: "icon-button", "aria-label": `Copy ${what}`, title: `Copy ${what}` });
+  button.append(icon("copy"));
+  button.addEventListener("click", () => copyText(button, value));
+  return button;
+}
+
+/** @param {[string, (string | Node)][]} pairs */
+function definitions(pairs) {
+  return el("dl", { class: "definitions" }, ...pairs.flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)]));
+}
+
+function failure(task, own) {
+  if (task.status !== "failed" && !own.status_message) return null;
+  const trace = own.status_message;
+  return el(
+    "section", { class: "panel failure", "aria-label": "Failure" },
+    el("h2", {}, task.status_reason || own.status_reason || "The task failed"),
+    trace ? el("figure", { class: "snippet" }, el("pre", { class: "traceback", tabindex: 0 }, trace), copyButton("traceback", trace)) : null,
+  );
+}
+
+function taskSection(task, own) {
+  const value = (key) => {
+    if (key !== "command" || !Array.isArray(own.command)) return text(own[key]);
+    const line = commandLine(own.command);
+    return el("span", { class: "copyable" }, el("code", {}, line), copyButton("command", line));
+  };
+  const started = task.started_unix_ms ?? task.created_unix_ms;
+  return section("Task", definitions([
+    ["Id", el("span", { class: "copyable" }, el("code", {}, task.id), copyButton("id", task.id))],
+    ["Project", task.project || "–"],
+    ["Type", task.type || "–"],
+    ["Status", statusWord(task.status) + (task.status_reason && task.status !== "failed" ? `: ${task.status_reason}` : "")],
+    ["Started", format.exact(started) || "–"],
+    ...(task.ended_unix_ms ? [/** @type {[string, string]} */ (["Ended", format.exact(task.ended_unix_ms)])] : []),
+    ["Duration", format.duration(format.taskDuration(task, Date.now()))],
+    ...(task.tags?.length ? [/** @type {[string, string]} */ (["Tags", task.tags.join(", ")])] : []),
+    ...Object.keys(own).filter((key) => !OWN_PLACE.has(key)).sort().map((key) => /** @type {[string, any]} */ ([LABELS[key] ?? sentence(key), value(key)])),
+    ["Points", format.count(task.counts?.points)],
+    ["Console lines", format.count(task.counts?.console_lines)],
+    ["Frames", format.count(task.counts?.frames)],
+  ]));
+}
+
+/** logged = delivered + on disk + in memory + dropped, by reason; as the task itself counted last. */
+function ledgerSection(ledger) {
+  if (!ledger) return null;
+  const dropped = Object.entries(ledger.dropped ?? {});
+  const lost = dropped.reduce((sum, [, number]) => sum + number, 0);
+  const term = (label, number, sign, bad = false) => el(
+    "div", { class: bad ? "term bad" : "term" }, el("span", { class: "sign", "aria-hidden": "true" }, sign), el("b", {}, format.count(number)), el("span", {}, label),
+  );
+  return section(
+    "Delivery",
+    el("div", { class: "ledger" }, term("logged", ledger.logged, ""), term("delivered", ledger.delivered, "="), term("on disk", ledger.on_disk, "+"), term("in memory", ledger.in_memory, "+"), term("dropped", lost, "+", lost > 0)),
+    lost ? definitions(dropped.map(([reason, number]) => [`Dropped: ${reason}`, format.count(number)])) : el("p", { class: "muted" }, "Events, as the task itself counted when it last said so. Nothing was dropped."),
+  );
+}
+
+function table(headings, rows) {
+  const head = el("tr", {}, ...headings.map(([label, number]) => el("th", { scope: "col", class: number ? "number" : null }, label)));
+  const body = rows.map((cells) => el("tr", {}, ...cells.map((cell, index) => el("td", { class: headings[index][1] ? "number" : null, "data-label": headings[index][0] }, cell))));
+  return el("div", { class: "table-box", tabindex: 0 }, el("table", { class: "plain" }, el("thead", {}, head), el("tbody", {}, ...body)));
+}
+
+function writersSection(writers) {
+  const entries = Object.entries(writers);
+  if (!entries.length) return null;
+  entries.sort(([, a], [, b]) => (a?.rank ?? 0) - (b?.rank ?? 0) || (a?.started_unix_ns ?? 0) - (b?.started_unix_ns ?? 0));
+  const rows = entries.map(([id, writer]) => [
+    writer?.world_size > 1 ? `${writer.rank ?? 0} of ${writer.world_size}` : String(writer?.rank ?? 0), writer?.host ?? "–", String(writer?.pid ?? "–"),
+    writer?.python ?? "–", format.exact((writer?.started_unix_ns ?? 0) / 1e6) || "–", el("code", { title: id }, id.slice(0, 8)),
+  ]);
+  return section("Processes", table([["Rank"], ["Host"], ["Process id", true], ["Python"], ["Started"], ["Writer"]], rows));
+}
+
+function modelsSection(models, total) {
+  if (!models.length) return null;
+  const rows = models.map((model) => [
+    model.name, model.framework || "–", format.count(model.iteration), format.bytes(model.size_bytes), format.exact(model.unix_ms), el("code", {}, model.path),
+  ]);
+  const hidden = (total ?? 0) - models.length;
+  return section(
+    "Models", table([["Name"], ["Framework"], ["Iteration", true], ["Size", true], ["Saved"], ["Path"]], rows),
+    hidden > 0 ? el("p", { class: "muted" }, `${format.count(hidden)} earlier saves are not listed.`) : null,
+  );
+}

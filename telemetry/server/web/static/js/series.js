@@ -1,0 +1,103 @@
+/** A task's series: fetched once, then kept up to date by the live feed; grouped into charts by title. */
+
+import { get } from "./api.js";
+import { coalesce } from "./dom.js";
+
+const COLORS = 10;
+// A run that makes up names as it goes must not make each open page fetch them all each second.
+const REFETCH_EVERY_MS = 2000;
+
+/**
+ * @typedef {{id: number, kind: string, title: string, series: string, unit: string, count: number,
+ *   last: number | string | null, last_iteration: number, max: number | null, min: number | null, non_finite: number}} Series
+ * @typedef {{key: string, title: string, unit: string, series: Series[]}} Group  one chart
+ */
+
+export class SeriesTable {
+  /**
+   * @param {string} taskId
+   * @param {"scalar" | "resource"} kind
+   * @param {() => void} onGroups  called after the groups changed (a new series, or the first answer)
+   * @param {(error: Error) => void} onError
+   */
+  constructor(taskId, kind, onGroups, onError) {
+    this.taskId = taskId;
+    this.kind = kind;
+    this.groups = /** @type {Group[]} */ ([]);
+    this.loaded = false;
+    this.byId = /** @type {Map<number, Series>} */ (new Map());
+    this.groupOf = /** @type {Map<number, Group>} */ (new Map());
+    this.others = /** @type {Set<number>} */ (new Set());
+    this.colors = /** @type {Map<string, number>} */ (new Map());
+    this.refetch = coalesce(() => this.#fetch(onGroups).catch(onError), REFETCH_EVERY_MS);
+  }
+
+  async #fetch(onGroups) {
+    const unknown = [...this.others];
+    const { series } = await get(`/tasks/${this.taskId}/series`, { kind: this.kind });
+    const groups = new Map();
+    this.byId.clear();
+    this.groupOf.clear();
+    for (const one of series) {
+      const key = this.kind === "resource" ? `${one.title}\n${one.unit}` : one.title;
+      let group = groups.get(key);
+      if (!group) groups.set(key, (group = { key, title: one.title, unit: one.unit, series: [] }));
+      group.series.push(one);
+      this.byId.set(one.id, one);
+      this.groupOf.set(one.id, group);
+    }
+    // Ids of the other kind come with the live feed too; what is still unknown after asking is not ours.
+    this.others = new Set(unknown.filter((id) => !this.byId.has(id)));
+    const order = new Intl.Collator("en", { numeric: true }).compare;
+    this.groups = [...groups.values()].sort((a, b) => order(a.title, b.title) || order(a.unit, b.unit));
+    for (const group of this.groups) group.series.sort((a, b) => order(a.series, b.series));
+    this.#chooseColors();
+    this.loaded = true;
+    onGroups();
+  }
+
+  /** A series name that several charts share ("train") has one colour in all of them. */
+  #chooseColors() {
+    const seen = new Map();
+    for (const group of this.groups) for (const { series } of group.series) seen.set(series, (seen.get(series) ?? 0) + 1);
+    for (const [name, times] of seen) {
+      if (times > 1 && !this.colors.has(name)) this.colors.set(name, this.colors.size % COLORS);
+    }
+  }
+
+  /**
+   * @param {Group} group
+   * @returns {number[]} for each of its series the number of its colour (--series-N)
+   */
+  colorsOf(group) {
+    const taken = new Set(group.series.map(({ series }) => this.colors.get(series)).filter((n) => n !== undefined));
+    let next = 0;
+    return group.series.map(({ series }) => {
+      const shared = this.colors.get(series);
+      if (shared !== undefined) return shared;
+      while (taken.has(next % COLORS) && next < COLORS) next += 1;
+      next += 1;
+      return (next - 1) % COLORS;
+    });
+  }
+
+  /**
+   * Take the live feed's `points`.
+   * @param {Record<string, Partial<Series>>} updates  by series id
+   * @returns {Set<string>} keys of the charts that have new points
+   */
+  apply(updates) {
+    const changed = new Set();
+    for (const [id, update] of Object.entries(updates)) {
+      const series = this.byId.get(Number(id));
+      if (series) {
+        Object.assign(series, update);
+        changed.add(/** @type {Group} */ (this.groupOf.get(series.id)).key);
+      } else if (!this.others.has(Number(id))) {
+        this.others.add(Number(id));
+        this.refetch();
+      }
+    }
+    return changed;
+  }
+}

@@ -1,0 +1,87 @@
+/** A task's page: its head, its tabs, and one live feed for all of them. */
+
+import { ApiError, get } from "./api.js";
+import { Console } from "./console.js";
+import { byId, coalesce, setText } from "./dom.js";
+import { Info } from "./info.js";
+import { Live } from "./live.js";
+import { Points } from "./points.js";
+import { Resources } from "./resources.js";
+import { Scalars } from "./scalars.js";
+import { startTabs } from "./tabs.js";
+import { Header } from "./task-header.js";
+import "./theme.js";
+
+const RECORD_EVERY_MS = 2000;
+
+const taskId = byId("task").dataset.task ?? "";
+const points = new Points(taskId);
+const parts = {
+  scalars: new Scalars(taskId, points, problem),
+  console: new Console(taskId, problem),
+  resources: new Resources(taskId, points, problem),
+  info: new Info(taskId, problem),
+};
+const header = new Header();
+const started = new Set();
+let tab = "";
+
+/** @param {Error | null} error */
+function problem(error) {
+  setText(byId("problem"), error ? `The server could not answer: ${error.message}` : "");
+  byId("problem").hidden = !error;
+}
+
+async function fetchTask() {
+  try {
+    const task = await get(`/tasks/${taskId}`);
+    problem(null);
+    const first = byId("shown").hidden;
+    byId("missing").hidden = true;
+    byId("shown").hidden = false;
+    header.show(task);
+    parts.info.show(task);
+    if (first) startTabs(showTab);
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 404) {
+      byId("missing").hidden = !byId("shown").hidden;
+    } else problem(error);
+  }
+}
+
+function showTab(name) {
+  tab = name;
+  // What a tab shows is fetched when it is first looked at.
+  if (!started.has(name)) parts[name].refresh();
+  started.add(name);
+  parts.console.setShown(name === "console");
+}
+
+// The record (parameters, ledger, writers) is larger than what the feed brings, and only Info shows it.
+const fetchTaskSoon = coalesce(fetchTask, RECORD_EVERY_MS);
+
+fetchTask();
+new Live({ task: taskId }, {
+  task: (task) => {
+    if (byId("shown").hidden || tab === "info") fetchTaskSoon();
+    if (!byId("shown").hidden) header.show(task);
+  },
+  points: ({ series }) => {
+    for (const name of ["scalars", "resources"]) if (started.has(name)) parts[name].onPoints(series);
+    parts.scalars.onValuesMayHaveChanged();
+  },
+  console: ({ last_id: lastId }) => started.has("console") && parts.console.onLines(lastId),
+  models: () => started.has("info") && parts.info.refresh(),
+}, () => {
+  fetchTask();
+  for (const name of started) parts[name].refresh();
+});
+
+document.addEventListener("keydown", (event) => {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
+  const field = { scalars: "chart-search", console: "console-search" }[tab];
+  if (!field) return;
+  event.preventDefault();
+  /** @type {HTMLInputElement} */ (byId(field)).select();
+});
