@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -36,6 +35,9 @@ _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 60.0
 _REQUEST_TIMEOUT_S = 60.0
 _POLL_S = 0.01
+
+# What the installed command `telemetry` runs, in the interpreter that runs us.
+_MAIN = "import sys; from telemetry.cli import main; sys.exit(main())"
 
 
 class ServerProcess:
@@ -72,13 +74,14 @@ def server(directory: Path) -> Iterator[ServerProcess]:
         RuntimeError: it did not print its address within 30 s; the message has the end of its output.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "telemetry.cli", "server", "--port", "0", "--directory", str(directory)]
+    # It ends with its standard input, so that it does not outlive a measurement that was killed.
+    arguments = ["server", "--port", "0", "--directory", str(directory), "--until-eof"]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", _MAIN, *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     try:
         yield ServerProcess(process, _printed_url(process))
