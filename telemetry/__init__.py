@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from telemetry.pipeline import Pipeline
     from telemetry.protocols import Collector, Emit, Sink
     from telemetry.sdk.logger import Logger
+    from telemetry.sdk.plugins import open_sink
     from telemetry.sdk.status import TaskStatus
     from telemetry.sdk.task import Task
     from telemetry.settings import Settings
@@ -86,6 +87,7 @@ __all__ = [
     "TaskStatus",
     "TelemetryError",
     "__version__",
+    "open_sink",
 ]
 
 _HOMES = {
@@ -119,6 +121,7 @@ _HOMES = {
     "telemetry.pipeline": ("Pipeline",),
     "telemetry.protocols": ("Collector", "Emit", "Sink"),
     "telemetry.sdk.logger": ("Logger",),
+    "telemetry.sdk.plugins": ("open_sink",),
     "telemetry.sdk.status": ("TaskStatus",),
     "telemetry.sdk.task": ("Task",),
     "telemetry.settings": ("Settings",),

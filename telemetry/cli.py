@@ -145,6 +145,39 @@ def _add_sync_options(command: argparse.ArgumentParser) -> None:
 # ---- the commands: everything is imported inside, so that `telemetry --help` is instant ------------
 
 
+def _server(arguments: argparse.Namespace) -> int:
+    from telemetry.settings import Settings
+
+    app = _import_extra("telemetry.server.app", "server")
+    config = _import_extra("telemetry.server.config", "server")
+    directory = (arguments.directory or Settings.load().state_dir / "server").absolute()
+
+    def on_ready(url: str) -> None:
+        # One line, at once: a parent process waits for it to learn the port.
+        print(f"telemetry server: {url}  data in {directory}  Ctrl-C ends it", flush=True)
+
+    if arguments.until_eof:
+        _end_with_standard_input()
+    app.run_server(
+        config.ServerConfig.from_environment(directory, host=arguments.host, port=arguments.port), on_ready=on_ready
+    )
+    return EXIT_OK
+
+
+def _end_with_standard_input() -> None:
+    """Send this process a SIGTERM when its standard input ends: the parent is gone, or wants it so."""
+    import os
+    import signal
+    import threading
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="telemetry-eof", daemon=True).start()
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from telemetry.settings import Settings
 
@@ -216,3 +249,7 @@ def _version(arguments: argparse.Namespace) -> int:
         except PackageNotFoundError:
             print(f"{name} -")
     return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -227,6 +228,7 @@ class ServerProcess:
                 text=True,
                 # Ctrl-C is for us: the server must outlive it to take the last events.
                 start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name != "TELEMETRY_SERVER_TOKEN"},
             )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
