@@ -284,13 +284,7 @@ def run(*, directory: Path, port: int | None, steps: int, seconds: float, once: 
     with ServerProcess(directory, port=_free_port() if port is None else port) as server:
         checkpoints.mkdir(mode=0o700, exist_ok=True)
         try:
-            with Task.init(
-                project_name="demo",
-                task_name="spirals",
-                tags=["demo"],
-                sinks=[server.url],
-                auto_connect_frameworks=False,
-            ) as task:
+            with Task.init("demo", "spirals", tags=["demo"], sinks=[server.url]) as task:
                 print(f"\nWatch it train: {task.page}\n", flush=True)
                 result = train(task, steps=steps, seconds=seconds, checkpoints=checkpoints)
         except KeyboardInterrupt:

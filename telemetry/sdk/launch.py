@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from telemetry.collectors.models import Frameworks, ModelCollector
 from telemetry.events import TaskHeader
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Collector, Sink
@@ -40,7 +41,7 @@ class Request:
     collectors: Sequence[Collector] = ()
     streams: bool | Mapping[str, bool] = True
     resources: bool | Mapping[str, Any] = True
-    frameworks: bool | Mapping[str, Any] = True
+    frameworks: Frameworks = True
     strict: bool | None = None
 
 
@@ -55,6 +56,7 @@ class Launch:
     header: TaskHeader
     settings: Settings
     pipeline: Pipeline | DisabledPipeline
+    models: ModelCollector
     installed: InstalledCollectors | None
     announcer: Announcer
     destination: Destination | None
@@ -77,7 +79,8 @@ def launch(request: Request) -> Launch:
         created_unix_ns=time.time_ns(),
     )
     destination = choose_destination(request.sinks, settings, task_id=header.task_id)
-    collectors = _collectors(request, settings)
+    models = ModelCollector(request.frameworks)
+    collectors = _collectors(request, settings, models)
     # Before any stream is captured: our own lines are not part of the program's output.
     announcer = Announcer(quiet=settings.quiet)
     if destination is None:
@@ -85,6 +88,7 @@ def launch(request: Request) -> Launch:
             header=header,
             settings=settings,
             pipeline=DisabledPipeline(),
+            models=models,
             installed=None,
             announcer=announcer,
             destination=None,
@@ -97,13 +101,14 @@ def launch(request: Request) -> Launch:
         header=header,
         settings=settings,
         pipeline=pipeline,
+        models=models,
         installed=installed,
         announcer=announcer,
         destination=destination,
     )
 
 
-def _collectors(request: Request, settings: Settings) -> list[Collector]:
+def _collectors(request: Request, settings: Settings, models: ModelCollector) -> list[Collector]:
     """Return the collectors to start, console first: it is to see what the others print."""
     chosen: list[Collector] = []
     streams = choose_streams(request.streams)
@@ -116,4 +121,4 @@ def _collectors(request: Request, settings: Settings) -> list[Collector]:
         from telemetry.collectors.resources import ResourceCollector
 
         chosen.append(ResourceCollector(interval_s))
-    return [*chosen, *request.collectors]
+    return [*chosen, models, *request.collectors]

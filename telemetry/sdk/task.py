@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from telemetry import lifecycle
+from telemetry.collectors.models import Frameworks
 from telemetry.errors import ConfigurationError, InvalidEvent
-from telemetry.events import ModelSaved, clean_name, clean_text, to_iteration
+from telemetry.events import clean_text, to_iteration
 from telemetry.ledger import DropReason, Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Collector, Sink
@@ -66,7 +67,7 @@ class Task:
         continue_last_task: bool | str | int = False,
         output_uri: str | bool | None = None,
         auto_connect_arg_parser: bool | Mapping[str, bool] = True,
-        auto_connect_frameworks: bool | Mapping[str, Any] = True,
+        auto_connect_frameworks: Frameworks = True,
         auto_resource_monitoring: bool | Mapping[str, Any] = True,
         auto_connect_streams: bool | Mapping[str, bool] = True,
         deferred_init: bool = False,
@@ -234,22 +235,19 @@ class Task:
         path: str | os.PathLike[str],
         *,
         name: str | None = None,
-        framework: str = "",
+        framework: str = "custom",
         iteration: int | None = None,
-        size_bytes: int | None = None,
     ) -> None:
         """Record that a model was saved at `path`; the file is neither read nor moved.
 
         Saves of known frameworks are recorded by themselves (auto_connect_frameworks); this is for the others.
         """
         try:
-            text = clean_text(os.fspath(path))
             number = None if iteration is None else to_iteration(iteration)
-            label = clean_name(name if name is not None else os.path.basename(text))  # noqa: PTH119
-        except (TypeError, ValueError) as error:
+        except InvalidEvent as error:
             self._pipeline.emit.refuse(DropReason.INVALID, f"report_model: {error}")
             return
-        self._pipeline.emit(ModelSaved(time.time_ns(), label, text, clean_text(framework), number, size_bytes))
+        self._launched.models.saved(path, name=name, framework=framework, iteration=number)
 
     # ---- ending ----------------------------------------------------------------------------------
 
