@@ -25,7 +25,9 @@ from typing import Any, Literal, TypeAlias
 
 from telemetry.collectors.terminal_lines import REDRAW_INTERVAL_S, LineAssembler
 
+from telemetry.errors import EventsDropped
 from telemetry.events import ConsoleLine, clean_text
+from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 
 __all__ = ["ConsoleCollector", "TeeStream"]
@@ -96,15 +98,23 @@ class _Capture:
             return
         waiting = self._waiting
         if len(waiting) >= _MAX_WAITING_WRITES:
-            self._emit.refuse("console_overrun", f"{self._stream} is written faster than it can be kept")
+            self._overrun()
             return
         waiting.append((text, self._clock()))
         if "\n" not in text and "\r" not in text and len(text) < _MAX_ASIDE_CHARS and len(waiting) < _MAX_ASIDE_WRITES:
             return
         try:
             self._work_off()
+        except EventsDropped:
+            pass  # strict mode; counted already, and it is for report calls to raise, not for print()
         except Exception as error:  # noqa: BLE001 - the program's print() must not fail for our sake
             self._refuse(error)
+
+    def _overrun(self) -> None:
+        try:
+            self._emit.refuse(DropReason.QUEUE_FULL, f"{self._stream} is written faster than it can be kept")
+        except EventsDropped:
+            pass  # strict mode; counted already
 
     def _work_off(self) -> None:
         # Looked at again after the release: a text that came after the last look and found the lock taken
@@ -281,14 +291,19 @@ class ConsoleCollector:
     def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
+        except EventsDropped:
+            pass  # strict mode; counted already
         except Exception as error:  # noqa: BLE001 - stop() must restore all streams, whatever one of them does
             self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
         """Count a line that could not be built. Said once: saying it may write to a stream we look on at."""
         emit = self._emit
-        if emit is not None:
-            emit.refuse("console_error", f"a line of console output was not kept: {error!r}")
+        try:
+            if emit is not None:
+                emit.refuse(DropReason.INVALID, f"a line of console output was not kept: {error!r}")
+        except EventsDropped:
+            pass  # strict mode; counted already
         if not self._said:
             self._said = True
             _log.debug("a line of console output was not kept", exc_info=error)
@@ -337,6 +352,8 @@ class ConsoleCollector:
             lines = assembler.feed(_message(record), now) + assembler.finish(now)
             for _, text in lines:
                 emit(ConsoleLine(now, "log", clean_text(text), record.levelno))
+        except EventsDropped:
+            return True  # strict mode; counted already
         except Exception as error:  # noqa: BLE001 - e.g. arguments that do not fit; the handlers say so themselves
             self._refuse(error)
             return False

@@ -24,8 +24,9 @@ from typing import Any, TypeAlias
 
 from telemetry.collectors.post_import import PostImport
 
-from telemetry.errors import ConfigurationError
+from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import ModelSaved, clean_text
+from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 
 __all__ = ["SAVE_FUNCTIONS", "ModelCollector", "SaveFunction"]
@@ -153,8 +154,10 @@ class ModelCollector:
         try:
             text = os.fsdecode(path)
             self._send(emit, text, _size_bytes(text), name=name, framework=framework, iteration=iteration)
+        except EventsDropped:
+            pass  # strict mode; counted already, and it is for report calls to raise
         except Exception as error:  # noqa: BLE001 - saving a model must not fail for our sake
-            emit.refuse("model_error", f"a saved model was not noted ({path!r:.200}): {error!r}")
+            _refuse(emit, f"a saved model was not noted ({path!r:.200}): {error!r}")
 
     def _send(
         self, emit: Emit, path: str, size_bytes: int | None, *, name: str | None, framework: str, iteration: int | None
@@ -216,8 +219,17 @@ class ModelCollector:
             # A file that the program has open may have more in its buffer.
             size_bytes = _size_bytes(path) if isinstance(target, (str, bytes, os.PathLike)) else None
             self._send(emit, path, size_bytes, name=None, framework=function.framework, iteration=None)
+        except EventsDropped:
+            pass  # strict mode; counted already
         except Exception as error:  # noqa: BLE001 - saving a model must not fail for our sake
-            emit.refuse("model_error", f"a model saved by {function.framework} was not noted: {error!r}")
+            _refuse(emit, f"a model saved by {function.framework} was not noted: {error!r}")
+
+
+def _refuse(emit: Emit, message: str) -> None:
+    try:
+        emit.refuse(DropReason.INVALID, message)
+    except EventsDropped:
+        pass  # strict mode; counted already
 
 
 class _Watched:

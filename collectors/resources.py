@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-from telemetry.errors import ConfigurationError
+from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import Reading, ResourceSample
+from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 
 __all__ = ["ResourceCollector", "next_tick"]
@@ -108,7 +109,6 @@ class ResourceCollector:
         self._stopping.set()
 
     def _run(self, emit: Emit, group: str, interval_s: float, open_group: Callable[[], Read | None]) -> None:
-        failures = 0
         try:
             read = open_group()
             if read is None:
@@ -118,16 +118,22 @@ class ResourceCollector:
             while not self._stopping.is_set():
                 try:
                     self._sample(emit, read)
+                except EventsDropped:
+                    pass  # strict mode; counted already, and nobody is there to catch it
                 except Exception as error:  # noqa: BLE001 - one bad tick must not end the series
-                    failures += 1
-                    emit.refuse("resource_error", f"a sample of {group} failed: {error!r}")
-                    if failures == 1:
-                        _log.debug("a sample of %s failed", group, exc_info=True)
+                    self._refuse(emit, group, error)
                 if self._stopping.wait(max(0.0, due_s - self._monotonic())):
                     return
                 due_s = next_tick(start_s, self._monotonic(), interval_s)
         except Exception:  # noqa: BLE001 - the top of a thread: without this group the others go on
             _log.debug("no readings of %s", group, exc_info=True)
+
+    def _refuse(self, emit: Emit, group: str, error: Exception) -> None:
+        _log.debug("a sample of %s failed", group, exc_info=error)
+        try:
+            emit.refuse(DropReason.INVALID, f"a sample of {group} failed: {error!r}")
+        except EventsDropped:
+            pass  # strict mode; counted already
 
     def _sample(self, emit: Emit, read: Read) -> None:
         time_unix_ns = self._clock()

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from telemetry.collectors.console import ConsoleCollector, TeeStream
 
+from telemetry.errors import EventsDropped
 from telemetry.events import ConsoleLine, Event
 from telemetry.protocols import Collector, Emit
 
@@ -169,7 +170,24 @@ def test_an_emit_that_fails_does_not_fail_print(terminal: Terminal) -> None:
         collector.stop()
 
         assert terminal.written() == "still printed\n"
-        assert "console_error" in emit.refused
+        assert "invalid" in emit.refused
+
+
+def test_strict_mode_does_not_raise_into_print_either(terminal: Terminal) -> None:
+    # given strict mode, in which the queue raises at the first drop
+    class Strict(RecordingEmit):
+        def __call__(self, event: Event) -> bool:
+            raise EventsDropped("the queue is full")
+
+        def refuse(self, reason: str, message: str) -> None:
+            raise EventsDropped(message)
+
+    emit = Strict()
+    with stdout_is(terminal), collecting(emit):
+        print("printed")
+        logging.getLogger("training").warning("logged")
+
+    assert terminal.written() == "printed\n"
 
 
 def test_line_times_come_from_the_clock_and_bars_from_the_monotonic_one(
@@ -431,7 +449,7 @@ def test_a_record_whose_arguments_do_not_fit_is_the_programs_affair(
 
         logger.info("%d items", "three")
 
-        assert emit.refused == ["console_error"]
+        assert emit.refused == ["invalid"]
 
 
 def test_it_survives_a_configuration_of_logging_and_does_not_disturb_it(

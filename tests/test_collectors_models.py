@@ -227,7 +227,7 @@ def test_what_has_no_path_is_ignored(framework: str, collector: ModelCollector, 
 
     # a stream that fails when asked is counted, and the save goes through
     assert core.save("1", Awkward()) == "saved"
-    assert emit.refused == ["model_error"]
+    assert emit.refused == ["invalid"]
 
 
 def test_stop_puts_everything_back(framework: str, emit: RecordingEmit) -> None:
@@ -319,7 +319,7 @@ def test_a_model_saved_by_other_means_is_reported(
         ModelSaved(42, tmp_path.name, str(tmp_path), "custom", None, None),
         ModelSaved(42, "model.pt", "s3://bucket/model.pt", "custom", None, None),
     ]
-    assert emit.refused == ["model_error"]
+    assert emit.refused == ["invalid"]
 
 
 def test_the_table_names_each_function_once() -> None:

@@ -171,7 +171,7 @@ def test_a_group_that_fails_is_counted_and_goes_on(emit: WaitingEmit) -> None:
     emit.wait_for(lambda: len(emit.samples) >= 3 and len(emit.refused) >= 2)
     collector.stop()
 
-    assert set(emit.refused) == {"resource_error"}
+    assert set(emit.refused) == {"invalid"}
 
 
 def test_stop_ends_its_threads(emit: WaitingEmit) -> None:
