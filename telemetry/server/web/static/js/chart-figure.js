@@ -61,7 +61,7 @@ function linesOf({ series, color, data }, input, factor, shift) {
   };
   if (!input.smooth || !data.smooth) return [raw];
   return [
-    { ...raw, mode: "lines", opacity: 0.3, line: { color, width: 1 }, hoverinfo: "skip" },
+    { ...raw, mode: "lines", opacity: 0.42, line: { color, width: 1 }, hoverinfo: "skip" },
     { ...raw, uid: `smooth-${series.id}`, mode: "lines", y: scale(data.smooth), line: { color, width: 2.1 } },
   ];
 }
@@ -88,7 +88,7 @@ function nonFiniteMarks(shown, theme, shift) {
     traces: [trace],
     shapes: [{ type: "line", x0: first.at, x1: first.at, y0: 0, y1: 1, yref: "paper", layer: "below", line: { color: theme.bad, width: 1.2, dash: "dot" } }],
     annotations: [{
-      x: first.at, y: 1, yref: "paper", yanchor: "top", xanchor: "left", xshift: 3, showarrow: false,
+      x: first.at, y: 0.94, yref: "paper", yanchor: "top", xanchor: "left", xshift: 4, showarrow: false,
       text: `first ${word(first.what)}`, font: { size: 11, color: theme.bad }, bgcolor: theme.surface, borderpad: 1,
     }],
   };
@@ -104,7 +104,7 @@ function layoutOf(input, unit, seriesShown, marks, shift) {
   const yRange = view.yRange ? { range: view.yRange, autorange: false } : { autorange: true };
   return {
     width, height, autosize: false, showlegend: false, dragmode: input.drag, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: unit ? 62 : 52, r: 14, t: 10, b: 34 }, font: { family: theme.sans, size: 12, color: theme.text },
+    margin: { l: unit ? 62 : 52, r: 14, t: 10, b: x === "time" ? 46 : 34 }, font: { family: theme.sans, size: 12, color: theme.text },
     hovermode: seriesShown > UNIFIED_MAX_SERIES ? "closest" : "x unified", hoverdistance: 40,
     hoverlabel: { bgcolor: theme.surface, bordercolor: theme.lineStrong, namelength: 48, font: { family: theme.sans, size: 12, color: theme.text } },
     xaxis: {

@@ -44,13 +44,13 @@ export class Info {
     const { record } = this.task;
     const own = record.task ?? {};
     const rest = Object.entries(record).filter(([name]) => name !== "task" && name !== "writers");
+    const fields = ([name, values]) => section(sentence(name), definitions(Object.entries(values).sort(byKey).map(([key, value]) => [key, text(value)])));
     byId("info").replaceChildren(...[
       failure(this.task, own),
-      taskSection(this.task, own),
-      ledgerSection(own.ledger),
+      el("div", { class: "column" }, taskSection(this.task, own)),
+      el("div", { class: "column" }, ledgerSection(own.ledger), ...rest.sort(byKey).map(fields)),
       writersSection(record.writers ?? {}),
       modelsSection(this.models, this.task.counts?.models),
-      ...rest.map(([name, fields]) => section(sentence(name), definitions(Object.entries(fields).sort(byKey).map(([key, value]) => [key, text(value)])))),
     ].filter((node) => node !== null));
   }
 }

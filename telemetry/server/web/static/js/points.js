@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 
 const GATHER_MS = 12;
-const MAX_IDS = 150; // keeps the address below the 8 KiB that proxies and servers accept
+const MAX_IDS = 100; // what the API answers in one request
 const MAX_IN_FLIGHT = 3; // a browser has six connections to a server, and the live feed holds one
 
 /**

@@ -5,6 +5,7 @@ import { Console } from "./console.js";
 import { byId, coalesce, setText } from "./dom.js";
 import { Info } from "./info.js";
 import { Live } from "./live.js";
+import { plotly } from "./plotly.js";
 import { Points } from "./points.js";
 import { Resources } from "./resources.js";
 import { Scalars } from "./scalars.js";
@@ -36,12 +37,10 @@ async function fetchTask() {
   try {
     const task = await get(`/tasks/${taskId}`);
     problem(null);
-    const first = byId("shown").hidden;
     byId("missing").hidden = true;
     byId("shown").hidden = false;
     header.show(task);
     parts.info.show(task);
-    if (first) startTabs(showTab);
   } catch (error) {
     if (error instanceof ApiError && error.status === 404) {
       byId("missing").hidden = !byId("shown").hidden;
@@ -51,6 +50,8 @@ async function fetchTask() {
 
 function showTab(name) {
   tab = name;
+  // Five megabytes of Plotly arrive while the series are still being listed.
+  if (name === "scalars" || name === "resources") plotly().catch(problem);
   // What a tab shows is fetched when it is first looked at.
   if (!started.has(name)) parts[name].refresh();
   started.add(name);
@@ -61,6 +62,7 @@ function showTab(name) {
 const fetchTaskSoon = coalesce(fetchTask, RECORD_EVERY_MS);
 
 fetchTask();
+startTabs(showTab);
 new Live({ task: taskId }, {
   task: (task) => {
     if (byId("shown").hidden || tab === "info") fetchTaskSoon();
