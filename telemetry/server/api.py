@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
@@ -182,11 +183,14 @@ async def _read(request: web.Request, read: Callable[[Store], Any]) -> web.Respo
     def answer() -> bytes:
         return orjson.dumps(read(store), option=orjson.OPT_SERIALIZE_NUMPY)
 
+    begin = time.perf_counter()
     try:
         body = await asyncio.get_running_loop().run_in_executor(request.app[_READERS], answer)
     except NotFound as error:
         raise web.HTTPNotFound(text=str(error)) from error
-    return _json(body)
+    response = _json(body)
+    response.headers["Server-Timing"] = f"read;dur={(time.perf_counter() - begin) * 1e3:.2f}"
+    return response
 
 
 def _json(body: bytes) -> web.Response:

@@ -165,6 +165,7 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
     if not response.prepared and request.path.startswith("/api/"):
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     return response
 
 

@@ -37,6 +37,8 @@ _DECODE_THREADS = 2
 # Offset of the unpacked payload length in a frame's header (docs/wire.md).
 _UNPACKED_AT = slice(16, 20)
 
+# A sender that dribbles holds its place in the bound of waiting bytes; 64 MiB in this is 0.5 MiB/s.
+_BODY_TIMEOUT_S = 120.0
 _BUSY_RETRY_S = 1
 _DISK_RETRY_S = 10
 
@@ -57,15 +59,16 @@ class _WriteFailed(TelemetryError):
 class _Item:
     """A frame of a request: its answer so far, and what is to be written if anything is."""
 
-    frame: Frame
+    writer_id: bytes
+    sequence: int
     content: FrameContent | None = None
     result: str = "stored"
     reason: str | None = None
 
     def answer(self) -> dict[str, Any]:
         answer = {
-            "writer": self.frame.writer_id.hex(),
-            "sequence": self.frame.sequence,
+            "writer": self.writer_id.hex(),
+            "sequence": self.sequence,
             "result": self.result,
         }
         return answer if self.reason is None else {**answer, "reason": self.reason}
@@ -173,11 +176,11 @@ class Ingest:
     def _decode(self, frame: Frame) -> _Item:
         # Known frames are not even decoded: a sender that lost our answer sends everything again.
         if self._store.has_frame(frame.writer_id, frame.sequence):
-            return _Item(frame, result="duplicate")
+            return _Item(frame.writer_id, frame.sequence, result="duplicate")
         try:
-            return _Item(frame, prepare(frame, decode(frame)))
+            return _Item(frame.writer_id, frame.sequence, prepare(frame, decode(frame)))
         except FrameError as error:
-            return _Item(frame, result="rejected", reason=str(error))
+            return _Item(frame.writer_id, frame.sequence, result="rejected", reason=str(error))
 
     # -- the writer thread
 
@@ -286,7 +289,13 @@ async def post_frames(request: web.Request) -> web.Response:
     try:
         # A body of unknown length is counted as the largest one.
         with ingest.admitted(limits.max_body_bytes if length is None else length):
-            answers = await ingest.take(await request.read())
+            async with asyncio.timeout(_BODY_TIMEOUT_S):
+                body = await request.read()
+            answers = await ingest.take(body)
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(
+            text=f"the body did not arrive within {_BODY_TIMEOUT_S:g} s; nothing was kept"
+        ) from error
     except FrameError as error:
         raise web.HTTPBadRequest(text=f"{error}; nothing was kept") from error
     except BodyTooLarge as error:

@@ -110,7 +110,7 @@ def add_routes(app: web.Application) -> None:
     """Add `GET /api/v1/live` and the hub behind it."""
     app[HUB] = Hub()
     app.on_shutdown.append(app[HUB].close)
-    app.router.add_get("/api/v1/live", live)
+    app.router.add_get("/api/v1/live", live, allow_head=False)
 
 
 async def live(request: web.Request) -> web.StreamResponse:

@@ -39,6 +39,8 @@ MAX_RECORD_DEPTH = 32
 # One record value, packed, in bytes: a large configuration file fits, a model does not.
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_PATH_CHARS = 32_768
+# Each is a row that is kept in memory while the task runs; a name that holds a step number makes millions.
+MAX_FRAME_SERIES = 50_000
 _KINDS = ("scalar", "resource")
 
 
@@ -184,6 +186,8 @@ def _as_int64(column: array[int]) -> npt.NDArray[np.int64]:
 
 
 def _runs(columns: ScalarColumns) -> list[SeriesRun]:
+    if len(columns.series) > MAX_FRAME_SERIES:
+        raise FrameError(f"a frame of {len(columns.series)} series is over the limit of {MAX_FRAME_SERIES}")
     for key in columns.series:
         _check_series(key)
     if len(set(columns.series)) != len(columns.series):

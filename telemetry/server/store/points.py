@@ -34,7 +34,7 @@ RAW_POINTS = 500_000
 MAX_NON_FINITE = 100
 # What lies further back than this many half-lives has no weight left in a float64.
 _WARM_UP_HALF_LIVES = 60
-_INT64 = np.iinfo(np.int64)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 # Row ids per query; SQLite takes 32,766.
 _IN_LIST = 2000
 
@@ -105,8 +105,8 @@ class _Samples:
 
 def query_points(connection: Connection, series: int, query: PointsQuery) -> SeriesPoints:
     """Answer for one series; reads a consistent state within `connection`'s transaction."""
-    low = _INT64.min if query.low is None else max(_INT64.min, query.low)
-    high = _INT64.max if query.high is None else min(_INT64.max, query.high)
+    low = _INT64_MIN if query.low is None else _clamp(query.low)
+    high = _INT64_MAX if query.high is None else _clamp(query.high)
     warm_low = _warm_up(low, query.half_life) if query.low is not None else low
     rows = _chunks(connection, series, query.by_time, warm_low, high)
     tail = _read_tail(connection, series)
@@ -125,8 +125,11 @@ def query_points(connection: Connection, series: int, query: PointsQuery) -> Ser
 def _warm_up(low: int, half_life: float | None) -> int:
     if half_life is None:
         return low
-    reach = min(float(2**63), math.ceil(half_life * _WARM_UP_HALF_LIVES))
-    return max(_INT64.min, low - int(reach))
+    return _clamp(low - math.ceil(min(2.0**64, half_life * _WARM_UP_HALF_LIVES)))
+
+
+def _clamp(x: int) -> int:
+    return min(_INT64_MAX, max(_INT64_MIN, x))
 
 
 def _from_points(samples: _Samples, query: PointsQuery, low: int, high: int, warm_low: int) -> SeriesPoints:

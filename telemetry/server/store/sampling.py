@@ -16,8 +16,9 @@ from telemetry.server.store.chunks import FloatArray, IntArray
 
 __all__ = ["bucket_edges", "min_max_rows", "smooth"]
 
-# Weights below 2^-60 vanish in a float64 sum; a block of this many half-lives stays far from overflow.
-_BLOCK_HALF_LIVES = 500.0
+# A block of this many half-lives: its weights reach 2^100, so values up to 1e277 do not overflow.
+_BLOCK_HALF_LIVES = 100.0
+# Weights below this vanish in a float64 sum.
 _VANISHED = 2.0**-60
 # Beyond this many blocks a Python loop over them costs more than the scan.
 _MAX_BLOCKS = 2000
@@ -101,6 +102,8 @@ def smooth(x: IntArray, values: FloatArray, half_life: float, weights: FloatArra
     mass = finite.astype(np.float64) if weights is None else np.where(finite, weights, 0.0)
     # Relative to the first x before it becomes a float, since nanoseconds since 1970 need 61 bits; and
     # unsigned, since two int64 may lie 2^64 - 1 apart.
+    # Neighbours are at least 1 apart, or not at all: below a thousandth nothing is left to decay.
+    half_life = max(half_life, 1e-3)
     age = (x.view(np.uint64) - x[:1].view(np.uint64)).astype(np.float64) / half_life
     clean = np.where(finite, values, 0.0)
     blocks = np.floor(age / _BLOCK_HALF_LIVES)

@@ -99,7 +99,7 @@ class Store:
                 # The cache may hold what was rolled back.
                 self._cache = None
                 raise
-            self._cache.trim(_MAX_CACHED_SERIES)
+            self._cache.trim(_MAX_CACHED_SERIES, transaction.changes)
             if len(self._ranges) > _MAX_CACHED_WRITERS:
                 self._ranges = {}
             self._ranges.update((writer, now) for writer, (_, now) in transaction.ranges.items())

@@ -34,7 +34,7 @@ from telemetry.server.store.state import MetricKey, SeriesState, TaskState
 
 __all__ = ["SeriesChange", "TaskChange", "Transaction", "WriterCache"]
 
-# A tail of many one-point rows is slow to read; this many are merged into one.
+# A tail of many one-point rows is slow to read: between this many and twice as many are merged into one.
 TAIL_ROWS = 64
 # SQLite takes 32,766 parameters since 3.32; there is no gain beyond a few hundred.
 _IN_LIST = 500
@@ -75,6 +75,8 @@ class WriterCache:
     def __init__(self, connection: Connection) -> None:
         self.tasks: dict[str, TaskState] = {}
         self.metrics: dict[MetricKey, int] = {}
+        # Tasks and series taken in since the last trim.
+        self.loaded = 0
         self._next_id = {
             table.name: 1 + (connection.execute(select(func.max(table.c.id))).scalar() or 0)
             for table in (
@@ -92,11 +94,13 @@ class WriterCache:
         self._next_id[table.name] = identifier + 1
         return identifier
 
-    def trim(self, max_series: int) -> None:
-        """Forget everything when it has grown large; what is in use is read again."""
-        if sum(len(task.series) for task in self.tasks.values()) + len(self.tasks) > max_series:
-            self.tasks.clear()
-        if len(self.metrics) > max_series:
+    def trim(self, max_entries: int, keep: Iterable[str]) -> None:
+        """Forget all tasks but those to `keep` when there are many of them or of their series."""
+        if self.loaded > max_entries:
+            self.tasks = {task_id: self.tasks[task_id] for task_id in keep}
+            # What is kept is not counted again: a task with very many series must not be read each time.
+            self.loaded = 0
+        if len(self.metrics) > max_entries:
             self.metrics.clear()
 
 
@@ -134,6 +138,7 @@ class Transaction:
         task.add(content)
         self._dirty_tasks[task.task_id] = task
         if content.runs:
+            self._add_series(task, content.runs)
             task.note_recent([self._add_run(task, run) for run in content.runs])
         self._add_events(task, content, change)
         return True
@@ -160,6 +165,7 @@ class Transaction:
         if task is None:
             task = self._load_task(task_id) or self._new_task(task_id)
             self._cache.tasks[task_id] = task
+            self._cache.loaded += 1 + len(task.series)
         return task
 
     def _new_task(self, task_id: str) -> TaskState:
@@ -201,15 +207,24 @@ class Transaction:
             task.series[state.key] = task.series_by_id[state.id] = state
         return task
 
-    def _add_run(self, task: TaskState, run: SeriesRun) -> SeriesState:
-        key = (run.key.kind, run.key.title, run.key.series)
-        series = task.series.get(key)
-        if series is None:
-            metric = self._metric(key)
+    def _add_series(self, task: TaskState, runs: Sequence[SeriesRun]) -> None:
+        """Make the series that the task does not have yet."""
+        keys = [(run.key.kind, run.key.title, run.key.series) for run in runs]
+        # By key: a frame may hold a series twice, with two units, of which the first is kept.
+        fresh = {key: run for key, run in zip(reversed(keys), reversed(runs), strict=True) if key not in task.series}
+        if not fresh:
+            return
+        self._find_metrics(fresh)
+        for key, run in reversed(fresh.items()):
+            metric = self._cache.metrics[key]
             series = SeriesState(self._cache.next_id(schema.series), task.id, metric, key, is_new=True)
             task.series[key] = task.series_by_id[series.id] = series
+            self._cache.loaded += 1
             row = {"id": series.id, "task": task.id, "metric": metric, "unit": run.key.unit}
             self._add_row(schema.series, row)
+
+    def _add_run(self, task: TaskState, run: SeriesRun) -> SeriesState:
+        series = task.series[run.key.kind, run.key.title, run.key.series]
         series.add(run)
         self._dirty_series[series.id] = series
         self.changes[task.task_id].series[series.id] = SeriesChange(
@@ -217,27 +232,25 @@ class Transaction:
         )
         return series
 
-    def _metric(self, key: MetricKey) -> int:
-        metric = self._cache.metrics.get(key)
-        if metric is None:
-            columns = schema.metrics.c
-            kind, title, series = key
-            query = select(columns.id).where(columns.kind == kind, columns.title == title, columns.series == series)
-            metric = self._connection.execute(query).scalar()
-            if metric is None:
-                metric = self._cache.next_id(schema.metrics)
-                self._connection.execute(
-                    insert(schema.metrics),
-                    {
-                        "id": metric,
-                        "kind": kind,
-                        "title": title,
-                        "series": series,
-                        "path": f"{title}/{series}",
-                    },
-                )
-            self._cache.metrics[key] = metric
-        return metric
+    def _find_metrics(self, keys: Iterable[MetricKey]) -> None:
+        """Have the ids of these metrics in the cache; those that no task had before are made."""
+        known, columns = self._cache.metrics, schema.metrics.c
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        for some in _slices(missing, _IN_LIST):
+            query = select(columns.id, columns.kind, columns.title, columns.series).where(
+                tuple_(columns.kind, columns.title, columns.series).in_(some)
+            )
+            for identifier, kind, title, series in self._connection.execute(query):
+                known[kind, title, series] = identifier
+        rows = []
+        for key in missing:
+            if key not in known:
+                known[key] = self._cache.next_id(schema.metrics)
+                kind, title, series = key
+                names = {"kind": kind, "title": title, "series": series, "path": f"{title}/{series}"}
+                rows.append({"id": known[key], **names})
+        if rows:
+            self._connection.execute(insert(schema.metrics), rows)
 
     # -- events
 
@@ -369,7 +382,8 @@ def _seals(series: SeriesState) -> bool:
 
 
 def _rewrites_tail(series: SeriesState) -> bool:
-    return _seals(series) or series.tail_rows + 1 >= TAIL_ROWS
+    # Not all series at the same number of rows: those of one task grow together, and would stop the writer.
+    return _seals(series) or series.tail_rows + 1 >= TAIL_ROWS + series.id % TAIL_ROWS
 
 
 def _slices(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
