@@ -134,7 +134,7 @@ def test_what_is_asked_of_stdout_is_answered_by_the_original(terminal: Terminal,
         with pytest.raises(io.UnsupportedOperation):
             tee.fileno()
         with pytest.raises(AttributeError):
-            tee.no_such_attribute  # type: ignore[attr-defined]  # noqa: B018
+            tee.no_such_attribute  # type: ignore[union-attr]  # noqa: B018
 
 
 def test_an_error_of_the_stream_is_the_programs_and_nothing_is_kept(
@@ -244,7 +244,7 @@ def test_stop_leaves_in_place_what_was_wrapped_around_our_stream(terminal: Termi
         collector = ConsoleCollector(stderr=False, logging=False)
         collector.start(emit)
         outer = TeeStream(sys.stdout, lambda text: None)
-        sys.stdout = outer  # type: ignore[assignment]
+        sys.stdout = outer
 
         collector.stop()
 

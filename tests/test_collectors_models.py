@@ -246,11 +246,15 @@ def test_stop_puts_everything_back(framework: str, emit: RecordingEmit) -> None:
 
 
 def test_stop_leaves_what_somebody_put_over_ours(framework: str, emit: RecordingEmit) -> None:
-    core = importlib.import_module(framework)
+    core: Any = importlib.import_module(framework)
     collector = ModelCollector(functions=FAKE)
     collector.start(emit)
     ours = core.save
-    core.save = theirs = lambda obj, f: ours(obj, f)
+
+    def theirs(obj: Any, f: Any) -> Any:
+        return ours(obj, f)
+
+    core.save = theirs
 
     collector.stop()
 
