@@ -265,7 +265,8 @@ export class ChartCard {
       item.setAttribute("aria-pressed", String(!this.view.hidden.has(one.series)));
       dot.style.background = `var(--series-${colors[index]})`;
       setText(name, one.series);
-      const last = typeof one.last === "number" ? one.last / unit.factor : one.last;
+      // Of a machine's figures nobody wants the fifth digit.
+      const last = typeof one.last !== "number" ? one.last : this.group.unit ? Number((one.last / unit.factor).toPrecision(3)) : one.last;
       setText(value, `${measure(last)}${unit.label && !isNonFinite(last) ? ` ${unit.label}` : ""}`);
       value.classList.toggle("bad", isNonFinite(last));
     });

@@ -146,7 +146,7 @@ export class Console {
 
   #older() {
     return this.#exclusively(async (signal) => {
-      const { lines, more } = await this.#ask({ before: this.firstId });
+      const { lines, more } = await this.#ask({ before: this.firstId, tail: 1 });
       if (signal.aborted) return;
       this.moreBefore = more;
       if (!lines.length) return;
