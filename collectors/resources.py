@@ -114,7 +114,8 @@ class ResourceCollector:
             if read is None:
                 return
             start_s = self._monotonic()
-            due_s = start_s + min(interval_s, _SECOND_READING_S)
+            # The slow readings are no rates.
+            due_s = start_s + (interval_s if group == "slow" else min(interval_s, _SECOND_READING_S))
             while not self._stopping.is_set():
                 try:
                     self._sample(emit, read)
