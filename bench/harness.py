@@ -12,6 +12,7 @@ an import must not have imported it before.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -126,6 +127,8 @@ class Work:
         self.names = [("train" if k < half else "validation", f"series {k % half}") for k in range(SERIES)]
         generator = random.Random(_SEED)
         self.values = [generator.random() for _ in range(self.steps * SERIES)]
+        # A full collection would walk this list, for some 10 ms a million, and that would be our doing.
+        gc.freeze()
 
     @property
     def scalars(self) -> int:

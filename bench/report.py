@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import Benchmark, Column, Metrics, Target, median
 
-__all__ = ["document", "machine", "print_benchmark", "summary", "verdicts"]
+__all__ = ["document", "machine", "print_benchmark", "print_shortfalls", "summary", "verdicts"]
 
 # case -> the metrics of each repetition that succeeded; and the reasons of those that did not
 Runs = dict[str, list[Metrics]]
@@ -92,17 +92,42 @@ def print_benchmark(benchmark: Benchmark, runs: Runs, failures: Failures, *, qui
     for case, reasons in failures.items():
         for reason in dict.fromkeys(reasons):
             print(f"\n{case}: FAILED {reasons.count(reason)} times: {reason}")
-    found = verdicts(benchmark, runs)
-    if found:
-        print()
-    for verdict in found:
-        word = "(quick)" if quick else "met" if verdict["met"] else "FALLS SHORT"
-        print(
-            f"- {word}: {verdict['says']} [{verdict['case']}]: {verdict['median']:,.4g} "
-            f"({verdict['min']:,.4g} .. {verdict['max']:,.4g}), wanted {verdict['comparison']} "
-            f"{verdict['bound']:,g}"
-        )
+    lines = _verdict_lines(verdicts(benchmark, runs), quick=quick)
+    if lines:
+        print("\n" + "\n".join(lines))
     sys.stdout.flush()
+
+
+def print_shortfalls(found: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Print the targets that were missed, of all benchmarks, at the end where they are seen."""
+    missed = [(name, verdict) for name, verdict in found if not verdict["met"]]
+    print(f"\n## {len(found) - len(missed)} of {len(found)} targets met\n")
+    for name, verdict in missed:
+        print(f"- FALLS SHORT: {name} {verdict['says']}: {_measured(verdict)}, wanted {_wanted(verdict)}")
+
+
+def _verdict_lines(found: Sequence[dict[str, Any]], *, quick: bool) -> list[str]:
+    """Return a line for each target, with the median and range of each case."""
+    by_promise: dict[str, list[dict[str, Any]]] = {}
+    for verdict in found:
+        by_promise.setdefault(verdict["says"], []).append(verdict)
+    lines = []
+    for says, group in by_promise.items():
+        missed = [verdict["case"] for verdict in group if not verdict["met"]]
+        word = "quick" if quick else f"FALLS SHORT ({', '.join(missed)})" if missed else "met"
+        figures = "; ".join(_measured(verdict) for verdict in group)
+        lines.append(f"- {word}: {says} ({_wanted(group[0])}): {figures}")
+    return lines
+
+
+def _measured(verdict: dict[str, Any]) -> str:
+    low, high = f"{verdict['min']:,.4g}", f"{verdict['max']:,.4g}"
+    spread = "" if low == high else f" [{low}..{high}]"
+    return f"{verdict['case']} {verdict['median']:,.4g}{spread}"
+
+
+def _wanted(verdict: dict[str, Any]) -> str:
+    return f"{verdict['comparison']} {verdict['bound']:,g}"
 
 
 def _values(metric: str, metrics: Sequence[Metrics]) -> list[float]:

@@ -1,8 +1,8 @@
 """Run the benchmarks, print a table and write JSON.
 
     python bench/run.py --quick                 does everything once, small: is the machinery sound?
-    python bench/run.py                         all but the peers; about 20 minutes
-    python bench/run.py --peers                 with tensorboardX, trackio, wandb offline, clearml offline
+    python bench/run.py                         all but the peers; about 15 minutes
+    python bench/run.py --peers                 and tensorboardX, trackio, wandb, clearml; about 20
     python bench/run.py --only hot_path --reps 9 --json hot.json
 
 Each measurement runs in a process of its own, with its own empty home, working, state and temporary folder.
@@ -29,7 +29,7 @@ from typing import Any
 
 from harness import Benchmark, Metrics
 from peers.environments import default_folder
-from report import Failures, Runs, document, machine, print_benchmark
+from report import Failures, Runs, document, machine, print_benchmark, print_shortfalls, verdicts
 
 _HERE = Path(__file__).resolve().parent
 _NAMES = (
@@ -76,6 +76,8 @@ def main() -> int:
     facts["machine"]["load_average_at_end"] = os.getloadavg() if hasattr(os, "getloadavg") else None
     for benchmark in benchmarks:
         print_benchmark(benchmark, runs[benchmark.name], failures[benchmark.name], quick=arguments.quick)
+    if not arguments.quick:
+        print_shortfalls([(b.name, verdict) for b in benchmarks for verdict in verdicts(b, runs[b.name])])
     _write_json(arguments.json, document(benchmarks, runs, failures, facts))
     print(f"\nJSON: {arguments.json}")
     return 1 if any(failures.values()) else 0
