@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.random import Generator, default_rng
 
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.sdk.task import Task
@@ -55,7 +56,7 @@ class DemoResult:
     validation_accuracy: float
 
 
-def make_spirals(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def make_spirals(count: int, rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return points on noisy spiral arms.
 
     Returns:
@@ -75,7 +76,7 @@ class Network:
         widths: of the layers, input and output included.
     """
 
-    def __init__(self, widths: list[int], rng: np.random.Generator) -> None:
+    def __init__(self, widths: list[int], rng: Generator) -> None:
         self.parameters: list[NDArray[np.float64]] = []
         for fan_in, fan_out in pairwise(widths):
             # He et al. 2015: keeps the variance of a ReLU layer's output.
@@ -90,10 +91,10 @@ class Network:
         probabilities = self._forward(points)[-1]
         return _loss_and_accuracy(probabilities, labels)
 
-    def train_step(
-        self, points: NDArray[np.float64], labels: NDArray[np.int64], learning_rate: float
-    ) -> tuple[float, float]:
-        """Take one step of Adam; return (loss, norm of the gradient) of the batch before it."""
+    def gradients(
+        self, points: NDArray[np.float64], labels: NDArray[np.int64]
+    ) -> tuple[float, list[NDArray[np.float64]]]:
+        """Return (loss, its gradient by each of `parameters`), by back-propagation."""
         activations = self._forward(points)
         probabilities = activations[-1]
         loss, _ = _loss_and_accuracy(probabilities, labels)
@@ -106,9 +107,15 @@ class Network:
             if layer:
                 delta = (delta @ self.parameters[2 * layer].T) * (activations[layer] > 0.0)
         gradients.reverse()
-        norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients))
+        return loss, gradients
+
+    def train_step(
+        self, points: NDArray[np.float64], labels: NDArray[np.int64], learning_rate: float
+    ) -> tuple[float, float]:
+        """Take one step of Adam; return (loss, norm of the gradient) of the batch before it."""
+        loss, gradients = self.gradients(points, labels)
         self._adam(gradients, learning_rate)
-        return loss, norm
+        return loss, math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients))
 
     def save(self, path: Path) -> None:
         """Write the parameters to a .npz file."""
@@ -160,7 +167,7 @@ def train(task: Task, *, steps: int, seconds: float, checkpoints: Path) -> DemoR
         seconds: how long the training shall take at least; 0 goes as fast as the machine does.
         checkpoints: a folder for the .npz files.
     """
-    rng = np.random.default_rng(7)
+    rng = default_rng(7)
     train_points, train_labels = make_spirals(2000, rng)
     validation = make_spirals(1500, rng)
     network = Network([2, 64, 64, ARMS], rng)

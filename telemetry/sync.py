@@ -237,7 +237,7 @@ def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float
     paths = list(paths)
     sessions = find_sessions(paths)
     if not sessions:
-        print(f"nothing to send in {', '.join(map(str, paths))}")
+        print(f"nothing to send in {', '.join(map(str, paths or [settings.state_dir]))}")
         return 0
     total_bytes = sum(session.size_bytes for session in sessions)
     print(f"sending {_count(len(sessions), 'session')}, {size_text(total_bytes)}, to {url}")

@@ -97,6 +97,27 @@ def test_a_signal_stops_the_task_and_the_process_dies_of_it(number: signal.Signa
     assert number.name in told["status_reason"]
 
 
+def test_a_ctrl_c_that_leaves_the_import_lock_locked_still_ends_the_task(state_dir: Path) -> None:
+    # As when KeyboardInterrupt is raised inside importlib: every import in another thread now waits.
+    rest = """
+import _imp, threading
+_imp.acquire_lock()
+importing = threading.Event()
+def load():
+    importing.set()
+    import wave
+threading.Thread(target=load, daemon=True).start()
+importing.wait()
+raise KeyboardInterrupt
+"""
+    begin = START.replace("assert task.flush()", "")
+    for source in (begin + rest, begin + "with task:" + rest.replace("\n", "\n    ")):
+        done = run_program(source, state_dir)
+
+        assert done.returncode == -signal.SIGINT, done.stderr
+    assert [read_story(folder).task["status"] for folder in (state_dir / "sessions").iterdir()] == ["stopped"] * 2
+
+
 def test_a_sigterm_handler_of_the_programs_own_is_called_and_may_go_on(state_dir: Path) -> None:
     handler = "import signal\nsignal.signal(signal.SIGTERM, lambda *a: print('saving'))\n"
     rest = "signal.raise_signal(signal.SIGTERM)\ntask.get_logger().report_scalar('loss', 'train', 0.25, 2)\n"

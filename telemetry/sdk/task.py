@@ -25,6 +25,7 @@ from telemetry.pipeline import Pipeline
 from telemetry.protocols import Collector, Sink
 from telemetry.sdk import options
 from telemetry.sdk.announce import end_line, start_line
+from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch, Request, launch
 from telemetry.sdk.logger import Logger
 from telemetry.sdk.progress import Progress
@@ -297,14 +298,23 @@ class Task:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the task: completed, or what the exception that leaves the block means. It is not swallowed."""
+        if isinstance(error, KeyboardInterrupt):
+            release_leaked_import_lock()
         self._end(Outcome(TaskStatus.COMPLETED) if error is None else outcome_of_exception(error))
 
     # ---- inside ----------------------------------------------------------------------------------
 
     def _on_exit(self, cause: lifecycle.ExitCause) -> None:
         timeout_s = self._launched.settings.close_timeout_s
-        # Whoever sends SIGTERM follows up with SIGKILL: after 30 s under Slurm and Kubernetes, sooner elsewhere.
-        self._end(outcome_of_exit(cause), min(timeout_s, SIGNAL_TIMEOUT_S) if cause.kind == "signal" else timeout_s)
+        if cause.kind == "signal":
+            # Whoever sends a signal follows up with SIGKILL: after 30 s under Slurm and Kubernetes, sooner elsewhere.
+            timeout_s = min(timeout_s, SIGNAL_TIMEOUT_S)
+        if cause.reason != "SIGINT":
+            self._end(outcome_of_exit(cause), timeout_s)
+            return
+        release_leaked_import_lock()
+        self._end(outcome_of_exit(cause), timeout_s)
+        keep_death_by_sigint()
 
     def _end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
         settings = self._launched.settings
