@@ -189,12 +189,17 @@ def unpack(data: bytes) -> Points:
 
 def _unpack_planes(data: bytes, count: int, deflated_bytes: int) -> npt.NDArray[np.uint8]:
     modes = data[_HEAD.size : _HEAD.size + _PLANES]
+    if len(modes) < _PLANES or max(modes) > _DEFLATED:
+        raise ValueError(f"a packed run of {count} points has unknown plane modes")
     constants = modes.count(_CONSTANT)
     raw_at = _HEAD.size + _PLANES + constants
     deflated_at = raw_at + modes.count(_RAW) * count
     if deflated_at + deflated_bytes != len(data):
         raise ValueError(f"a packed run of {count} points has {len(data)} bytes")
-    inflated = zlib.decompress(memoryview(data)[deflated_at:]) if deflated_bytes else b""
+    try:
+        inflated = zlib.decompress(memoryview(data)[deflated_at:]) if deflated_bytes else b""
+    except zlib.error as error:
+        raise ValueError(f"a packed run of {count} points does not inflate: {error}") from error
     if len(inflated) != modes.count(_DEFLATED) * count:
         raise ValueError(f"a packed run of {count} points inflates to {len(inflated)} bytes")
     planes = np.empty((_PLANES, count), np.uint8)

@@ -1,0 +1,113 @@
+"""The store's directory: private, for one server, of one version; and what a full disk does."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from server_support import LOSS, TASK, WRITER, content_of, rows_of
+
+from telemetry.errors import ConfigurationError
+from telemetry.server.store import Store, StoreUnavailable, TasksQuery
+from telemetry.server.store.database import DATABASE_NAME
+from telemetry.server.store.schema import SCHEMA_VERSION
+
+
+def test_everything_in_the_directory_is_private(tmp_path: Path) -> None:
+    # given a lax umask
+    old = os.umask(0)
+    try:
+        store = Store(tmp_path / "new" / "store")
+        store.write([content_of({LOSS: rows_of([1.0])})])
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new" / "store").iterdir()}
+        store.close()
+    finally:
+        os.umask(old)
+    # then
+    assert set(modes.values()) == {0o600}, modes
+    assert stat.S_IMODE((tmp_path / "new" / "store").stat().st_mode) == 0o700
+
+
+def test_a_second_server_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    with pytest.raises(ConfigurationError, match="another server"):
+        Store(tmp_path)
+    first.close()
+    Store(tmp_path).close()
+
+
+def test_a_store_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    # given
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
+        connection.execute("UPDATE schema_info SET version = ?", (SCHEMA_VERSION + 1,))
+    connection.close()
+    before = (tmp_path / DATABASE_NAME).read_bytes()
+    # then
+    with pytest.raises(ConfigurationError, match=f"schema version {SCHEMA_VERSION + 1}"):
+        Store(tmp_path)
+    assert (tmp_path / DATABASE_NAME).read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / DATABASE_NAME).write_bytes(b"something else entirely" * 100)
+    with pytest.raises(ConfigurationError, match="cannot be opened"):
+        Store(tmp_path)
+
+
+def test_a_full_disk_refuses_the_frame_and_keeps_what_was_there(tmp_path: Path) -> None:
+    # given a store that may hold about a megabyte
+    import random
+
+    generator = random.Random(1)
+    store = Store(tmp_path, max_bytes=1_000_000)
+    written = 0
+    # when it fills up
+    with pytest.raises(StoreUnavailable, match="full"):
+        while written < 1000:
+            values = [generator.random() for _ in range(8192)]
+            store.write([content_of({LOSS: rows_of(values, first=written * 8192)}, sequence=written)])
+            written += 1
+    # then the frame that did not fit left nothing
+    assert written > 3
+    assert store.has_frame(WRITER, written - 1)
+    assert not store.has_frame(WRITER, written)
+    assert store.task(TASK)["counts"]["points"] == written * 8192
+    assert store.tasks(TasksQuery())["total"] == 1
+    store.close()
+    # and with room again it is taken
+    roomy = Store(tmp_path)
+    assert roomy.write([content_of({LOSS: rows_of([1.0])}, sequence=written)]).stored == [True]
+    roomy.close()
+
+
+def test_a_million_random_points_take_less_than_twelve_bytes_each(tmp_path: Path) -> None:
+    # given 10 series in turn, random values, a clock with jitter in ns
+    import numpy as np
+
+    from telemetry.events import Batch, ScalarColumns, SeriesKey
+    from telemetry.server.store import prepare
+    from telemetry.wire import Frame
+
+    generator = np.random.default_rng(1)
+    store = Store(tmp_path)
+    keys = [SeriesKey("scalar", "loss", f"series {n}") for n in range(10)]
+    clock = 1_700_000_000_000_000_000
+    rows = 65_536
+    for sequence in range(16):
+        columns = ScalarColumns(keys)
+        times = clock + np.cumsum(generator.integers(300, 900, rows))
+        clock = int(times[-1])
+        columns.series_index.frombytes((np.arange(rows) % 10).astype(np.uint32).tobytes())
+        columns.iterations.frombytes((np.arange(rows) // 10 + sequence * rows // 10).astype(np.int64).tobytes())
+        columns.times_unix_ns.frombytes(times.astype(np.int64).tobytes())
+        columns.values.frombytes(generator.random(rows).tobytes())
+        store.write([prepare(Frame(WRITER, sequence, rows, b""), Batch(TASK, columns, (), rows))])
+    # when
+    store.close()
+    # then
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert size / (16 * rows) < 12
