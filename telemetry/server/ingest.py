@@ -104,6 +104,11 @@ class Ingest:
         self._thread = threading.Thread(target=self._run, name="telemetry-writer", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting_jobs(self) -> int:
+        """Requests that are decoded and wait for the next group."""
+        return len(self._jobs)
+
     @contextmanager
     def admitted(self, body_bytes: int) -> Iterator[None]:
         """Hold a place for a request while its body is received, decoded and written.

@@ -1,0 +1,209 @@
+"""The live stream tells of every commit, merges what a viewer is too slow for, and ends with the server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from server_support import LOSS, MS, START_NS, TASK, Http, frame_of, rows_of, started
+
+from telemetry.events import ConsoleLine, ModelSaved, RecordChange
+from telemetry.server import live as live_module
+from telemetry.server.app import BackgroundServer
+from telemetry.server.config import Limits
+from telemetry.server.live import MAX_PENDING_TASKS, Hub
+from telemetry.server.store import SeriesChange, TaskChange
+
+
+class Stream:
+    """An open event stream, read as a browser does."""
+
+    def __init__(self, url: str, query: str = "") -> None:
+        parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=30)
+        self._connection.request("GET", f"/api/v1/live{query}")
+        self.response = self._connection.getresponse()
+        assert self.response.status == 200
+        assert self.block() == ["retry: 2000"]
+
+    def block(self) -> list[str]:
+        """Return the lines up to the next empty one; none at the stream's end."""
+        lines = []
+        while line := self.response.readline().decode().rstrip("\n"):
+            lines.append(line)
+        return lines
+
+    def event(self) -> tuple[str, Any]:
+        """Return the next event; comments are passed over."""
+        while (block := self.block()) and block[0].startswith(":"):
+            continue
+        name, data = block
+        return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+    def until(self, name: str) -> Any:
+        """Return the data of the next event of that name."""
+        while True:
+            got, data = self.event()
+            if got == name:
+                return data
+
+    def close(self) -> None:
+        self.response.close()
+        self._connection.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[BackgroundServer]:
+    with started(tmp_path / "store") as running:
+        yield running
+
+
+def test_the_table_hears_which_tasks_changed(server: BackgroundServer) -> None:
+    # given an open table
+    http, stream = Http(server.url), Stream(server.url)
+    assert stream.response.headers["Content-Type"] == "text/event-stream"
+    # when two tasks change
+    http.send(frame_of({LOSS: rows_of([1.0])}))
+    http.send(frame_of({LOSS: rows_of([1.0])}, task_id="f" * 32, sequence=1))
+    # then
+    heard: set[str] = set()
+    while heard != {TASK, "f" * 32}:
+        heard |= set(stream.until("tasks")["ids"])
+    stream.close()
+
+
+def test_a_task_page_hears_what_changed(server: BackgroundServer) -> None:
+    # given a page that was opened before the task's first frame
+    http, stream = Http(server.url), Stream(server.url, f"?task={TASK}")
+    # when
+    http.send(
+        frame_of(
+            {LOSS: rows_of([1.0, 2.0])},
+            [
+                RecordChange(START_NS, "task", "name", "mnist"),
+                ConsoleLine(START_NS, "stdout", "hello"),
+                ModelSaved(START_NS, "m", "/m", "torch"),
+            ],
+        )
+    )
+    # then
+    got = dict(stream.event() for _ in range(4))
+    assert got["points"] == {
+        "series": {"1": {"count": 2, "last": 2.0, "last_iteration": 1, "last_unix_ms": START_NS // MS + 1}}
+    }
+    assert got["console"] == {"last_id": 1}
+    assert got["models"] == {}
+    assert got["task"] == http.get("/tasks")["tasks"][0]
+    stream.close()
+
+
+def test_a_page_opened_later_is_told_the_task_at_once(server: BackgroundServer) -> None:
+    Http(server.url).send(frame_of({}, [RecordChange(START_NS, "task", "name", "mnist")]))
+    stream = Stream(server.url, f"?task={TASK}")
+    assert stream.event()[1]["name"] == "mnist"
+    stream.close()
+
+
+def test_a_task_page_hears_nothing_of_other_tasks(server: BackgroundServer) -> None:
+    # given
+    http, stream = Http(server.url), Stream(server.url, f"?task={TASK}")
+    # when another task changes, and then this one
+    http.send(frame_of({LOSS: rows_of([1.0])}, task_id="f" * 32))
+    http.send(frame_of({}, [ConsoleLine(START_NS, "stdout", "mine")], sequence=1))
+    # then the first that is heard is of this one
+    assert stream.event() == ("console", {"last_id": 1})
+    stream.close()
+
+
+def test_duplicates_are_not_announced(server: BackgroundServer) -> None:
+    http, stream = Http(server.url), Stream(server.url, f"?task={TASK}")
+    frame = frame_of({LOSS: rows_of([1.0])})
+    http.send(frame)
+    assert stream.until("points")["series"]["1"]["count"] == 1
+    assert http.post(frame).results == ["duplicate"]
+    http.send(frame_of({LOSS: rows_of([1.0], first=1)}, sequence=1))
+    assert stream.until("points")["series"]["1"]["count"] == 2
+    stream.close()
+
+
+def test_many_commits_become_few_events(server: BackgroundServer) -> None:
+    # given
+    http, stream = Http(server.url), Stream(server.url, f"?task={TASK}")
+    # when more is committed than anyone could read
+    for sequence in range(60):
+        http.send(frame_of({LOSS: rows_of([1.0], first=sequence)}, sequence=sequence))
+    # then the last state is told, in far fewer events
+    events = 1
+    while stream.until("points")["series"]["1"]["count"] < 60:
+        events += 1
+    assert events < 30
+    stream.close()
+
+
+def test_a_silent_stream_says_that_it_is_still_there(server: BackgroundServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "HEARTBEAT_S", 0.01)
+    stream = Stream(server.url)
+    assert stream.block()[0].startswith(":")
+    stream.close()
+
+
+def test_streams_end_with_the_server(tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        streams = [Stream(server.url), Stream(server.url, f"?task={TASK}")]
+    # then both came to their end, and the server did
+    for stream in streams:
+        assert stream.block() == []
+        stream.close()
+
+
+def test_too_many_viewers_are_refused(tmp_path: Path) -> None:
+    with started(tmp_path, limits=Limits(max_viewers=1)) as server:
+        stream = Stream(server.url)
+        answer = Http(server.url).api("/live")
+        assert answer.status == 503
+        assert answer.headers["retry-after"]
+        stream.close()
+
+
+def test_a_viewer_that_went_away_is_forgotten(tmp_path: Path) -> None:
+    # given a server with one place, taken by a viewer that goes away
+    with started(tmp_path, limits=Limits(max_viewers=1)) as server:
+        http = Http(server.url)
+        Stream(server.url).close()
+        # when commits go on
+        sequence = 0
+        while http.request("HEAD", "/api/v1/tasks").status == 200 and not _has_place(server.url):
+            http.send(frame_of({LOSS: rows_of([1.0])}, sequence=sequence))
+            sequence += 1
+
+
+def _has_place(url: str) -> bool:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=30)
+    connection.request("GET", "/api/v1/live")
+    status = connection.getresponse().status
+    connection.close()
+    return status == 200
+
+
+def test_what_is_pending_is_merged_and_bounded() -> None:
+    # given a viewer that takes nothing
+    hub = Hub()
+    table, task = hub.join(None), hub.join(TASK)
+    # when far more happens than it will show
+    for number in range(MAX_PENDING_TASKS + 100):
+        change = TaskChange({1: SeriesChange(number, 1.0, number, START_NS)}, console_last_id=number)
+        hub.publish({f"{number:032x}": change, TASK: change})
+    # then it holds the latest only
+    tasks, _ = table.take()
+    assert len(tasks) == MAX_PENDING_TASKS
+    _, change_or_none = task.take()
+    assert change_or_none is not None
+    assert change_or_none.series[1].count == MAX_PENDING_TASKS + 99
+    assert change_or_none.console_last_id == MAX_PENDING_TASKS + 99
+    assert task.take() == ([], None)
