@@ -115,7 +115,7 @@ def _collectors(request: Request, settings: Settings, models: ModelCollector) ->
     if any(streams.values()):
         from telemetry.collectors.console import ConsoleCollector
 
-        chosen.append(ConsoleCollector(**streams))
+        chosen.append(ConsoleCollector(stdout=streams["stdout"], stderr=streams["stderr"], logging=streams["logging"]))
     interval_s = choose_resource_interval_s(request.resources, settings.resource_interval_s)
     if interval_s is not None:
         from telemetry.collectors.resources import ResourceCollector

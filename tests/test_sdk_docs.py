@@ -1,0 +1,51 @@
+"""docs/sdk.md and docs/quickstart.md: nothing public is missing from the one, and the other's words are true."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from sdk_support import only_session, read_story, run_program
+
+from telemetry import Logger, Task
+from telemetry.sdk.options import TASK_TYPES
+from telemetry.sdk.status import TaskStatus
+
+DOCS = Path(__file__).parent.parent / "docs"
+SDK = (DOCS / "sdk.md").read_text(encoding="utf-8")
+QUICKSTART = (DOCS / "quickstart.md").read_text(encoding="utf-8")
+
+
+def public(cls: type) -> list[str]:
+    return [name for name in dir(cls) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", list(inspect.signature(Task.init).parameters))
+def test_every_argument_of_init_is_documented(name: str) -> None:
+    assert f"`{name}`" in SDK
+
+
+@pytest.mark.parametrize("name", sorted({*public(Task), *public(Logger)}))
+def test_every_public_name_is_documented(name: str) -> None:
+    assert re.search(rf"\b{name}\b", SDK)
+
+
+@pytest.mark.parametrize("word", [*TASK_TYPES, *(status.value for status in TaskStatus)])
+def test_every_type_and_status_is_documented(word: str) -> None:
+    assert word in SDK
+
+
+def test_the_quickstarts_program_runs_as_it_stands(tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", QUICKSTART, re.DOTALL)
+
+    done = run_program(program, tmp_path / "state")
+
+    assert done.returncode == 0, done.stderr
+    story = read_story(only_session(tmp_path / "state"))
+    assert (story.task["project"], story.task["name"]) == ("examples", "first")
+    assert len(story.scalars["loss", "train"]) == 1000
+    first, last = done.stderr.splitlines()
+    assert first.startswith('telemetry: task "first" -> ')
+    assert re.fullmatch(r"telemetry: completed\. 1,\d{3} events logged: 1,\d{3} delivered\.", last)
