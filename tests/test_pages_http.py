@@ -121,7 +121,14 @@ def test_plotly_comes_from_the_installed_package_and_is_revalidated(url: str) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["/static/../pages.py", "/static/%2e%2e/pages.py", "/static/js/../../pages.py", "/static//etc/passwd", "/static/js"]
+    "path",
+    [
+        "/static/../pages.py",
+        "/static/%2e%2e/pages.py",
+        "/static/js/../../pages.py",
+        "/static//etc/passwd",
+        "/static/js",
+    ],
 )
 def test_nothing_but_the_static_files_is_served(url: str, path: str) -> None:
     response, _ = get(url, path)
@@ -156,4 +163,6 @@ def test_modules_stay_small_and_write_only_text() -> None:
     for path in (STATIC / "js").glob("*.js"):
         text = path.read_text()
         assert len(text.splitlines()) < 400, path.name
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), path.name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            path.name
+        )

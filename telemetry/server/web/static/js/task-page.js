@@ -5,7 +5,7 @@ import { Console } from "./console.js";
 import { byId, coalesce, setText } from "./dom.js";
 import { Info } from "./info.js";
 import { Live } from "./live.js";
-import { plotly } from "./plotly.js";
+import { fetchPlotlyAhead } from "./plotly.js";
 import { Points } from "./points.js";
 import { Resources } from "./resources.js";
 import { Scalars } from "./scalars.js";
@@ -51,7 +51,7 @@ async function fetchTask() {
 function showTab(name) {
   tab = name;
   // Five megabytes of Plotly arrive while the series are still being listed.
-  if (name === "scalars" || name === "resources") plotly().catch(problem);
+  if (name === "scalars" || name === "resources") fetchPlotlyAhead();
   // What a tab shows is fetched when it is first looked at.
   if (!started.has(name)) parts[name].refresh();
   started.add(name);
