@@ -22,6 +22,7 @@ __all__ = [
     "INT64_MAX",
     "INT64_MIN",
     "MAX_NAME_CHARS",
+    "MAX_VALUE_DEPTH",
     "Batch",
     "ConsoleLine",
     "Event",
@@ -45,6 +46,9 @@ INT64_MAX = 2**63 - 1
 
 # Names are keys of the store's index and legends of its charts; beyond this nobody can read them.
 MAX_NAME_CHARS = 1000
+
+# Lists and maps of a record value inside each other; Python's own limit lies at about 1000.
+MAX_VALUE_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +218,18 @@ def clean_name(name: Any) -> str:
         InvalidEvent: `name` is not a string.
     """
     if not isinstance(name, str):
-        raise InvalidEvent(f"a title or series must be a str, not {type(name).__name__} ({name!r:.80})")
+        raise InvalidEvent(f"a title or series must be a str, not {_shown(name)}")
     text: str = clean_text(name)
     if len(text) > MAX_NAME_CHARS:
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{text[: MAX_NAME_CHARS - 14]}…#{digest}"
     return text
+
+
+def _shown(value: Any) -> str:
+    """Return a value's type, and the value itself where printing it is cheap and cannot fail."""
+    name = type(value).__name__
+    return f"{name} ({value!r:.80})" if isinstance(value, (bool, int, float, complex, str, bytes)) else name
 
 
 def to_float(value: Any) -> float:
@@ -231,16 +241,17 @@ def to_float(value: Any) -> float:
         InvalidEvent: not a real number (a string, None, an array of more than one element, a complex
             number), or an int beyond float64.
     """
-    if isinstance(value, (str, bytes, bytearray)) or value is None:
-        raise InvalidEvent(f"a scalar must be a number, not {type(value).__name__} ({value!r:.80})")
-    detach = getattr(value, "detach", None)
+    if isinstance(value, (str, bytes, bytearray, complex)) or value is None:
+        raise InvalidEvent(f"a scalar must be a number, not {_shown(value)}")
     try:
+        # numpy's complex64 is no complex to Python, and its float() drops the imaginary part with a warning.
+        if getattr(getattr(value, "dtype", None), "kind", None) in ("c", "U", "S"):
+            raise TypeError("its dtype is not real")
+        detach = getattr(value, "detach", None)
         # float() of a tensor that requires grad warns; detach is free and silent.
         return float(detach() if detach is not None else value)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise InvalidEvent(
-            f"a scalar must be one real number, not {type(value).__name__} ({value!r:.80}): {error}"
-        ) from error
+    except Exception as error:  # somebody else's __float__ runs here, in a report call, which never raises
+        raise InvalidEvent(f"a scalar must be one real number, not {_shown(value)}: {error}") from error
 
 
 def to_iteration(iteration: Any) -> int:
@@ -254,7 +265,7 @@ def to_iteration(iteration: Any) -> int:
     except (AttributeError, TypeError):
         value = to_float(iteration)
         if not value.is_integer():
-            raise InvalidEvent(f"an iteration must be a whole number, not {iteration!r:.80}") from None
+            raise InvalidEvent(f"an iteration must be a whole number, not {_shown(iteration)}") from None
         number = int(value)
     if not INT64_MIN <= number <= INT64_MAX:
         raise InvalidEvent(f"an iteration must fit a signed 64-bit integer, and {number} does not")

@@ -1,0 +1,67 @@
+"""What holds for every test: no setting from outside, a home of its own, and a ledger that adds up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from telemetry.pipeline import Pipeline
+from telemetry.testing import MemorySink
+
+# No deadline: the machine may be busy. The seed is the test's name, so a failure comes again.
+settings.register_profile("tests", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No TELEMETRY_* from outside, and a home and state folder that nobody else uses."""
+    kept = dict(os.environ)
+    for name in kept:
+        if name.startswith("TELEMETRY_"):
+            del os.environ[name]
+    home = tmp_path_factory.mktemp("home", numbered=True)
+    os.environ["HOME"] = str(home)
+    for name, folder in (("XDG_STATE_HOME", "state"), ("XDG_CONFIG_HOME", "config"), ("XDG_CACHE_HOME", "cache")):
+        os.environ[name] = str(home / folder)
+    yield
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.fixture(autouse=True)
+def pipelines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pipeline]]:
+    """Every pipeline that the test started. Afterwards, for each sink: accepted = sent + dropped + on disk + pending.
+
+    A MemorySink also tells what it really holds: at least what the ledger says was delivered.
+    """
+    started: list[Pipeline] = []
+    start = Pipeline.start
+
+    def remember(pipeline: Pipeline) -> None:
+        started.append(pipeline)
+        start(pipeline)
+
+    monkeypatch.setattr(Pipeline, "start", remember)
+    yield started
+    for pipeline in started:
+        if not pipeline.closed:
+            pipeline.close(timeout_s=1.0)
+        for sink in pipeline.sinks:
+            ledger = pipeline.ledger(sink.name)
+            assert ledger.balanced, f"the ledger of {sink.name} does not add up: {ledger}"
+            counts = (ledger.delivered, ledger.on_disk, ledger.in_memory, *ledger.dropped.values())
+            assert min(counts) >= 0, f"a count of {sink.name} is below zero: {ledger}"
+            if isinstance(sink, MemorySink):
+                kept = {frame.sequence: frame.events for frame in sink.frames}
+                assert sum(kept.values()) >= ledger.delivered, f"{sink.name} has {kept}, the ledger says {ledger}"
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    """A state folder that does not exist yet, as on a machine where nothing of ours ever ran."""
+    return tmp_path / "state"
