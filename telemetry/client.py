@@ -423,9 +423,7 @@ class Client:
     ) -> TasksAnswer:
         """See AsyncClient.tasks."""
         return self._run(
-            self._client.tasks(
-                search=search, project=project, status=status, sort=sort, page=page, page_size=page_size
-            )
+            self._client.tasks(search=search, project=project, status=status, sort=sort, page=page, page_size=page_size)
         )
 
     def projects(self) -> list[ProjectInfo]:
@@ -491,8 +489,6 @@ class Client:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="telemetry-client", daemon=True
-                )
+                self._thread = threading.Thread(target=self._loop.run_forever, name="telemetry-client", daemon=True)
                 self._thread.start()
             return self._loop

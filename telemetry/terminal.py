@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -52,8 +53,10 @@ class ProgressLine:
         self._shown_at_s = now_s
         filled = BAR_CHARS * min(done, self._total) // self._total
         bar = "█" * filled + "░" * (BAR_CHARS - filled)
+        # A line that wraps could not be drawn over again.
+        line = f"{bar} {100 * done // self._total:3d} %  {text}"[: shutil.get_terminal_size().columns - 1]
         # Erase to the end of the line: a shorter text must not leave the end of the longer one.
-        self._stream.write(f"\r{bar} {100 * done // self._total:3d} %  {text}\x1b[K")
+        self._stream.write(f"\r{line}\x1b[K")
         self._stream.flush()
 
 

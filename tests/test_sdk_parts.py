@@ -109,7 +109,7 @@ def test_names_have_defaults_and_limits() -> None:
     [("/a/b/train.py", "train"), ("/a/package/__main__.py", "package"), (None, "interactive")],
 )
 def test_a_task_is_named_after_its_program(file: str | None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=file))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=file))
 
     assert options.choose_name(None) == name
 
@@ -152,7 +152,8 @@ def test_progress_is_exact_for_the_program_and_thinned_for_the_stream() -> None:
     sent: list[float] = []
     clock = FakeClock()
     progress = Progress(sent.append, clock=clock)
-    assert progress.value is None
+    at_first = progress.value
+    assert at_first is None
 
     for step in range(100_001):
         progress.set(step / 1000)
@@ -193,6 +194,9 @@ def test_a_progress_that_is_none_changes_nothing(wrong: object) -> None:
     assert sent == [5.0]
 
 
+NO_KEYS: dict[str, int] = {}
+
+
 def raised(make: Callable[[], object]) -> BaseException:
     try:
         make()
@@ -211,7 +215,7 @@ def test_what_an_exit_means() -> None:
 
 
 def test_what_an_exception_that_leaves_a_with_block_means() -> None:
-    outcome = status.outcome_of_exception(raised(lambda: {}["no\nsuch key"]))
+    outcome = status.outcome_of_exception(raised(lambda: NO_KEYS["no\nsuch key"]))
     assert (outcome.status, outcome.reason) == (TaskStatus.FAILED, "KeyError: 'no\\nsuch key'")
     assert "Traceback (most recent call last)" in outcome.message
     assert "in <lambda>" in outcome.message

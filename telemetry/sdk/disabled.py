@@ -35,6 +35,9 @@ class DisabledPipeline:
     def __init__(self) -> None:
         self.emit = NullEmit()
 
+    def start(self) -> None:
+        """Start nothing."""
+
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return True: nothing is waiting."""
         return True

@@ -1,4 +1,4 @@
-"""What Task.init puts together: settings, sinks, collectors and the pipeline, started and announced.
+"""What Task.init puts together: settings, sinks, collectors and the pipeline.
 
 Runs on the caller's thread and must be over in well under 100 ms: it connects to nothing, starts no
 process, and what is slow to import (aiohttp, psutil) is imported by the threads that use it.
@@ -26,7 +26,7 @@ from telemetry.sdk.options import choose_resource_interval_s, choose_streams
 from telemetry.sdk.plugins import InstalledCollectors
 from telemetry.settings import Settings
 
-__all__ = ["Launch", "Request", "launch"]
+__all__ = ["Launch", "Request", "prepare"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,32 +47,42 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A pipeline that runs, and what its task needs to know of it.
+    """A pipeline that is ready to start, and what its task needs to know of it.
 
     Attributes:
-        destination: None while telemetry is disabled.
+        installed: None while telemetry is disabled, and so is `destination`.
     """
 
     header: TaskHeader
     settings: Settings
     pipeline: Pipeline | DisabledPipeline
     models: ModelCollector
-    installed: InstalledCollectors | None
     announcer: Announcer
-    destination: Destination | None
+    installed: InstalledCollectors | None = None
+    destination: Destination | None = None
+
+    def start(self) -> None:
+        """Start the pipeline's thread and the collectors; returns at once.
+
+        The last thing that Task.init does: from here on the threads import what they need, and each import of a
+        C extension may keep the GIL from the caller for some ten milliseconds.
+        """
+        self.pipeline.start()
+        if self.installed is not None:
+            self.installed.start(self.pipeline.emit)
 
 
-def launch(request: Request) -> Launch:
-    """Start a pipeline for a new task.
+def prepare(request: Request) -> Launch:
+    """Make everything that a new task needs; nothing is started.
 
     Raises:
-        ConfigurationError: a setting, URL or argument that cannot be used; nothing was started.
+        ConfigurationError: a setting, URL or argument that cannot be used.
     """
     # True asks for it; False is the argument's default and leaves TELEMETRY_STRICT in force.
     settings = Settings.load(strict=request.strict or None)
     header = TaskHeader(
         task_id=secrets.token_hex(16),
-        writer_id=secrets.token_bytes(16),
+        writer_id=Pipeline.new_writer_id(),
         project=request.project,
         name=request.name,
         type=request.type,
@@ -84,26 +94,14 @@ def launch(request: Request) -> Launch:
     # Before any stream is captured: our own lines are not part of the program's output.
     announcer = Announcer(quiet=settings.quiet)
     if destination is None:
-        return Launch(
-            header=header,
-            settings=settings,
-            pipeline=DisabledPipeline(),
-            models=models,
-            installed=None,
-            announcer=announcer,
-            destination=None,
-        )
-    pipeline = Pipeline(header, sinks=destination.sinks, collectors=collectors, settings=settings)
-    pipeline.start()
-    installed = InstalledCollectors()
-    installed.start(pipeline.emit)
+        return Launch(header=header, settings=settings, pipeline=DisabledPipeline(), models=models, announcer=announcer)
     return Launch(
         header=header,
         settings=settings,
-        pipeline=pipeline,
+        pipeline=Pipeline(header, sinks=destination.sinks, collectors=collectors, settings=settings),
         models=models,
-        installed=installed,
         announcer=announcer,
+        installed=InstalledCollectors(),
         destination=destination,
     )
 

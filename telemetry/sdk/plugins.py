@@ -37,6 +37,9 @@ BUILT_IN_SINKS = {
 }
 BUILT_IN_COLLECTORS = ("console", "resources", "models")
 
+# Importing importlib.metadata takes 40 ms of the GIL: after Task.init and the pipeline's own imports, not beside them.
+LOOK_AFTER_S = 0.3
+
 log = logging.getLogger("telemetry")
 
 
@@ -109,7 +112,7 @@ class InstalledCollectors:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._started: list[Collector] = []
-        self._stopped = False
+        self._stopped = threading.Event()
         self._done = threading.Event()
 
     def start(self, emit: Emit) -> None:
@@ -124,7 +127,7 @@ class InstalledCollectors:
         """Stop those that were started; one that is still loading is not started any more."""
         # Not held for long: a plug-in is imported outside the lock.
         with self._lock:
-            self._stopped = True
+            self._stopped.set()
             started, self._started = self._started, []
         for collector in reversed(started):
             try:
@@ -134,9 +137,11 @@ class InstalledCollectors:
 
     def _run(self, emit: Emit) -> None:
         try:
+            if self._stopped.wait(LOOK_AFTER_S):
+                return
             for label, collector in _installed_collectors():
                 with self._lock:
-                    if self._stopped:
+                    if self._stopped.is_set():
                         return
                     try:
                         collector.start(emit)

@@ -26,7 +26,7 @@ from telemetry.protocols import Collector, Sink
 from telemetry.sdk import options
 from telemetry.sdk.announce import end_line, start_line
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
-from telemetry.sdk.launch import Launch, Request, launch
+from telemetry.sdk.launch import Launch, Request, prepare
 from telemetry.sdk.logger import Logger
 from telemetry.sdk.progress import Progress
 from telemetry.sdk.record import Record, start_fields, writer_entry
@@ -122,8 +122,9 @@ class Task:
                 frameworks=auto_connect_frameworks,
                 strict=strict,
             )
-            task = cls(launch(request), tags=request.tags)
+            task = cls(prepare(request), tags=request.tags)
             _current.task = task
+            task._launched.start()
             return task
 
     @classmethod
