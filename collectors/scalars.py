@@ -6,7 +6,7 @@ from time import time_ns
 from typing import Any
 
 from telemetry.errors import InvalidEvent
-from telemetry.events import to_float
+from telemetry.events import to_float, to_iteration
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 
@@ -29,14 +29,16 @@ class ScalarCollector:
             title: the chart. series: the line in it. Any text; over 1,000 characters they are shortened.
             value: a Python, numpy or torch number (a 0-d array or tensor is copied out at once); NaN and
                 infinities are kept as they are.
-            iteration: any signed 64-bit integer, in any order, also repeated.
+            iteration: any signed 64-bit integer, in any order, also repeated; whole floats, numpy integers and
+                tensors are copied out as well.
 
-        A value that is no number is counted as dropped (reason "invalid") and said once in the log; in
-        strict mode it raises EventsDropped.
+        A value that is no number, or an iteration that is no whole one, is counted as dropped (reason "invalid")
+        and said once in the log; in strict mode it raises EventsDropped.
         """
-        if value.__class__ is not float:
+        # Both are copied out here and now: a step counter that is a tensor moves on before the batcher looks.
+        if value.__class__ is not float or iteration.__class__ is not int:
             try:
-                value = to_float(value)
+                value, iteration = to_float(value), to_iteration(iteration)
             except InvalidEvent as error:
                 self._emit.refuse(DropReason.INVALID, f"{title}/{series}: {error}")
                 return

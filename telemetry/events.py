@@ -262,7 +262,7 @@ def to_iteration(iteration: Any) -> int:
     """
     try:
         number = iteration.__index__()
-    except (AttributeError, TypeError):
+    except Exception:  # noqa: BLE001  somebody else's __index__; to_float says what is wrong with it
         value = to_float(iteration)
         if not value.is_integer():
             raise InvalidEvent(f"an iteration must be a whole number, not {_shown(iteration)}") from None
