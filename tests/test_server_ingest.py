@@ -43,6 +43,17 @@ def with_payload(payload: bytes, *, sequence: int = 0, unpacked: int | None = No
     return head + zlib.crc32(payload, zlib.crc32(head)).to_bytes(4, "little") + payload
 
 
+def packed(**changes: Any) -> bytes:
+    """Return a payload that is sound but for `changes`; our own encoder would not write these."""
+    payload: bytes = msgpack.packb({"task": TASK, "series": [], "columns": [b""] * 4, "events": [], **changes})
+    return payload
+
+
+DEEP: list[Any] = []
+for _ in range(80):
+    DEEP = [DEEP]
+
+
 def test_a_frame_is_stored_once_however_often_it_is_sent(http: Http) -> None:
     # given
     frame = frame_of({LOSS: rows_of([1.0, 2.0, 3.0])})
@@ -72,12 +83,18 @@ def test_the_same_sequence_of_another_writer_is_another_frame(http: Http) -> Non
     [
         b"\xc1",
         b"\x80",
-        msgpack.packb({"task": "x", "series": [], "columns": [b""] * 4, "events": []}),
-        msgpack.packb({"task": TASK, "series": [], "columns": [b"abc"] * 4, "events": []}),
-        msgpack.packb({"task": TASK, "series": [], "columns": [b""] * 4, "events": [["poke", 1]]}),
-        msgpack.packb({"task": TASK, "series": [], "columns": [b""] * 4, "events": [["value", 2**64 - 1, "a", 1.0]]}),
-        msgpack.packb({"task": TASK, "series": [["scalar", "t" * 1001, "s", ""]], "columns": [b""] * 4, "events": []}),
+        packed(task="x"),
+        packed(columns=[b"abc"] * 4),
+        packed(events=[["poke", 1]]),
+        packed(events=[["value", 2**64 - 1, "a", 1.0]]),
+        packed(series=[["scalar", "t" * 1001, "s", ""]]),
         b"\x91" * 100_000,
+        packed(series=[["plot", "a", "b", ""]]),
+        packed(events=[["console", 0, "stdout", "x", 2**63]]),
+        packed(events=[["record", 0, "s", "k", DEEP]]),
+        packed(events=[["record", 0, "s", "k", msgpack.Timestamp(1, 2)]]),
+        packed(events=[["record", 0, "s" * 1001, "k", 1]]),
+        packed(columns=[bytes(4), bytes(8), bytes(8), bytes(8)]),
     ],
 )
 def test_a_malformed_frame_is_rejected_alone(http: Http, payload: bytes) -> None:

@@ -1,7 +1,7 @@
 """A decoded frame made ready for the store, off the writer thread: checked, grouped by series, summed up.
 
-`prepare` holds the limits that the wire format itself does not have (lengths of names, nesting of
-record values, 64-bit times); what it refuses is refused whole.
+`prepare` holds the limits that the wire format itself does not have (lengths of names, numbers of series);
+types, ranges and nesting are checked by `wire.decode`. What either refuses is refused whole.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgpack
 import numpy as np
 import numpy.typing as npt
 
 from telemetry.errors import FrameError
 from telemetry.events import (
     INT64_MAX,
-    INT64_MIN,
     MAX_NAME_CHARS,
     Batch,
     ConsoleLine,
@@ -32,16 +30,11 @@ from telemetry.events import (
 from telemetry.server.store.chunks import Points
 from telemetry.wire import Frame
 
-__all__ = ["FrameContent", "SeriesRun", "packed_value", "prepare"]
+__all__ = ["FrameContent", "SeriesRun", "prepare"]
 
-# A record value deeper than this cannot be shown by the pages, nor by orjson (254).
-MAX_RECORD_DEPTH = 32
-# One record value, packed, in bytes: a large configuration file fits, a model does not.
-MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_PATH_CHARS = 32_768
 # Each is a row that is kept in memory while the task runs; a name that holds a step number makes millions.
 MAX_FRAME_SERIES = 50_000
-_KINDS = ("scalar", "resource")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +85,7 @@ def prepare(frame: Frame, batch: Batch) -> FrameContent:
     """Check a decoded frame against the server's limits and group its points by series.
 
     Raises:
-        FrameError: a name, number or value that the store cannot keep; says which.
+        FrameError: a name or number that the store cannot keep; says which.
     """
     if frame.sequence > INT64_MAX:
         raise FrameError(f"sequence number {frame.sequence} is beyond a signed 64-bit integer")
@@ -113,19 +106,6 @@ def prepare(frame: Frame, batch: Batch) -> FrameContent:
     return content
 
 
-def packed_value(value: Any) -> bytes:
-    """Return a record value as the store keeps it.
-
-    Raises:
-        FrameError: nested too deeply, too long, or not of the kinds that a record holds.
-    """
-    _check_value(value, 0)
-    data: bytes = msgpack.packb(value)
-    if len(data) > MAX_RECORD_BYTES:
-        raise FrameError(f"a record value of {len(data)} bytes is over the limit of {MAX_RECORD_BYTES}")
-    return data
-
-
 def _event_list(content: FrameContent, event: FrameEvent) -> list[Any]:
     if isinstance(event, ConsoleLine):
         return content.console
@@ -137,48 +117,22 @@ def _event_list(content: FrameContent, event: FrameEvent) -> list[Any]:
 
 
 def _check_event(event: FrameEvent) -> None:
-    _check_int(event.time_unix_ns, "time")
     if isinstance(event, ConsoleLine):
         _check_name(event.stream, "stream")
-        _check_int(event.level, "level")
     elif isinstance(event, ModelSaved):
         _check_name(event.name, "model name")
         _check_name(event.framework, "framework")
         _check_name(event.path, "path", MAX_PATH_CHARS)
-        _check_int(event.iteration, "iteration")
-        _check_int(event.size_bytes, "size")
     elif isinstance(event, SingleValue):
         _check_name(event.name, "value name")
     else:
         _check_name(event.section, "section")
         _check_name(event.key, "key")
-        if event.value is not None:
-            packed_value(event.value)
-
-
-def _check_int(number: int | None, what: str) -> None:
-    if number is not None and not INT64_MIN <= number <= INT64_MAX:
-        raise FrameError(f"the {what} {number} does not fit a signed 64-bit integer")
 
 
 def _check_name(name: str, what: str, limit: int = MAX_NAME_CHARS) -> None:
     if len(name) > limit:
         raise FrameError(f"a {what} of {len(name)} characters is over the limit of {limit}: {name!r:.60}…")
-
-
-def _check_value(value: Any, depth: int) -> None:
-    if depth > MAX_RECORD_DEPTH:
-        raise FrameError(f"a record value is nested deeper than {MAX_RECORD_DEPTH}")
-    if isinstance(value, list):
-        for item in value:
-            _check_value(item, depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise FrameError(f"a record value has a key that is a {type(key).__name__}, not a string")
-            _check_value(item, depth + 1)
-    elif value is not None and type(value) not in (bool, int, float, str, bytes):
-        raise FrameError(f"a record value holds a {type(value).__name__}")
 
 
 def _as_int64(column: array[int]) -> npt.NDArray[np.int64]:
@@ -212,8 +166,6 @@ def _runs(columns: ScalarColumns) -> list[SeriesRun]:
 
 
 def _check_series(key: SeriesKey) -> None:
-    if key.kind not in _KINDS:
-        raise FrameError(f"unknown series kind {key.kind!r:.40}")
     _check_name(key.title, "title")
     _check_name(key.series, "series name")
     _check_name(key.unit, "unit")

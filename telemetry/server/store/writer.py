@@ -27,7 +27,7 @@ from telemetry.server.store.chunks import (
     split_evenly,
     unpack,
 )
-from telemetry.server.store.content import FrameContent, SeriesRun, packed_value
+from telemetry.server.store.content import FrameContent, SeriesRun
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of
 from telemetry.server.store.state import MetricKey, SeriesState, TaskState
@@ -438,7 +438,7 @@ def _record_row(task: TaskState, content: FrameContent, event: RecordChange) -> 
         "time": event.time_unix_ns,
         "writer": content.writer_id,
         "sequence": content.sequence,
-        "value": None if event.value is None else packed_value(event.value),
+        "value": None if event.value is None else msgpack.packb(event.value),
     }
 
 
