@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from itertools import repeat
 from typing import Any
@@ -16,15 +17,13 @@ from typing import Any
 from telemetry.errors import FrameError, InvalidEvent
 from telemetry.events import (
     Batch,
-    ConsoleLine,
     Event,
     FrameEvent,
     ResourceSample,
-    Scalar,
     ScalarColumns,
     SeriesKey,
     clean_name,
-    clean_text,
+    to_float,
     to_iteration,
 )
 from telemetry.lane import Lane
@@ -101,6 +100,9 @@ def _columns_one_by_one(rows: list[Any], table: _FrameSeries) -> tuple[ScalarCol
         title, series, value, iteration, time_unix_ns = rows[start : start + ROW_SLOTS]
         try:
             whole = to_iteration(iteration)
+            # Before the first append: columns of different lengths would be no frame at all.
+            time_unix_ns = to_iteration(time_unix_ns)
+            value = to_float(value)
             index = table.index_of(SeriesKey("scalar", clean_name(title), clean_name(series)))
         except InvalidEvent as error:
             errors.append(error)
@@ -174,29 +176,60 @@ class Batcher:
                 await asyncio.sleep(0)
 
     def _frames(self, rows: list[Any], objects: list[Event]) -> list[Frame]:
+        """Encode what was taken; what cannot be encoded is counted and said, and the rest goes on."""
         taken = len(rows) // ROW_SLOTS + len(objects)
-        columns, errors = columns_of(rows, self._known)
-        events = _fold_in(columns, objects)
-        if errors:
-            self._spoil(DropReason.INVALID, len(errors), str(errors[0]))
+        spoiled: list[tuple[DropReason, str]] = []
         try:
-            return [self._encode(columns, events, taken - len(errors))]
-        except (FrameError, TypeError, ValueError, OverflowError):
-            return self._frames_one_by_one(columns, events, taken - len(errors))
-
-    def _frames_one_by_one(self, columns: ScalarColumns, events: list[FrameEvent], count: int) -> list[Frame]:
-        """Something here cannot be encoded: find it, and send the rest."""
-        frames = []
-        if rest := count - len(events):
-            frames.append(self._encode(columns, [], rest))
-        for event in events:
-            try:
-                frames.append(self._encode(ScalarColumns(), [event], 1))
-            except FrameError as error:
-                self._spoil(DropReason.TOO_LARGE, 1, f"a {type(event).__name__} was dropped: {error}")
-            except (TypeError, ValueError, OverflowError) as error:
-                self._spoil(DropReason.INVALID, 1, f"a {type(event).__name__} was dropped: {error}")
+            frames = self._encode_all(rows, objects, spoiled)
+        except Exception:  # top of the engine: a defect here costs one batch, not the rest of the run
+            log.exception("a batch of %d events could not be encoded and is dropped", taken)
+            self._book.spoil(DropReason.INVALID, taken)
+            return []
+        for reason, count in Counter(reason for reason, _ in spoiled).items():
+            self._book.spoil(reason, count)
+        for _, message in spoiled:
+            self._queue.warn_once(message)
         return frames
+
+    def _encode_all(self, rows: list[Any], objects: list[Event], spoiled: list[tuple[DropReason, str]]) -> list[Frame]:
+        columns, errors = columns_of(rows, self._known)
+        events, bad_samples = _fold_in(columns, objects)
+        spoiled += [(DropReason.INVALID, str(error)) for error in (*errors, *bad_samples)]
+        in_columns = len(rows) // ROW_SLOTS + len(objects) - len(spoiled) - len(events)
+        if not in_columns and not events:
+            return []
+        try:
+            return [self._encode(columns, events, in_columns + len(events))]
+        except (FrameError, TypeError, ValueError, OverflowError):
+            frames = self._encode_columns(columns, in_columns) if in_columns else []
+            return frames + self._encode_events(events, spoiled)
+
+    def _encode_columns(self, columns: ScalarColumns, count: int) -> list[Frame]:
+        """Encode columns in halves while they are too large, as thousands of series with long names can be."""
+        try:
+            return [self._encode(columns, [], count)]
+        except FrameError:
+            half = len(columns) // 2
+            if not half:
+                raise
+        # A resource sample counts once for several rows: the halves' counts must add up, no more.
+        first = count * half // len(columns)
+        halves = (_rows_between(columns, 0, half), _rows_between(columns, half, len(columns)))
+        return self._encode_columns(halves[0], first) + self._encode_columns(halves[1], count - first)
+
+    def _encode_events(self, events: Sequence[FrameEvent], spoiled: list[tuple[DropReason, str]]) -> list[Frame]:
+        """Encode in halves to find the events that cannot be; the others stay together."""
+        if not events:
+            return []
+        try:
+            return [self._encode(ScalarColumns(), events, len(events))]
+        except (FrameError, TypeError, ValueError, OverflowError) as error:
+            if len(events) == 1:
+                reason = DropReason.TOO_LARGE if isinstance(error, FrameError) else DropReason.INVALID
+                spoiled.append((reason, f"a {type(events[0]).__name__} was dropped: {error}"))
+                return []
+        half = len(events) // 2
+        return self._encode_events(events[:half], spoiled) + self._encode_events(events[half:], spoiled)
 
     def _encode(self, columns: ScalarColumns, events: Sequence[FrameEvent], count: int) -> Frame:
         batch = Batch(self._task_id, columns, events, count)
@@ -204,36 +237,54 @@ class Batcher:
         self._sequence += 1
         return frame
 
-    def _spoil(self, reason: DropReason, count: int, message: str) -> None:
-        self._book.spoil(reason, count)
-        self._queue.warn_once(message)
+
+def _rows_between(columns: ScalarColumns, start: int, end: int) -> ScalarColumns:
+    """Return the rows from `start` to `end`, with only the series that they name."""
+    part = ScalarColumns(
+        iterations=columns.iterations[start:end],
+        times_unix_ns=columns.times_unix_ns[start:end],
+        values=columns.values[start:end],
+    )
+    index: dict[int, int] = {}
+    for old in columns.series_index[start:end]:
+        if old not in index:
+            index[old] = len(part.series)
+            part.series.append(columns.series[old])
+        part.series_index.append(index[old])
+    return part
 
 
-def _fold_in(columns: ScalarColumns, objects: list[Event]) -> list[FrameEvent]:
-    """Add resource samples to the columns; return the events that travel one by one, with clean text."""
+def _fold_in(columns: ScalarColumns, objects: list[Event]) -> tuple[list[FrameEvent], list[InvalidEvent]]:
+    """Add resource samples to the columns; return the events that travel one by one, and what was wrong."""
     events: list[FrameEvent] = []
+    errors: list[InvalidEvent] = []
     resource_index: dict[SeriesKey, int] = {}
     for event in objects:
-        if isinstance(event, ResourceSample):
+        if not isinstance(event, ResourceSample):
+            events.append(event)  # type: ignore[arg-type]  # the wire refuses what is none
+            continue
+        try:
             _add_sample(columns, event, resource_index)
-        elif isinstance(event, ConsoleLine):
-            text = clean_text(event.text)
-            if text is not event.text:
-                event = ConsoleLine(event.time_unix_ns, event.stream, text, event.level)
-            events.append(event)
-        elif not isinstance(event, Scalar):
-            events.append(event)
-    return events
+        except InvalidEvent as error:
+            errors.append(error)
+        except (AttributeError, TypeError) as error:
+            errors.append(InvalidEvent(f"a resource sample was dropped: {error}"))
+    return events, errors
 
 
 def _add_sample(columns: ScalarColumns, sample: ResourceSample, index: dict[SeriesKey, int]) -> None:
-    for reading in sample.readings:
-        key = SeriesKey("resource", clean_name(reading.title), clean_name(reading.series), reading.unit)
+    # All of it is checked before the first append: columns of different lengths would be no frame at all.
+    time_unix_ns = to_iteration(sample.time_unix_ns)
+    keys = [
+        SeriesKey("resource", clean_name(reading.title), clean_name(reading.series), clean_name(reading.unit))
+        for reading in sample.readings
+    ]
+    values = [to_float(reading.value) for reading in sample.readings]
+    for key in keys:
         if key not in index:
             index[key] = len(columns.series)
             columns.series.append(key)
         columns.series_index.append(index[key])
-        columns.values.append(reading.value)
-    count = len(sample.readings)
-    columns.iterations.extend(repeat(sample.time_unix_ns // 1_000_000, count))
-    columns.times_unix_ns.extend(repeat(sample.time_unix_ns, count))
+    columns.values.extend(values)
+    columns.iterations.extend(repeat(time_unix_ns // 1_000_000, len(keys)))
+    columns.times_unix_ns.extend(repeat(time_unix_ns, len(keys)))

@@ -121,7 +121,7 @@ def test_whole_numbers_are_iterations(iteration: Any, expected: int) -> None:
     "iteration", [None, "3", 2.5, math.nan, math.inf, 2**63, -(2**63) - 1, 1e30, np.uint64(2**63), [1], Hostile()]
 )
 def test_what_is_no_int64_is_no_iteration(iteration: Any) -> None:
-    with pytest.raises(InvalidEvent, match="iteration|number"):
+    with pytest.raises(InvalidEvent, match=r"iteration|number"):
         to_iteration(iteration)
 
 

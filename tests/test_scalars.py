@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from telemetry.collectors.scalars import ScalarCollector
+
 from telemetry.errors import EventsDropped
 from telemetry.testing import ListEmit, MemorySink, run_pipeline
 

@@ -1,0 +1,235 @@
+"""The batcher: bad input costs itself, never its neighbours, and everything taken is accounted for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry import batcher as batcher_module
+from telemetry.batcher import columns_of
+from telemetry.events import (
+    INT64_MAX,
+    INT64_MIN,
+    ConsoleLine,
+    ModelSaved,
+    Reading,
+    RecordChange,
+    ResourceSample,
+    Scalar,
+    SingleValue,
+)
+from telemetry.ledger import Ledger
+from telemetry.pipeline import Pipeline
+from telemetry.testing import MemorySink, run_pipeline
+
+GOOD = ("loss", "train", 0.5, 1, 10)
+
+
+def run(report: Callable[[Pipeline], object], **settings: Any) -> tuple[MemorySink, Ledger]:
+    sink = MemorySink()
+    with run_pipeline([sink], **settings) as pipeline:
+        report(pipeline)
+    return sink, pipeline.ledger()
+
+
+def put_rows(*rows: tuple[Any, ...]) -> Callable[[Pipeline], None]:
+    """Rows as a collector on the hot path may write them, unchecked."""
+
+    def report(pipeline: Pipeline) -> None:
+        for row in rows:
+            pipeline.emit.rows += row
+
+    return report
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ("loss", "train", 0.5, 1.5, 10),
+        ("loss", "train", 0.5, None, 10),
+        ("loss", "train", 0.5, "1", 10),
+        ("loss", "train", 0.5, 2**63, 10),
+        ("loss", "train", 0.5, 1, None),
+        ("loss", "train", 0.5, 1, 2**63),
+        ("loss", "train", None, 1, 10),
+        ("loss", "train", 2**2000, 1, 10),
+        (None, "train", 0.5, 1, 10),
+        ("loss", 7, 0.5, 1, 10),
+        (["unhashable"], "train", 0.5, 1, 10),
+        ("loss", {"un": "hashable"}, 0.5, 1, 10),
+        (b"loss", "train", 0.5, 1, 10),
+    ],
+)
+def test_a_bad_row_is_counted_and_its_neighbours_are_kept(bad: Any, caplog: pytest.LogCaptureFixture) -> None:
+    # Given good rows around three that are bad in the same way
+    with caplog.at_level(logging.WARNING):
+        sink, ledger = run(put_rows(GOOD, bad, GOOD, bad, bad, GOOD))
+    # Then the good ones arrive, the others are counted, and it is said once
+    assert sink.scalars() == {("loss", "train"): [(1, 0.5)] * 3}
+    assert (ledger.logged, ledger.delivered, ledger.dropped) == (6, 3, {"invalid": 3})
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+
+
+def test_whole_numbers_of_any_kind_are_iterations() -> None:
+    iterations = [True, 2.0, np.int64(3), np.uint8(4), np.float32(5), INT64_MIN, INT64_MAX]
+    sink, ledger = run(put_rows(*[("a", "b", 1.0, iteration, 10) for iteration in iterations]))
+    expected = [1, 2, 3, 4, 5, INT64_MIN, INT64_MAX]
+    assert [iteration for iteration, _ in sink.scalars()["a", "b"]] == expected
+    assert (ledger.delivered, ledger.dropped) == (7, {})
+
+
+def test_two_names_that_shorten_to_one_series_are_one() -> None:
+    sink, _ = run(put_rows(("a\ud800", "b", 1.0, 1, 1), ("a\\ud800", "b", 2.0, 2, 2)))
+    assert sink.scalars() == {("a\\ud800", "b"): [(1, 1.0), (2, 2.0)]}
+    assert [len(batch.columns.series) for batch in sink.batches()] == [1]
+
+
+names = st.sampled_from(["a", "b", "", "x" * 1500, None, 3, ("t",)]) | st.text(max_size=3)
+iterations = st.integers(-(2**65), 2**65) | st.floats() | st.none()
+
+
+@given(st.lists(st.tuples(names, names, st.floats(allow_nan=False), iterations, st.integers(0, 2**62)), max_size=12))
+def test_fast_and_slow_way_agree(rows: list[tuple[Any, ...]]) -> None:
+    # Given rows of which some are bad; columns_of takes the fast way only when all are good
+    columns, errors = columns_of([slot for row in rows for slot in row], {})
+    assert len(columns) + len(errors) == len(rows)
+    # When each goes by itself
+    alone = [columns_of(list(row), {}) for row in rows]
+    expected = [
+        (one.series[0], one.iterations[0], one.times_unix_ns[0], one.values[0]) for one, bad in alone if not bad
+    ]
+    # Then the outcome is the same
+    found = zip(columns.series_index, columns.iterations, columns.times_unix_ns, columns.values, strict=True)
+    assert [(columns.series[index], *rest) for index, *rest in found] == expected
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        RecordChange(1, "parameters", "model", object()),
+        RecordChange(1, "parameters", "steps", {1, 2}),
+        RecordChange(1, "parameters", "huge", 2**64),
+        RecordChange(1, "parameters", None, "x"),  # type: ignore[arg-type]
+        ConsoleLine("noon", "stdout", "x"),  # type: ignore[arg-type]
+        SingleValue(1, "accuracy", None),  # type: ignore[arg-type]
+        ModelSaved(1, "best", 5, "numpy"),  # type: ignore[arg-type]
+        ResourceSample(1, (Reading("CPU", "host", None, "%"),)),  # type: ignore[arg-type]
+        ResourceSample(1, (Reading("CPU", "host", 1.0, None),)),  # type: ignore[arg-type]
+        ResourceSample(1, (Reading("CPU", "fine", 1.0, "%"), Reading(None, "host", 1.0, "%"))),  # type: ignore[arg-type]
+        ResourceSample(None, (Reading("CPU", "host", 1.0, "%"),)),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+def test_a_bad_event_costs_itself_alone(bad: Any) -> None:
+    line = ConsoleLine(1, "stdout", "good")
+
+    def report(pipeline: Pipeline) -> None:
+        for event in (line, bad, Scalar("loss", "train", 1.0, 1, 1), line):
+            pipeline.emit(event)
+
+    sink, ledger = run(report)
+    assert sink.events() == [line, line]
+    assert sink.scalars() == {("loss", "train"): [(1, 1.0)]}
+    assert sink.scalars("resource") == {}
+    assert (ledger.logged, ledger.delivered, ledger.dropped) == (4, 3, {"invalid": 1})
+
+
+def test_an_event_over_the_frame_limit_is_counted_as_too_large() -> None:
+    small = RecordChange(1, "parameters", "small", "x")
+
+    def report(pipeline: Pipeline) -> None:
+        pipeline.emit(small)
+        pipeline.emit(RecordChange(1, "parameters", "large", "x" * (65 * 2**20)))
+        pipeline.emit(small)
+
+    sink, ledger = run(report)
+    assert sink.events() == [small, small]
+    assert (ledger.delivered, ledger.dropped) == (2, {"too_large": 1})
+
+
+def test_many_series_with_long_names_go_out_in_as_many_frames_as_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given 20,000 series in one take, whose names alone are over the limit of a frame (made small to be quick)
+    def small_limit(*args: Any, **kwargs: Any) -> Any:
+        frame = encode(*args, **kwargs)
+        if len(args[0].columns.series) > 6000:
+            raise batcher_module.FrameError("too large")
+        return frame
+
+    encode = batcher_module.encode
+    monkeypatch.setattr(batcher_module, "encode", small_limit)
+    rows = [(f"title {index}", "series", float(index), index, index) for index in range(20_000)]
+    # When they are batched together
+    sink, ledger = run(put_rows(*rows))
+    # Then all are there
+    assert len(sink.scalars()) == 20_000
+    assert all(points == [(int(title[6:]), float(title[6:]))] for (title, _), points in sink.scalars().items())
+    assert (ledger.delivered, ledger.dropped) == (20_000, {})
+    assert len(sink.frames) >= 4
+
+
+def test_resource_samples_travel_with_the_scalars_of_the_same_moment() -> None:
+    sample = ResourceSample(5_000_000, (Reading("CPU", "host", 12.5, "%"), Reading("RAM", "host", 1e9, "By")))
+
+    def report(pipeline: Pipeline) -> None:
+        pipeline.emit(sample)
+        pipeline.emit(Scalar("loss", "train", 1.0, 1, 1))
+        pipeline.emit(sample)
+
+    sink, ledger = run(report)
+    assert sink.scalars() == {("loss", "train"): [(1, 1.0)]}
+    assert sink.scalars("resource") == {("CPU", "host"): [(5, 12.5)] * 2, ("RAM", "host"): [(5, 1e9)] * 2}
+    assert [key.unit for batch in sink.batches() for key in batch.columns.series if key.title == "CPU"] == ["%"]
+    # A sample counts once, whatever it holds.
+    assert (ledger.logged, ledger.delivered) == (3, 3)
+
+
+def test_an_empty_resource_sample_is_delivered_as_nothing() -> None:
+    sink, ledger = run(lambda pipeline: pipeline.emit(ResourceSample(1, ())))
+    assert sink.scalars("resource") == {}
+    assert (ledger.logged, ledger.delivered) == (1, 1)
+
+
+def test_a_defect_of_ours_costs_one_batch_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given an encoder that fails in a way nobody thought of, once
+    def fail_once(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(batcher_module, "encode", encode)
+        raise ZeroDivisionError("a defect")
+
+    encode = batcher_module.encode
+    monkeypatch.setattr(batcher_module, "encode", fail_once)
+    sink = MemorySink()
+    with run_pipeline([sink]) as pipeline:
+        # When a batch meets it, and another follows
+        pipeline.emit(ConsoleLine(1, "stdout", "lost"))
+        assert pipeline.flush()
+        pipeline.emit(ConsoleLine(1, "stdout", "kept"))
+        # Then the second arrives, and the first is counted, with the traceback in the log
+    assert [event.text for event in sink.events() if isinstance(event, ConsoleLine)] == ["kept"]
+    assert pipeline.ledger().dropped == {"invalid": 1}
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_sequence_numbers_grow_by_one() -> None:
+    def report(pipeline: Pipeline) -> None:
+        for step in range(10):
+            pipeline.emit(Scalar("loss", "train", 1.0, step, 1))
+            pipeline.flush()
+
+    sink, _ = run(report)
+    assert [frame.sequence for frame in sink.frames] == list(range(10))
+    assert len({frame.writer_id for frame in sink.frames}) == 1
+
+
+def test_frames_hold_at_most_frame_scalars() -> None:
+    rows = [("a", "b", 1.0, step, 1) for step in range(1000)]
+    sink, ledger = run(put_rows(*rows), frame_scalars=300)
+    assert [frame.events for frame in sink.frames] == [300, 300, 300, 100]
+    assert ledger.delivered == 1000
