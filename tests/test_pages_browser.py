@@ -434,15 +434,29 @@ def test_nothing_is_wider_than_a_phone(open_page: OpenPage, url: str) -> None:
         assert overflow(page) == 0, tab
 
 
+@pytest.mark.parametrize("width", [320, 700, 1240, 1241, 1401, 1920])
+def test_the_table_fits_every_window(open_page: OpenPage, url: str, width: int) -> None:
+    long = "a long name in words " * 6
+    writer = Writer(url).task(name=long, project=long, progress=99.0, status="failed", status_reason=long)
+    writer.scalars(long, long, [1 / 3] * 3, first=10_000_000).flush()
+    page = open_page("/", viewport={"width": width, "height": 700})
+
+    expect(page.locator("#rows tr")).to_have_count(1)
+
+    assert overflow(page) == 0
+
+
 def test_a_task_that_is_not_there_yet_appears(open_page: OpenPage, url: str, trouble: list[str]) -> None:
     page = open_page(f"/tasks/{TASK}")
     expect(page.get_by_role("heading", name="No such task")).to_be_visible()
     # The browser itself reports each 404 in its console.
     assert trouble and all("404" in line for line in trouble)
 
-    Writer(url).task(name="there it is").flush()
+    Writer(url).task(name="there it is").scalars("loss", "train", [1.0]).flush()
 
     expect(page.locator("#name")).to_have_text("there it is")
+    wait_for_points(page, "loss", 1)
+    expect(page.locator("#problem")).to_be_hidden()
     trouble.clear()
 
 

@@ -37,7 +37,8 @@ export class ChartCard {
     this.found = /** @type {Map<number, import("./points.js").PointsOf> | null} */ (null);
     this.visible = false;
     this.dragging = false;
-    this.stale = true;
+    this.stale = true; // its points are not those of now
+    this.undrawn = false; // its points are, but not its picture: a new theme or width
     this.abort = new AbortController();
     this.refreshLive = coalesce(() => this.load(), LIVE_EVERY_MS);
     this.zoomed = debounce(() => this.load(), ZOOM_DELAY_MS);
@@ -67,6 +68,7 @@ export class ChartCard {
     this.visible = visible;
     clearTimeout(this.settleTimer);
     if (visible && this.stale) this.settleTimer = setTimeout(() => this.load(), SETTLE_MS);
+    else if (visible && this.undrawn) this.redraw();
   }
 
   /** New points came, or a setting changed: fetch now if seen, else when seen. */
@@ -115,6 +117,7 @@ export class ChartCard {
 
   /** Draw what is there, in the size, theme and settings of now. */
   redraw() {
+    this.undrawn = true;
     if (!this.found || !this.visible) return;
     drawSoon(this.plot, (Plotly) => this.#draw(Plotly));
   }
@@ -132,6 +135,7 @@ export class ChartCard {
       // A finger on a chart in the list scrolls the page; in full screen it zooms.
       drag: coarse && !this.full ? false : "zoom",
     });
+    this.undrawn = false;
     const first = !this.plot.classList.contains("js-plotly-plot");
     Plotly.react(this.plot, traces, layout, { displayModeBar: false, doubleClick: false, scrollZoom: this.full, showTips: false, responsive: false });
     if (first) this.#listen();

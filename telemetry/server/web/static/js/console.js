@@ -35,6 +35,7 @@ export class Console {
     this.moreAfter = false;
     this.following = true;
     this.loading = false;
+    this.skipped = false; // a fetch was wanted while another ran
     this.shown = false;
     this.abort = new AbortController();
     this.followSoon = coalesce(() => this.#follow(), LIVE_EVERY_MS);
@@ -97,7 +98,10 @@ export class Console {
 
   /** Run one fetch at a time; a restart aborts it. */
   async #exclusively(action) {
-    if (this.loading) return;
+    if (this.loading) {
+      this.skipped = true;
+      return;
+    }
     this.loading = true;
     const { signal } = this.abort;
     try {
@@ -106,6 +110,9 @@ export class Console {
       if (!isAbort(error)) this.onError(error);
     } finally {
       if (!signal.aborted) this.loading = false;
+      // Lines that the feed told of meanwhile: it may have been its last word.
+      if (this.skipped && this.following && !this.loading) this.followSoon();
+      this.skipped = false;
     }
   }
 

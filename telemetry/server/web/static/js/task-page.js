@@ -29,6 +29,8 @@ let tab = "";
 
 /** @param {Error | null} error */
 function problem(error) {
+  // A task that is not there has a text of its own.
+  if (error instanceof ApiError && error.status === 404) return;
   setText(byId("problem"), error ? `The server could not answer: ${error.message}` : "");
   byId("problem").hidden = !error;
 }
@@ -37,10 +39,12 @@ async function fetchTask() {
   try {
     const task = await get(`/tasks/${taskId}`);
     problem(null);
+    const appeared = !byId("missing").hidden;
     byId("missing").hidden = true;
     byId("shown").hidden = false;
     header.show(task);
     parts.info.show(task);
+    if (appeared) for (const name of started) parts[name].refresh();
   } catch (error) {
     if (error instanceof ApiError && error.status === 404) {
       byId("missing").hidden = !byId("shown").hidden;
@@ -54,6 +58,7 @@ function showTab(name) {
   if (name === "scalars" || name === "resources") fetchPlotlyAhead();
   // What a tab shows is fetched when it is first looked at.
   if (!started.has(name)) parts[name].refresh();
+  else if (name === "info") fetchTaskSoon();
   started.add(name);
   parts.console.setShown(name === "console");
 }
@@ -67,10 +72,10 @@ new Live({ task: taskId }, {
   task: (task) => {
     if (byId("shown").hidden || tab === "info") fetchTaskSoon();
     if (!byId("shown").hidden) header.show(task);
+    if (started.has("scalars")) parts.scalars.onValuesMayHaveChanged();
   },
   points: ({ series }) => {
     for (const name of ["scalars", "resources"]) if (started.has(name)) parts[name].onPoints(series);
-    parts.scalars.onValuesMayHaveChanged();
   },
   console: ({ last_id: lastId }) => started.has("console") && parts.console.onLines(lastId),
   models: () => started.has("info") && parts.info.refresh(),
