@@ -23,11 +23,14 @@ from typing import Any
 
 from telemetry.errors import EventsDropped, QueueClosed
 from telemetry.events import (
+    MAX_VALUE_DEPTH,
     ConsoleLine,
     Event,
+    ModelSaved,
     RecordChange,
     ResourceSample,
     Scalar,
+    SingleValue,
     to_float,
     to_iteration,
 )
@@ -44,6 +47,9 @@ ROW_BYTES = 128
 
 # The batcher is woken early once this many events wait; below it the timer is soon enough.
 WAKE_EVENTS = 8_192
+
+# A slice while the queue is more than half full: about 5 ms from one take to the next.
+HURRY_EVENTS = 8_192
 
 # The same for events that are objects, which are larger.
 WAKE_OBJECTS = 1_024
@@ -67,7 +73,8 @@ class EventQueue:
     """Implements `protocols.Emit`: thread-safe, never raises (but in strict mode), never grows past its bound.
 
     Args:
-        max_events, max_bytes: both bounds hold; a scalar counts ROW_BYTES.
+        max_events, max_bytes: both bounds hold for the scalars, which count ROW_BYTES each, and once more for
+            all other events together, so that a flood of the one never keeps the other out.
         book: counts what is taken and dropped.
         strict: raise EventsDropped or InvalidEvent at the first loss, for tests.
     """
@@ -84,6 +91,7 @@ class EventQueue:
     ) -> None:
         self.rows: list[Any] = []
         self._book = book
+        self._max_events = max_events
         self._max_bytes = max_bytes
         self._full_mark = max(1, min(max_events, max_bytes // ROW_BYTES)) * ROW_SLOTS
         self._wake_mark = min(WAKE_EVENTS * ROW_SLOTS, self._full_mark // 2)
@@ -130,19 +138,30 @@ class EventQueue:
         """
         if isinstance(event, Scalar):
             return self._put_scalar(event)
-        size = _size_of(event)
+        try:
+            size = _size_of(event)
+        except (AttributeError, TypeError, RuntimeError) as error:
+            self.refuse(DropReason.INVALID, f"a {type(event).__name__} is no event that can be kept: {error}")
+            return False
         with self._book.lock:
             if self._closed:
                 return self._drop(DropReason.CLOSED)
             # A record change is the task's status or a parameter: small, rare, and never worth losing.
-            if self._object_bytes + size > self._max_bytes and not isinstance(event, RecordChange):
-                self._wake()
-                return self._drop(DropReason.QUEUE_FULL)
+            if not isinstance(event, RecordChange):
+                if size > self._max_bytes:
+                    return self._drop(DropReason.TOO_LARGE)
+                if not self._object_fits(size):
+                    self._wake()
+                    return self._drop(DropReason.QUEUE_FULL)
             self._objects.append(event)
             self._object_bytes += size
             if self._dormant or len(self._objects) == WAKE_OBJECTS or self._object_bytes > self._max_bytes // 4:
+                self._dormant = False
                 self._wake()
         return True
+
+    def _object_fits(self, size: int) -> bool:
+        return self._object_bytes + size <= self._max_bytes and len(self._objects) < self._max_events
 
     def _put_scalar(self, event: Scalar) -> bool:
         try:
@@ -167,6 +186,8 @@ class EventQueue:
     async def put(self, event: Event) -> None:
         """Offer one event from asyncio code; waits without a time limit while the queue is full.
 
+        An event that can never be kept (invalid, or larger than the whole queue) is counted, as by `emit`.
+
         Raises:
             QueueClosed: after the pipeline was closed; the event is not kept.
         """
@@ -174,14 +195,24 @@ class EventQueue:
             with self._book.lock:
                 if self._closed:
                     raise QueueClosed("the pipeline is closed; this event was not kept")
-                if len(self.rows) < self._full_mark and self._object_bytes < self._max_bytes:
-                    break
+                if self._has_room(event):
+                    # Under the lock, or another thread could take the room that was just seen.
+                    self(event)
+                    return
                 loop = asyncio.get_running_loop()
                 future: asyncio.Future[None] = loop.create_future()
                 self._space_waiters.append((loop, future))
                 self._wake()
             await future
-        self(event)
+
+    def _has_room(self, event: Event) -> bool:
+        if isinstance(event, Scalar):
+            return len(self.rows) < self._full_mark
+        try:
+            size = _size_of(event)
+        except (AttributeError, TypeError, RuntimeError):
+            return True  # it is refused at once, which needs no room
+        return size > self._max_bytes or self._object_fits(size)
 
     def crossed(self) -> None:
         """Called by the hot path once `len(rows) > mark`: wake the batcher, or apply the full-queue policy."""
@@ -191,6 +222,7 @@ class EventQueue:
         with self._book.lock:
             if self._closed:
                 return self._trim(0, DropReason.CLOSED)
+            self._dormant = False
             self._wake()
             if len(self.rows) <= self._full_mark:
                 # Woken once; the next time the caller needs to stop is at the bound itself.
@@ -215,9 +247,13 @@ class EventQueue:
         return False
 
     def _trim(self, length: int, reason: DropReason) -> bool:
+        return self._drop(reason, self._cut(length))
+
+    def _cut(self, length: int) -> int:
+        """Remove the rows behind `length` slots; return how many they were."""
         excess = self.rows[length:]
         del self.rows[length : length + len(excess)]
-        return self._drop(reason, len(excess) // ROW_SLOTS)
+        return len(excess) // ROW_SLOTS
 
     def refuse(self, reason: str, message: str) -> None:
         """Count an event that could not be built, and warn once per reason and message's beginning."""
@@ -236,12 +272,15 @@ class EventQueue:
     def _drop(self, reason: DropReason, count: int = 1) -> bool:
         if not count:
             return True
-        self._book.refuse(reason, count)
-        message = _DROP_MESSAGES[reason]
-        self.warn_once(message)
+        self._count_drop(reason, count)
         if self._strict:
-            raise EventsDropped(f"{count} dropped: {message}")
+            raise EventsDropped(f"{count} dropped: {_DROP_MESSAGES[reason]}")
         return False
+
+    def _count_drop(self, reason: DropReason, count: int) -> None:
+        if count:
+            self._book.refuse(reason, count)
+            self.warn_once(_DROP_MESSAGES[reason])
 
     # ---- taking --------------------------------------------------------------------------------
 
@@ -251,6 +290,9 @@ class EventQueue:
         Called by the batcher only. The ledger then counts them as in memory for each sink.
         """
         with self._book.lock:
+            if len(self.rows) > self._full_mark // 2:
+                # Whoever waits at the bound waits for one slice: then it had better be a short one.
+                max_rows = min(max_rows, HURRY_EVENTS)
             # Cut to whole rows: `rows += five` is atomic, so the length is always a multiple.
             taken = self.rows[: max_rows * ROW_SLOTS]
             del self.rows[: len(taken)]
@@ -295,7 +337,8 @@ class EventQueue:
         with self._book.lock:
             self._closed = True
             self.mark = -1
-            self._trim(0, DropReason.CLOSED)
+            left, self._objects, self._object_bytes = self._objects, [], 0
+            self._count_drop(DropReason.CLOSED, len(left) + self._cut(0))
             self._tell_space()
 
     def reset_after_fork(self, start: Callable[[], None]) -> None:
@@ -318,6 +361,7 @@ class EventQueue:
 
 _DROP_MESSAGES = {
     DropReason.CLOSED: "an event came after close() and was not kept; report before close(), or make a new task",
+    DropReason.TOO_LARGE: "an event larger than the whole event queue was dropped; see TELEMETRY_MAX_QUEUE_BYTES",
     DropReason.QUEUE_FULL: (
         "the event queue is full and events are being dropped: the machine cannot keep up, or a sink without a "
         "journal has stalled. Raise TELEMETRY_MAX_QUEUE_EVENTS, or log less often"
@@ -331,21 +375,30 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _size_of(event: Event) -> int:
-    """Return an event's size in memory, roughly, in bytes."""
+    """Return an event's size in memory, roughly, in bytes.
+
+    Raises:
+        TypeError, AttributeError: it is no event, or a field of it has a wrong type.
+        RuntimeError: a record value that changes while it is looked at.
+    """
     if isinstance(event, ConsoleLine):
         return 200 + len(event.text)
     if isinstance(event, ResourceSample):
         return 200 + 150 * len(event.readings)
     if isinstance(event, RecordChange):
-        return 300 + _size_of_value(event.value)
-    return 400
+        return 300 + _size_of_value(event.value, MAX_VALUE_DEPTH)
+    if isinstance(event, (ModelSaved, SingleValue)):
+        return 400
+    raise TypeError("it is not one of the types in telemetry.events")
 
 
-def _size_of_value(value: Any) -> int:
+def _size_of_value(value: Any, depth: int) -> int:
     if isinstance(value, (str, bytes)):
         return 60 + len(value)
+    if not isinstance(value, (dict, list, tuple)):
+        return 32
+    if not depth:
+        raise TypeError(f"its value is nested more than {MAX_VALUE_DEPTH} deep")
     if isinstance(value, dict):
-        return 100 + sum(_size_of_value(key) + _size_of_value(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return 100 + sum(_size_of_value(item) for item in value)
-    return 32
+        return 100 + sum(60 + len(key) + _size_of_value(item, depth - 1) for key, item in value.items())
+    return 100 + sum(_size_of_value(item, depth - 1) for item in value)
