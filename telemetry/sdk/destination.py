@@ -59,7 +59,6 @@ def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *
     for item in asked:
         if isinstance(item, str):
             sink = open_sink(item, settings)
-            _make_name_unique(sink, sinks)
             place = _place(item, settings, task_id)
             page = page or (place if scheme_of(item) in _SERVER_SCHEMES else "")
         elif isinstance(item, Sink):
@@ -91,12 +90,3 @@ def _place(url: str, settings: Settings, task_id: str) -> str:
         return str(settings.state_dir / "sessions" / task_id)
     path = Path(target).expanduser().absolute()
     return str(path if path.suffix == ".zip" else path / f"{task_id}.zip")
-
-
-def _make_name_unique(sink: Sink, others: Sequence[Sink]) -> None:
-    """Give a second sink of a kind a name of its own: the ledger keeps one account for each name."""
-    taken = {other.name for other in others}
-    name, number = sink.name, 2
-    while sink.name in taken:
-        sink.name = f"{name}-{number}"
-        number += 1
