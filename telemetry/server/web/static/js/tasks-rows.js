@@ -135,8 +135,10 @@ function showScalars(parent, scalars) {
     setText(label, seriesLabel(scalar.title, scalar.series));
     setText(value, format.measure(scalar.value));
     value.classList.toggle("bad", format.isNonFinite(scalar.value));
-    setAttribute(item, "title", `${scalar.title} / ${scalar.series} = ${scalar.value} at iteration ${scalar.iteration}`);
   });
+  // All of them at once: the last ones may be cut off by the column's edge.
+  const all = scalars.map((scalar) => `${seriesLabel(scalar.title, scalar.series)} = ${scalar.value} at iteration ${format.count(scalar.iteration)}`);
+  setAttribute(parent, "title", all.join("\n"));
 }
 
 /** "loss / train", but "loss" where the series only repeats its title. */
