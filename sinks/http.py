@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
+from telemetry.disk import DaemonExecutor
 from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.retry import parse_retry_after
@@ -45,15 +49,20 @@ class HttpSink:
         return HttpSink(self.url, token=self._token, timeout_s=self._timeout_s, name=self.name)
 
     async def open(self, task: TaskHeader) -> None:
-        # On the pipeline's thread, not at import: aiohttp takes 0.15 s to import, which init() must not wait for.
-        import aiohttp
-
+        # On a thread of its own: aiohttp takes 0.15 s to import, for which neither init() nor the journal may wait.
+        loop = asyncio.get_running_loop()
+        importer = DaemonExecutor("telemetry-import")
+        aiohttp = await loop.run_in_executor(importer, importlib.import_module, "aiohttp")
+        importer.shutdown(wait=False)
         headers = {"Content-Type": CONTENT_TYPE}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         self._session = aiohttp.ClientSession(
             headers=headers,
-            trust_env=True,
+            # Not trust_env: its look-up of ~/.netrc uses the default thread pool, which is gone at exit, when the
+            # last events are still to be sent. The proxy variables are read here instead.
+            trust_env=False,
+            proxy=_proxy_for(self.url),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_TIMEOUT_S),
             # One request at a time; a second connection would only reorder frames.
             connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=60.0),
@@ -64,7 +73,7 @@ class HttpSink:
         body = frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames])
         status, answer = await self._post(body)
         if status == 200:
-            _raise_rejected(frames, answer)
+            self._check_receipt(frames, answer)
             return
         if len(frames) == 1:
             raise SinkRejected(f"the server refused a frame: {status}", reasons={frames[0].sequence: _reason(answer)})
@@ -74,6 +83,19 @@ class HttpSink:
                 await self.write([frame])
             except SinkRejected as refusal:
                 reasons.update(refusal.reasons)
+        if reasons:
+            raise SinkRejected(f"the server refused {len(reasons)} of {len(frames)} frames", reasons=reasons)
+
+    def _check_receipt(self, frames: Sequence[Frame], answer: Any) -> None:
+        results = {item["sequence"]: item for item in answer["frames"]}
+        missing = [frame.sequence for frame in frames if frame.sequence not in results]
+        if missing:
+            raise SinkUnavailable(f"{self.url} answered 200 but did not name {len(missing)} of {len(frames)} frames")
+        reasons = {
+            frame.sequence: str(results[frame.sequence].get("reason", "no reason given"))
+            for frame in frames
+            if results[frame.sequence]["result"] == "rejected"
+        }
         if reasons:
             raise SinkRejected(f"the server refused {len(reasons)} of {len(frames)} frames", reasons=reasons)
 
@@ -103,7 +125,7 @@ class HttpSink:
             answer = orjson.loads(data)
         except ValueError:
             answer = {"error": data[:200].decode("utf-8", "replace")}
-        if status == 200 and isinstance(answer, dict) and isinstance(answer.get("frames"), list):
+        if status == 200 and _is_receipt(answer):
             return status, answer
         if status in _REFUSALS:
             return status, answer
@@ -112,19 +134,28 @@ class HttpSink:
         raise SinkUnavailable(f"{self.url} answered {status}: {_reason(answer)}", retry_after_s=retry_after_s)
 
 
+def _proxy_for(url: str) -> str | None:
+    """Return the proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (either case) name for a server."""
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    parts = urlsplit(url)
+    proxies = getproxies_environment()
+    if parts.hostname is None or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
+        return None
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
 def _reason(answer: Any) -> str:
     return str(answer.get("error", answer))[:500] if isinstance(answer, dict) else str(answer)[:500]
 
 
-def _raise_rejected(frames: Sequence[Frame], answer: Any) -> None:
-    ours = {frame.sequence for frame in frames}
-    reasons = {
-        item["sequence"]: str(item.get("reason", "no reason given"))
-        for item in answer["frames"]
-        if item.get("result") == "rejected" and item.get("sequence") in ours
-    }
-    if reasons:
-        raise SinkRejected(f"the server refused {len(reasons)} of {len(frames)} frames", reasons=reasons)
+def _is_receipt(answer: Any) -> bool:
+    """True if an answer has the form of a receipt; a proxy's page or another service's JSON has not."""
+    items = answer.get("frames") if isinstance(answer, dict) else None
+    return isinstance(items, list) and all(
+        isinstance(item, dict) and isinstance(item.get("sequence"), int) and isinstance(item.get("result"), str)
+        for item in items
+    )
 
 
 def open_sink(url: str, settings: Settings) -> HttpSink:
