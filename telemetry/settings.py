@@ -67,6 +67,14 @@ def _parse_level(text: str) -> int:
     return level
 
 
+def _parse_folder(text: str) -> Path:
+    # A container's environment file is read by no shell that would have expanded the "~".
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
 def _parse_url(text: str) -> str | None:
     return text.strip().rstrip("/") or None
 
@@ -108,7 +116,7 @@ class Settings:
         "TELEMETRY_MODE", _parse_mode, "online", "online, offline (session folder and zip) or disabled"
     )
     state_dir: Path = _setting(
-        "TELEMETRY_DIR", Path, default_state_dir, "folder of session folders, spools and the server's store"
+        "TELEMETRY_DIR", _parse_folder, default_state_dir, "folder of session folders, spools and the server's store"
     )
     # Half a second: a point is on an open page well within the 2 s that feel live.
     flush_interval_s: float = _setting(
@@ -164,7 +172,7 @@ class Settings:
         env = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
-        for origin, source in (*_file_values(env, cwd or Path.cwd()), ("environment", _env_values(env))):
+        for origin, source in (*_file_values(env, cwd), ("environment", _env_values(env))):
             for name, (text, where) in source.items():
                 values[name] = _parse(name, text, where)
                 origins[name] = where if origin == "environment" else f"{where} in {origin}"
@@ -199,7 +207,7 @@ def _env_values(env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         path = env["TELEMETRY_TOKEN_FILE"]
         try:
             found["token"] = (Path(path).read_text(encoding="utf-8"), "TELEMETRY_TOKEN_FILE")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ConfigurationError(f"TELEMETRY_TOKEN_FILE cannot be read: {error}") from error
     offline = env.get("TELEMETRY_OFFLINE_MODE", "")
     if "mode" not in found and offline:
@@ -211,7 +219,7 @@ def _env_values(env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _file_values(env: Mapping[str, str], cwd: Path) -> list[tuple[str, dict[str, tuple[str, str]]]]:
+def _file_values(env: Mapping[str, str], cwd: Path | None) -> list[tuple[str, dict[str, tuple[str, str]]]]:
     """Return (path, values) of the files there are, the strongest last."""
     if env.get("TELEMETRY_CONFIG"):
         paths = [Path(env["TELEMETRY_CONFIG"])]
@@ -220,7 +228,9 @@ def _file_values(env: Mapping[str, str], cwd: Path) -> list[tuple[str, dict[str,
     else:
         config_home = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else None)
         user = [Path(config_home) / "telemetry" / "config.toml"] if config_home else []
-        paths = [path for path in (*user, cwd / "telemetry.toml") if path.is_file()]
+        # Relative, not Path.cwd(): a job whose working folder was removed still runs, and so do we.
+        project = (cwd or Path()) / "telemetry.toml"
+        paths = [path for path in (*user, project) if path.is_file()]
     return [(str(path), _read_file(path)) for path in paths]
 
 
