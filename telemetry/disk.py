@@ -28,11 +28,15 @@ class DaemonExecutor(Executor):
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._ended = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
-        self._calls.put((future, fn, args, kwargs))
         with self._lock:
+            if self._ended:
+                # Nobody would ever take the call, and whoever awaits it would wait for ever.
+                raise RuntimeError("the disk thread has been shut down")
+            self._calls.put((future, fn, args, kwargs))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
@@ -45,7 +49,9 @@ class DaemonExecutor(Executor):
                 call = self._calls.get()
                 if call is not None:
                     call[0].cancel()
-        self._calls.put(None)
+        with self._lock:
+            self._ended = True
+            self._calls.put(None)
         if wait and self._thread is not None:
             self._thread.join()
 

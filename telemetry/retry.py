@@ -6,10 +6,11 @@ import random
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-__all__ = ["BASE_DELAY_S", "MAX_DELAY_S", "delay_s", "parse_retry_after"]
+__all__ = ["BASE_DELAY_S", "MAX_DELAY_S", "MAX_RETRY_AFTER_S", "delay_s", "parse_retry_after"]
 
 BASE_DELAY_S = 0.5  # first retry within half a second: most outages are a restart
 MAX_DELAY_S = 30.0  # a server that came back is noticed within half a minute
+MAX_RETRY_AFTER_S = 3600.0  # a longer one is a mistake or a mischief: nobody else would ever try again
 
 
 def delay_s(attempt: int, *, retry_after_s: float | None = None, random_unit: float | None = None) -> float:
@@ -30,16 +31,19 @@ def delay_s(attempt: int, *, retry_after_s: float | None = None, random_unit: fl
 
 
 def parse_retry_after(header: str | None, *, now: datetime | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for: delta-seconds or an HTTP date; None if unusable."""
+    """Return the seconds that a Retry-After header asks for, at most MAX_RETRY_AFTER_S; None if unusable.
+
+    Both forms are understood, delta-seconds and an HTTP date.
+    """
     if header is None:
         return None
     text = header.strip()
     if text.isascii() and text.isdigit():
-        return float(text)
+        return min(float(text), MAX_RETRY_AFTER_S)
     try:
         moment = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+    return min(max(0.0, (moment - (now or datetime.now(UTC))).total_seconds()), MAX_RETRY_AFTER_S)

@@ -1,0 +1,63 @@
+"""Back-off: pure functions, so every claim can be checked without waiting."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.retry import BASE_DELAY_S, MAX_DELAY_S, MAX_RETRY_AFTER_S, delay_s, parse_retry_after
+
+units = st.floats(0, 1, exclude_max=True)
+
+
+@given(st.integers(0, 10_000), units)
+def test_the_delay_is_full_jitter_under_a_growing_cap(attempt: int, unit: float) -> None:
+    cap = min(MAX_DELAY_S, BASE_DELAY_S * 2.0 ** min(attempt, 100))
+    assert delay_s(attempt, random_unit=unit) == pytest.approx(unit * cap)
+
+
+def test_many_senders_spread_over_the_whole_range() -> None:
+    delays = [delay_s(20) for _ in range(1000)]
+    assert min(delays) < MAX_DELAY_S / 10
+    assert max(delays) > MAX_DELAY_S * 9 / 10
+    assert max(delays) <= MAX_DELAY_S
+
+
+@given(st.integers(0, 100), st.floats(0, MAX_RETRY_AFTER_S), units)
+def test_retry_after_is_a_floor_and_jitter_adds_a_second_at_most(attempt: int, asked_s: float, unit: float) -> None:
+    assert asked_s <= delay_s(attempt, retry_after_s=asked_s, random_unit=unit) <= asked_s + 1.0
+
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("-1", None),
+        ("1.5", None),
+        ("soon", None),
+        ("١٢", None),  # digits to str.isdigit, not to HTTP
+        ("9" * 400, MAX_RETRY_AFTER_S),
+        (format_datetime(NOW + timedelta(seconds=30), usegmt=True), 30.0),
+        (format_datetime(NOW - timedelta(days=1), usegmt=True), 0.0),
+        (format_datetime(NOW + timedelta(days=400), usegmt=True), MAX_RETRY_AFTER_S),
+        ("Fri, 02 Jan 2026 03:04:15", 10.0),
+    ],
+)
+def test_both_forms_of_retry_after_are_read(header: str | None, expected: float | None) -> None:
+    assert parse_retry_after(header, now=NOW) == expected
+
+
+@given(st.text(max_size=60) | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ [+-]?\w+", fullmatch=True))
+def test_no_header_raises_or_makes_anybody_wait_for_ever(header: str) -> None:
+    seconds = parse_retry_after(header)
+    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER_S
