@@ -100,6 +100,7 @@ class LocalZipSink:
             JournalError: the zip could not be written; the data are safe in the folder.
         """
         if self._journal is None:
+            self._disk.shutdown(wait=False)
             return
         journal, self._journal = self._journal, None
         try:
@@ -147,7 +148,7 @@ def zip_session(folder: Path, zip_path: Path) -> dict[str, int]:
 def _add_member(archive: zipfile.ZipFile, path: Path, member: str) -> dict[str, object]:
     digest = hashlib.sha256()
     size = 0
-    info = zipfile.ZipInfo.from_file(path, member)
+    info = zipfile.ZipInfo.from_file(path, member, strict_timestamps=False)
     with path.open("rb") as source, archive.open(info, "w", force_zip64=True) as target:
         while block := source.read(_COPY_BYTES):
             digest.update(block)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ from telemetry.events import TaskHeader
 from telemetry.wire import Damage, Frame, scan
 
 __all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session"]
+
+log = logging.getLogger(__name__)
 
 SESSION_FILE = "session.json"
 SESSION_FORMAT = 1
@@ -90,7 +93,7 @@ class Journal:
         self._delivered = -1
         self._sync_task: asyncio.Task[None] | None = None
         self._synced_at = 0.0
-        self._cursor: tuple[Path, int] | None = None
+        self._cursor: tuple[Path, int, int] | None = None  # segment, offset of a frame, its sequence
         self.error: OSError | None = None
 
     async def open(self, task: TaskHeader) -> None:
@@ -116,16 +119,18 @@ class Journal:
             await self._roll()
         segment = self._segments[-1]
         data = frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames])
+        view = memoryview(data)
         try:
-            view = memoryview(data)
             while view:
                 # An unbuffered write may stop short, on a full disk above all.
                 written = await self._file.write(view)
                 segment.size += written
                 view = view[written:]
         except OSError:
-            # A half frame must not stand in front of the next one's retry in the same segment's books.
-            await self._close_file()
+            # Nothing more goes behind a half frame. Where nothing was written the segment is still good, or a
+            # full disk would collect an empty file for each try.
+            if len(view) < len(data):
+                await self._close_file()
             raise
         segment.last_sequence = frames[-1].sequence
         self._schedule_sync()
@@ -151,7 +156,11 @@ class Journal:
         self._delivered = max(self._delivered, sequence)
         while len(self._segments) > 1 and self._segments[0].last_sequence <= self._delivered:
             segment = self._segments.pop(0)
-            await aiofiles.os.unlink(segment.path, executor=self._executor)
+            try:
+                await aiofiles.os.unlink(segment.path, executor=self._executor)
+            except OSError as error:
+                # Somebody else removed it, or may not be removed: a delivered segment is no reason to stop.
+                log.debug("the delivered segment %s could not be removed: %s", segment.path, error)
 
     async def quarantine(self, frame: Frame, reason: str) -> Path:
         """Keep a frame that the far side refused, with its reason beside it."""
@@ -160,8 +169,8 @@ class Journal:
 
         def write() -> None:
             folder.mkdir(mode=0o700, exist_ok=True)
-            path.write_bytes(frame.data)
-            path.with_suffix(".reason.txt").write_text(reason + "\n", encoding="utf-8")
+            _write_private(path, frame.data)
+            _write_private(path.with_suffix(".reason.txt"), f"{reason}\n".encode("utf-8", "backslashreplace"))
 
         await self._call(write)
         return path
@@ -216,35 +225,48 @@ class Journal:
     def _read_after(self, sequence: int, max_bytes: int, paths: list[Path]) -> list[Frame]:
         found: list[Frame] = []
         size = 0
-        cursor = self._cursor
-        start = paths.index(cursor[0]) if cursor and cursor[0] in paths else 0
-        for path in paths[start:]:
-            offset = cursor[1] if cursor and cursor[0] == path else 0
-            data, base = _read_from(path, offset)
-            for position, item in scan(data):
-                if not isinstance(item, Frame):
+        # Where the last read began; reading on is the rule, going back starts over.
+        path, offset, at = self._cursor or (None, 0, 0)
+        start = paths.index(path) if path in paths and at <= sequence else 0
+        for index, current in enumerate(paths[start:], start):
+            resumed = index == start and current == path and at <= sequence
+            for position, frame in _frames_from(current, offset if resumed else 0, max_bytes):
+                if frame.sequence <= sequence:
+                    self._cursor = (current, position, frame.sequence)
                     continue
-                if item.sequence <= sequence:
-                    self._cursor = (path, base + position)
-                    continue
-                found.append(item)
-                size += len(item)
+                found.append(frame)
+                size += len(frame)
                 if size >= max_bytes:
                     return found
         return found
 
 
-def _read_from(path: Path, offset: int) -> tuple[bytes, int]:
+def _frames_from(path: Path, offset: int, block_bytes: int) -> Iterator[tuple[int, Frame]]:
+    """Yield (offset, frame) of a segment from `offset` on; no more of it in memory than a block and a frame."""
+    data = b""
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            return file.read(), offset
+            while block := file.read(block_bytes):
+                data += block
+                used = 0
+                for position, item in scan(data):
+                    # The end of a block looks like a cut frame, and is read again with the next.
+                    if isinstance(item, Frame):
+                        yield offset + position, item
+                        used = position + len(item)
+                data, offset = data[used:], offset + used
     except FileNotFoundError:
-        return b"", offset
+        return  # somebody else removed it
 
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    with open(path, "wb", opener=_open_private) as file:
+        file.write(data)
 
 
 def _make_session(folder: Path, task: TaskHeader) -> None:

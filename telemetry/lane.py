@@ -73,7 +73,9 @@ class Lane:
         self._done = asyncio.Event()
         self._progress = asyncio.Event()
         self._failures = 0
+        self._said: set[type[Exception]] = set()
         self._took_at = monotonic()
+        self._journal_error: OSError | None = None
         self.last_error: SinkUnavailable | None = None
 
     @property
@@ -90,8 +92,9 @@ class Lane:
             try:
                 await self.journal.append([frame])
             except OSError as error:
-                log.warning("the journal in %s cannot be written: %s", self.journal.folder, error)
+                self._note_journal(error)
             else:
+                self._note_journal(None)
                 in_journal = True
                 self._journaled = frame.sequence
                 self._book.store(self._account, frame.events)
@@ -102,6 +105,9 @@ class Lane:
         if not fits and not await self._wait_for_room(frame):
             self._book.drop(self._account, frame.events, DropReason.SINK_STALLED, from_disk=False)
             return
+        if not self._window:
+            # The sink had nothing to take until now: its time starts with this frame.
+            self._took_at = self._monotonic()
         self._window.append((frame, in_journal))
         self._window_bytes += len(frame)
         if in_journal or not self.behind:
@@ -145,8 +151,8 @@ class Lane:
 
     async def _deliver_next(self) -> bool:
         """Deliver one write's worth of frames; False when closing and the sink will not take them."""
-        if not self._window and self.behind and self.journal is not None:
-            await self._refill(self.journal)
+        if not self._window and self.behind and not await self._attempt_until_done(self._refill):
+            return False
         if not self._window:
             self._changed.clear()
             if self._closing.is_set() or self.behind:
@@ -178,12 +184,18 @@ class Lane:
             batch.append(item)
         return batch
 
-    async def _refill(self, journal: Journal) -> None:
+    async def _refill(self) -> None:
+        journal = self.journal
+        if journal is None:
+            return
         # The cursor runs ahead of what is delivered by the window, which is empty here.
-        frames = await journal.read_after(self._passed, WRITE_BYTES)
+        lost = self._journaled  # before reading: what is appended meanwhile is not lost
+        try:
+            frames = await journal.read_after(self._passed, WRITE_BYTES)
+        except OSError as error:
+            raise SinkUnavailable(f"the journal in {journal.folder} cannot be read: {error}") from error
         if not frames:
             # Damaged or removed from outside: what is not readable is not ours to wait for.
-            lost = self._journaled
             log.warning("frames up to %d in %s can no longer be read", lost, journal.folder)
             self._passed = lost
             return
@@ -232,20 +244,31 @@ class Lane:
         while True:
             try:
                 await action()
-            except SinkUnavailable as error:
+            except Exception as error:  # noqa: BLE001  a sink is somebody else's code; its lane must outlive its mistakes
+                unavailable = self._as_unavailable(error)
                 self._failures += 1
-                self._note_failure(error)
+                self._note_failure(unavailable)
                 if self._closing.is_set():
                     closing_tries += 1
                     if closing_tries >= (1 if self._failures > CLOSING_TRIES else CLOSING_TRIES):
                         return False
-                await self._back_off(error)
+                await self._back_off(unavailable)
             else:
                 if self.last_error is not None:
                     log.info("%s takes frames again after %d tries", self.sink.name, self._failures)
                 self._failures = 0
                 self.last_error = None
                 return True
+
+    def _as_unavailable(self, error: Exception) -> SinkUnavailable:
+        """What a sink raises against its contract counts as a failure that may pass; its traceback is logged once."""
+        if isinstance(error, SinkUnavailable):
+            return error
+        kind = type(error)
+        if kind not in self._said:
+            self._said.add(kind)
+            log.error("%s raised what a sink must not raise; it is tried again", self.sink.name, exc_info=error)
+        return SinkUnavailable(f"{kind.__name__}: {error}")
 
     async def _back_off(self, error: SinkUnavailable) -> None:
         wait_s = delay_s(self._failures - 1, retry_after_s=error.retry_after_s)
@@ -261,8 +284,19 @@ class Lane:
         self.last_error = error
         self._progress.set()
         if self._failures == 1:
-            kept = "events are kept on disk" if self.journal is not None else "events wait in memory"
-            log.warning("%s: %s; %s and sent later", self.sink.name, error, kept)
+            kept = "events are kept on disk" if self.journal is not None else "events are kept in memory"
+            log.warning("%s: %s; %s and sent once it is back", self.sink.name, error, kept)
+
+    def _note_journal(self, error: OSError | None) -> None:
+        """Say once when the disk stops taking frames, and once when it does again."""
+        if self.journal is not None and (error is None) != (self._journal_error is None):
+            if error is not None:
+                log.warning(
+                    "the journal in %s cannot be written: %s; events wait in memory", self.journal.folder, error
+                )
+            else:
+                log.info("the journal in %s can be written again", self.journal.folder)
+        self._journal_error = error
 
     # ---- ending ----------------------------------------------------------------------------------
 

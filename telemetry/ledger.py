@@ -86,6 +86,7 @@ class Book:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # re-entrant: a signal handler may report while its thread holds it
+        self.changed = threading.Condition(self.lock)  # told when the pipeline is ready and when it has finished
         self._accounts: dict[str, Account] = {}
         self._refused: Counter[str] = Counter()
         self._waiting: Callable[[], int] = lambda: 0
@@ -94,6 +95,10 @@ class Book:
     def watch(self, waiting: Callable[[], int]) -> None:
         """Set the function that says how many events wait in the queue; it is called under the lock."""
         self._waiting = waiting
+
+    def tell(self) -> None:
+        with self.lock:
+            self.changed.notify_all()
 
     def open(self, sink_name: str) -> Account:
         with self.lock:
@@ -170,6 +175,7 @@ class Book:
     def reset_after_fork(self) -> None:
         """In a forked child: a new lock and empty counts, for the parent's events are the parent's."""
         self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self._refused.clear()
         self._taken = 0
         self._accounts.clear()

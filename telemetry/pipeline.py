@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -59,7 +60,7 @@ class Pipeline:
     ) -> None:
         self.task = task
         self.settings = Settings.load() if settings is None else settings
-        self.sinks: list[Sink] = list(sinks)
+        self.sinks: list[Sink] = _with_unique_names(sinks)
         self._collectors = list(collectors)
         self._started_collectors: list[Collector] = []
         self._book = Book()
@@ -83,6 +84,7 @@ class Pipeline:
         self._batcher: Batcher | None = None
         self._lanes: list[Lane] = []
         self._stop: asyncio.Event | None = None
+        self._flushes: set[asyncio.Future[None]] = set()
         self._deadline = 0.0
         self._ready = threading.Event()
         self._finished = threading.Event()
@@ -124,13 +126,16 @@ class Pipeline:
             self._book.write_off()
             self._ready.set()
             self._finished.set()
+            self._book.tell()
 
     async def _main(self) -> None:
         settings = self.settings
         disk = DaemonExecutor()
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._lanes = [await self._make_lane(sink, disk) for sink in self.sinks]
+        if self._close_called:
+            self._stop.set()  # close() with no time to wait came before there was anything to tell
+        self._lanes = await self._make_lanes(disk)
         batcher = self._batcher = Batcher(
             self.emit,
             self._book,
@@ -153,16 +158,27 @@ class Pipeline:
         batching = loop.create_task(batcher.run())
         lanes = [loop.create_task(lane.run(self.task)) for lane in self._lanes]
         self._ready.set()
+        self._book.tell()
         stopping = loop.create_task(self._stop.wait())
         await asyncio.wait([stopping, batching], return_when=asyncio.FIRST_COMPLETED)
         await self._shut_down(batcher, batching, lanes)
         disk.shutdown(wait=False)
 
-    async def _make_lane(self, sink: Sink, disk: DaemonExecutor) -> Lane:
+    async def _make_lanes(self, disk: DaemonExecutor) -> list[Lane]:
+        lanes: list[Lane] = []
+        spools = 0
+        for sink in self.sinks:
+            # A journal forgets what its own sink has, so two sinks cannot share one.
+            folder = self.task.task_id if not spools else f"{self.task.task_id}-{spools + 1}"
+            spools += sink.spool
+            lanes.append(await self._make_lane(sink, disk, folder))
+        return lanes
+
+    async def _make_lane(self, sink: Sink, disk: DaemonExecutor, spool_folder: str) -> Lane:
         journal: Journal | None = None
         if sink.spool:
             journal = Journal(
-                self.settings.state_dir / "spool" / self.task.task_id,
+                self.settings.state_dir / "spool" / spool_folder,
                 disk,
                 segment_bytes=self.settings.segment_bytes,
                 fsync_interval_s=self.settings.fsync_interval_s,
@@ -198,25 +214,44 @@ class Pipeline:
         Returns:
             False if the time ran out; nothing is lost by that.
         """
-        self._ready.wait(timeout_s)
+        limit = self.settings.close_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit
+        if self._thread is None and not len(self.emit):
+            return True
+        self._ready.wait(limit)
         if self._finished.is_set() or self._loop is None or threading.current_thread() is self._thread:
             return self._finished.is_set()
-        limit = self.settings.close_timeout_s if timeout_s is None else timeout_s
-        future = asyncio.run_coroutine_threadsafe(self._flush(), self._loop)
+        work = self._flush()
         try:
-            future.result(limit)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+            return True  # the loop has ended in this moment: close has flushed
+        try:
+            return future.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             future.cancel()
             return False
-        return True
+        except CancelledError:
+            return self._finished.wait(max(0.0, deadline - time.monotonic()))
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> bool:
         if self._batcher is not None:
-            await self._batcher.flush()
+            # Shielded: a flush that runs out of time must not drop what it holds between queue and lane. The
+            # batcher ending first is as good, for its last act is to flush.
+            moving = asyncio.ensure_future(self._batcher.flush())
+            self._flushes.add(moving)
+            moving.add_done_callback(self._flushes.discard)
+            await asyncio.shield(moving)
         for lane in self._lanes:
             await lane.settled()
             if lane.journal is not None:
-                await lane.journal.sync()
+                try:
+                    await lane.journal.sync()
+                except OSError as error:
+                    log.warning("the journal in %s could not be synced: %s", lane.journal.folder, error)
+                    return False
+        return True
 
     def ledger(self, sink_name: str | None = None) -> Ledger:
         """Return the counts of one sink, or of the one that is furthest behind; exact at any instant."""
@@ -236,6 +271,16 @@ class Pipeline:
 
     # ---- ending ----------------------------------------------------------------------------------
 
+    def stop_collectors(self) -> None:
+        """Stop the collectors: from here on only the caller reports. `close` does it too; twice does nothing."""
+        with self._state_lock:
+            collectors, self._started_collectors = self._started_collectors, []
+        for collector in reversed(collectors):
+            try:
+                collector.stop()
+            except Exception:  # a third party's code: the others must still be stopped
+                log.exception("the collector %r did not stop cleanly", getattr(collector, "name", collector))
+
     def close(self, timeout_s: float | None = None) -> Ledger:
         """Stop the collectors, deliver what is there, close the sinks. Safe from any thread, and more than once.
 
@@ -251,25 +296,29 @@ class Pipeline:
             self._close_called = True
         if first:
             lifecycle.forget_forks(self)
-            for collector in reversed(self._started_collectors):
-                try:
-                    collector.stop()
-                except Exception:  # a third party's code: the others must still be stopped
-                    log.exception("the collector %r did not stop cleanly", getattr(collector, "name", collector))
+            self.stop_collectors()
         if self._thread is None:
             self.emit.seal()
             return self.ledger()
-        deadline = time.monotonic() + limit
-        self._ready.wait(limit)
+        deadline = self._deadline = time.monotonic() + limit
+        self._wait(self._ready, limit)
         if self._loop is not None and self._stop is not None and not self._finished.is_set():
-            self._deadline = deadline
             try:
                 self._loop.call_soon_threadsafe(self._stop.set)
             except RuntimeError:
                 log.debug("the pipeline's loop had already ended")
         if threading.current_thread() is not self._thread:
-            self._finished.wait(max(0.0, deadline - time.monotonic()) + 2 * CLOSE_GRACE_S)
+            self._wait(self._finished, max(0.0, deadline - time.monotonic()) + 2 * CLOSE_GRACE_S)
         return self.ledger()
+
+    def _wait(self, fact: threading.Event, timeout_s: float) -> None:
+        """Wait for a fact of the pipeline's thread without keeping the book from it.
+
+        A signal handler that closes may have interrupted its own thread while that held the book's lock; the
+        pipeline needs the lock to finish, and a condition gives it away, however often it is held.
+        """
+        with self._book.changed:
+            self._book.changed.wait_for(fact.is_set, timeout_s)
 
     async def _shut_down(self, batcher: Batcher, batching: asyncio.Task[None], lanes: list[asyncio.Task[None]]) -> None:
         """In order: the queue empties into the lanes, the lanes into the sinks, then sinks and journals close."""
@@ -304,7 +353,10 @@ class Pipeline:
             log.debug("sinks without clone() get nothing from forked processes")
         self.sinks = clones
         self.task = replace(self.task, writer_id=self.new_writer_id())
-        self._started_collectors = []
+        # Only the forking thread lives on in the child: a collector with a thread of its own has ended here.
+        self._started_collectors = [item for item in self._started_collectors if hasattr(item, "reset_after_fork")]
+        for collector in self._started_collectors:
+            collector.reset_after_fork()  # type: ignore[attr-defined]
         self._state_lock = threading.RLock()
         self._reset_thread_state()
         self._book.reset_after_fork()
@@ -315,6 +367,18 @@ class Pipeline:
     def _start_in_child(self) -> None:
         lifecycle.at_worker_exit(self.close)
         self._start_thread()
+
+
+def _with_unique_names(sinks: Sequence[Sink]) -> list[Sink]:
+    """Two servers are two sinks named "http"; the ledger and the log must tell them apart."""
+    taken: set[str] = set()
+    for sink in sinks:
+        base, number = sink.name, 2
+        while sink.name in taken:
+            sink.name = f"{base}-{number}"
+            number += 1
+        taken.add(sink.name)
+    return list(sinks)
 
 
 async def _within(work: asyncio.Task[None] | Coroutine[Any, Any, None], deadline: float, what: str) -> None:

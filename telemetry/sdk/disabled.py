@@ -42,6 +42,9 @@ class DisabledPipeline:
         """Return True: nothing is waiting."""
         return True
 
+    def stop_collectors(self) -> None:
+        """Stop none: none were started."""
+
     def close(self, timeout_s: float | None = None) -> Ledger:
         """Return empty counts."""
         return self.ledger()

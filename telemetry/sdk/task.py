@@ -333,6 +333,8 @@ class Task:
             self._exit_watch.remove()
         if self._launched.installed is not None:
             self._launched.installed.stop()
+        # Before the last words: the ledger they carry is then of all events but itself.
+        self._pipeline.stop_collectors()
         self._write_end(outcome, timeout_s)
         ledger = self._pipeline.close(max(0.0, deadline_s - time.monotonic()))
         if isinstance(self._pipeline, Pipeline):
