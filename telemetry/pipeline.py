@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 # After the deadline: closing sockets and files that are already idle.
 CLOSE_GRACE_S = 0.25
 
+# A sink whose write is cancelled: it has nothing to wait for.
+CANCEL_GRACE_S = 0.1
+
 
 class Pipeline:
     """Carries one writer's events of one task to its sinks.
@@ -97,8 +100,12 @@ class Pipeline:
     # ---- starting --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the pipeline's thread and the collectors. Returns at once: no network and no disk is waited for."""
-        self._start_thread()
+        """Start the pipeline's thread and the collectors. Returns at once: no network and no disk is waited for.
+
+        Once: a second call, or one after close, does nothing.
+        """
+        if not self._start_thread():
+            return
         lifecycle.watch_forks(self)
         for collector in self._collectors:
             try:
@@ -108,12 +115,13 @@ class Pipeline:
             else:
                 self._started_collectors.append(collector)
 
-    def _start_thread(self) -> None:
+    def _start_thread(self) -> bool:
         with self._state_lock:
             if self._thread is not None or self._close_called:
-                return
+                return False
             self._thread = threading.Thread(target=self._run, name="telemetry-pipeline", daemon=True)
             self._thread.start()
+            return True
 
     def _run(self) -> None:
         try:
@@ -123,10 +131,13 @@ class Pipeline:
             log.exception("the telemetry pipeline has failed; events from now on are only counted")
             self.emit.seal()
         finally:
-            self._book.write_off()
-            self._ready.set()
-            self._finished.set()
-            self._book.tell()
+            self._finish()
+
+    def _finish(self) -> None:
+        self._book.write_off()
+        self._ready.set()
+        self._finished.set()
+        self._book.tell()
 
     async def _main(self) -> None:
         settings = self.settings
@@ -163,6 +174,8 @@ class Pipeline:
         await asyncio.wait([stopping, batching], return_when=asyncio.FIRST_COMPLETED)
         await self._shut_down(batcher, batching, lanes)
         disk.shutdown(wait=False)
+        # Before the loop is taken apart, which a sink that refuses to be cancelled can hold up for ever.
+        self._finish()
 
     async def _make_lanes(self, disk: DaemonExecutor) -> list[Lane]:
         lanes: list[Lane] = []
@@ -328,12 +341,17 @@ class Pipeline:
         await asyncio.gather(*(lane.drain(self._deadline) for lane in self._lanes))
         for task in lanes:
             task.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
+        if lanes:
+            await asyncio.wait(lanes, timeout=CANCEL_GRACE_S)
         limit = max(self._deadline, time.monotonic() + CLOSE_GRACE_S)
-        await asyncio.gather(*(_within(lane.sink.close(), limit, lane.sink.name) for lane in self._lanes))
-        for lane in self._lanes:
-            if lane.journal is not None:
-                await _within(lane.journal.close(remove_if_delivered=True), limit, "the journal")
+        closing = [_within(lane.sink.close(), limit, lane.sink.name) for lane in self._lanes]
+        # Beside the sinks, not after them: one that does not close must not cost the journal its last sync.
+        closing += [
+            _within(lane.journal.close(remove_if_delivered=True), limit, "the journal")
+            for lane in self._lanes
+            if lane.journal is not None
+        ]
+        await asyncio.gather(*closing)
 
     async def __aenter__(self) -> Pipeline:
         self.start()
