@@ -11,6 +11,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -19,9 +20,12 @@ from telemetry.events import (
     Batch,
     Event,
     FrameEvent,
+    ModelSaved,
+    RecordChange,
     ResourceSample,
     ScalarColumns,
     SeriesKey,
+    SingleValue,
     clean_name,
     to_float,
     to_iteration,
@@ -261,7 +265,10 @@ def _fold_in(columns: ScalarColumns, objects: list[Event]) -> tuple[list[FrameEv
     resource_index: dict[SeriesKey, int] = {}
     for event in objects:
         if not isinstance(event, ResourceSample):
-            events.append(event)  # type: ignore[arg-type]  # the wire refuses what is none
+            try:
+                events.append(_with_clean_names(event))
+            except InvalidEvent as error:
+                errors.append(error)
             continue
         try:
             _add_sample(columns, event, resource_index)
@@ -270,6 +277,25 @@ def _fold_in(columns: ScalarColumns, objects: list[Event]) -> tuple[list[FrameEv
         except (AttributeError, TypeError) as error:
             errors.append(InvalidEvent(f"a resource sample was dropped: {error}"))
     return events, errors
+
+
+# What the store keeps under a name. Text (a console line, a path) is cleaned where it is made.
+_NAMES: dict[type[Any], tuple[str, ...]] = {
+    ModelSaved: ("name", "framework"),
+    SingleValue: ("name",),
+    RecordChange: ("section", "key"),
+}
+
+
+def _with_clean_names(event: Any) -> FrameEvent:
+    """Return the event with names that the store takes: what is too long is shortened, never refused there."""
+    changes = {
+        name: clean
+        for name in _NAMES.get(type(event), ())
+        if (clean := clean_name(given := getattr(event, name))) is not given
+    }
+    cleaned: FrameEvent = replace(event, **changes) if changes else event
+    return cleaned
 
 
 def _add_sample(columns: ScalarColumns, sample: ResourceSample, index: dict[SeriesKey, int]) -> None:

@@ -9,6 +9,10 @@ backpressure; from any thread with `p.emit(event)`. The Task SDK is a skin over 
 from __future__ import annotations
 
 import asyncio
+
+# Imported here and now: it refuses to be imported once the interpreter shuts down, and in a program that ends right
+# after start() the pipeline's thread would import it (through uvloop) just then.
+import concurrent.futures.thread  # noqa: F401
 import logging
 import sys
 import threading

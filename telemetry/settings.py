@@ -231,7 +231,7 @@ def _file_values(env: Mapping[str, str], cwd: Path | None) -> list[tuple[str, di
         # Relative, not Path.cwd(): a job whose working folder was removed still runs, and so do we.
         project = (cwd or Path()) / "telemetry.toml"
         paths = [path for path in (*user, project) if path.is_file()]
-    return [(str(path), _read_file(path)) for path in paths]
+    return [(str(path.absolute()), _read_file(path)) for path in paths]
 
 
 def _read_file(path: Path) -> dict[str, tuple[str, str]]:

@@ -16,6 +16,7 @@ from telemetry.batcher import columns_of
 from telemetry.events import (
     INT64_MAX,
     INT64_MIN,
+    MAX_NAME_CHARS,
     ConsoleLine,
     ModelSaved,
     Reading,
@@ -233,3 +234,23 @@ def test_frames_hold_at_most_frame_scalars() -> None:
     sink, ledger = run(put_rows(*rows), frame_scalars=300)
     assert [frame.events for frame in sink.frames] == [300, 300, 300, 100]
     assert ledger.delivered == 1000
+
+
+def test_a_name_that_is_too_long_is_shortened_and_kept() -> None:
+    # given names that the store would refuse, and the rest of their frame with them
+    def report(pipeline: Pipeline) -> None:
+        pipeline.emit(RecordChange(1, "task", "k" * 2000, 1))
+        pipeline.emit(SingleValue(1, "v" * 2000, 2.0))
+        pipeline.emit(ModelSaved(1, "m" * 2000, "path", "torch"))
+
+    # when
+    sink, _ = run(report)
+
+    # then
+    change, value, model = sink.events()
+    assert isinstance(change, RecordChange)
+    assert isinstance(value, SingleValue)
+    assert isinstance(model, ModelSaved)
+    for name, letter in ((change.key, "k"), (value.name, "v"), (model.name, "m")):
+        assert len(name) <= MAX_NAME_CHARS
+        assert name.startswith(letter * 900)

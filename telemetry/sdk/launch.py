@@ -6,9 +6,6 @@ process, and what is slow to import (aiohttp, psutil) is imported by the threads
 
 from __future__ import annotations
 
-# Imported here and now: it refuses to be imported once the interpreter shuts down, and a program that ends right
-# after Task.init would have the pipeline's thread import it (through uvloop) just then.
-import concurrent.futures.thread  # noqa: F401
 import secrets
 import time
 from collections.abc import Mapping, Sequence

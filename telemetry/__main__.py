@@ -1,0 +1,7 @@
+"""`python -m telemetry`: the command line."""
+
+import sys
+
+from telemetry.cli import main
+
+sys.exit(main())
