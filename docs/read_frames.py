@@ -98,7 +98,7 @@ def read_frame(data, offset):
     if len(payload) != unpacked:
         raise Damaged("the payload has not the length its header says")
     document = unpack(io.BytesIO(payload))
-    head = {"task": document["task"], "writer": writer.hex(), "sequence": sequence}
+    head = {"task": document["task"], "rank": document.get("rank"), "writer": writer.hex(), "sequence": sequence}
     return list(lines_of(document, head)), HEADER.size + size
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
 from telemetry.errors import FrameError, InvalidEvent
 from telemetry.events import (
+    HEARTBEATS,
     Batch,
     Event,
     FrameEvent,
@@ -129,6 +132,10 @@ class Batcher:
         *,
         task_id: str,
         writer_id: bytes,
+        rank: int | None = None,
+        heartbeat_interval_s: float = math.inf,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], int] = time.time_ns,
         frame_scalars: int,
         flush_interval_s: float,
         compression_level: int,
@@ -138,6 +145,11 @@ class Batcher:
         self._lanes = lanes
         self._task_id = task_id
         self._writer_id = writer_id
+        self._rank = rank
+        self._heartbeat_interval_s = heartbeat_interval_s
+        self._monotonic = monotonic
+        self._clock = clock
+        self._sent_at_s = monotonic()
         self._frame_scalars = frame_scalars
         self._flush_interval_s = flush_interval_s
         self._level = compression_level
@@ -154,15 +166,23 @@ class Batcher:
         """Batch until `stop`; the queue is then empty and sealed."""
         while not self._stopping:
             try:
-                await asyncio.wait_for(self._wake.wait(), self._flush_interval_s)
+                await asyncio.wait_for(self._wake.wait(), min(self._flush_interval_s, self._heartbeat_interval_s))
             except TimeoutError:
                 pass  # the timer: whatever is there goes out now
             # Clear before draining: a report that lands during the drain must wake us again.
             self._wake.clear()
+            self._beat()
             await self.flush()
         # What is reported while this runs still goes out; what comes after the seal is counted as dropped.
         await self.flush()
         self._queue.seal()
+
+    def _beat(self) -> None:
+        """After a silent while, say that this writer lives: whoever reads can tell a quiet run from a dead one."""
+        if self._monotonic() - self._sent_at_s >= self._heartbeat_interval_s and not len(self._queue):
+            self._sent_at_s = self._monotonic()
+            moment = self._clock()
+            self._queue(RecordChange(moment, HEARTBEATS, self._writer_id.hex(), moment))
 
     def stop(self) -> None:
         self._stopping = True
@@ -236,9 +256,10 @@ class Batcher:
         return self._encode_events(events[:half], spoiled) + self._encode_events(events[half:], spoiled)
 
     def _encode(self, columns: ScalarColumns, events: Sequence[FrameEvent], count: int) -> Frame:
-        batch = Batch(self._task_id, columns, events, count)
+        batch = Batch(self._task_id, columns, events, count, self._rank)
         frame = encode(batch, writer_id=self._writer_id, sequence=self._sequence, level=self._level)
         self._sequence += 1
+        self._sent_at_s = self._monotonic()
         return frame
 
 

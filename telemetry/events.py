@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from telemetry.errors import InvalidEvent
 
 __all__ = [
+    "HEARTBEATS",
     "INT64_MAX",
     "INT64_MIN",
     "MAX_NAME_CHARS",
@@ -47,6 +48,9 @@ INT64_MAX = 2**63 - 1
 # Names are keys of the store's index and legends of its charts; beyond this nobody can read them.
 MAX_NAME_CHARS = 1000
 
+# The record's section in which silent writers say that they live: writer id -> Unix ns.
+HEARTBEATS = "heartbeats"
+
 # Lists and maps of a record value inside each other; Python's own limit lies at about 1000.
 MAX_VALUE_DEPTH = 64
 
@@ -59,6 +63,7 @@ class TaskHeader:
         task_id: 32 lower-case hexadecimal digits.
         writer_id: 16 bytes; one process's life. A forked child is a new writer.
         project: may contain "/" for sub-projects.
+        rank: which of several processes of one job this is, from 0; None where there is only one.
     """
 
     task_id: str
@@ -67,6 +72,7 @@ class TaskHeader:
     name: str
     type: str = "training"
     created_unix_ns: int = 0
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +200,14 @@ class Batch:
     """What one frame carries: events of one task by one writer.
 
     `events_logged` is what the ledger counts for it: scalars, single events, and each resource sample once.
+    `rank` is the writer's rank: its series are its own. None where there is only one.
     """
 
     task_id: str
     columns: ScalarColumns = field(default_factory=ScalarColumns)
     events: Sequence[FrameEvent] = ()
     events_logged: int = 0
+    rank: int | None = None
 
 
 def clean_text(text: str) -> str:

@@ -55,6 +55,9 @@ class Pipeline:
         sinks: each has its own lane: a slow one delays no other.
         collectors: started by `start` and stopped by `close`.
         settings: read once; None means `Settings.load()`.
+        joined: another process began the task; this one is a further writer of it.
+        on_child: called in a forked child with its header: True when it begins to report, False before it
+            closes. It may emit.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class Pipeline:
         *,
         collectors: Sequence[Collector] = (),
         settings: Settings | None = None,
+        joined: bool = False,
+        on_child: Callable[[TaskHeader, bool], None] | None = None,
     ) -> None:
         self.task = task
         self.settings = Settings.load() if settings is None else settings
@@ -84,6 +89,9 @@ class Pipeline:
         self._state_lock = threading.RLock()
         self._reset_thread_state()
         self._close_called = False
+        self._joined = joined
+        self._on_child = on_child
+        self._speaks_as_child = False
 
     def _reset_thread_state(self) -> None:
         self._thread: threading.Thread | None = None
@@ -157,6 +165,8 @@ class Pipeline:
             self._lanes,
             task_id=self.task.task_id,
             writer_id=self.task.writer_id,
+            rank=self.task.rank,
+            heartbeat_interval_s=settings.heartbeat_interval_s,
             frame_scalars=settings.frame_scalars,
             flush_interval_s=settings.flush_interval_s,
             compression_level=settings.compression_level,
@@ -186,10 +196,15 @@ class Pipeline:
         spools = 0
         for sink in self.sinks:
             # A journal forgets what its own sink has, so two sinks cannot share one.
-            folder = self.task.task_id if not spools else f"{self.task.task_id}-{spools + 1}"
+            folder = self._spool_name() if not spools else f"{self._spool_name()}-{spools + 1}"
             spools += sink.spool
             lanes.append(await self._make_lane(sink, disk, folder))
         return lanes
+
+    def _spool_name(self) -> str:
+        # Processes of one task begin and end as they like: one must not remove the folder that another just opens.
+        alone = self.task.rank is None and not self._joined
+        return self.task.task_id if alone else f"{self.task.task_id}-{self.task.writer_id.hex()[:12]}"
 
     async def _make_lane(self, sink: Sink, disk: DaemonExecutor, spool_folder: str) -> Lane:
         journal: Journal | None = None
@@ -315,6 +330,7 @@ class Pipeline:
             lifecycle.forget_forks(self)
             self.stop_collectors()
         if self._thread is None:
+            self._tell_child(False)
             self.emit.seal()
             return self.ledger()
         deadline = self._deadline = time.monotonic() + limit
@@ -377,6 +393,8 @@ class Pipeline:
         self.task = replace(self.task, writer_id=self.new_writer_id())
         # Only the forking thread lives on in the child: a collector with a thread of its own has ended here.
         self._started_collectors = [item for item in self._started_collectors if hasattr(item, "reset_after_fork")]
+        self._joined = True
+        self._speaks_as_child = False
         for collector in self._started_collectors:
             collector.reset_after_fork()  # type: ignore[attr-defined]
         self._state_lock = threading.RLock()
@@ -387,8 +405,14 @@ class Pipeline:
         self.emit.reset_after_fork(self._start_in_child)
 
     def _start_in_child(self) -> None:
-        lifecycle.at_worker_exit(self.close)
-        self._start_thread()
+        if self._start_thread():
+            lifecycle.at_worker_exit(self.close)
+            self._tell_child(True)
+
+    def _tell_child(self, begins: bool) -> None:
+        if self._on_child is not None and begins is not self._speaks_as_child:
+            self._speaks_as_child = begins
+            self._on_child(self.task, begins)
 
 
 def _with_unique_names(sinks: Sequence[Sink]) -> list[Sink]:

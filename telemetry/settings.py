@@ -162,6 +162,10 @@ class Settings:
     )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
+    # The server calls a task lost after five of them: one lost packet must not do it.
+    heartbeat_interval_s: float = _setting(
+        "TELEMETRY_HEARTBEAT_INTERVAL", _parse_positive, 15.0, "seconds of silence before a sign of life is sent"
+    )
     @classmethod
     def load(cls, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None, **arguments: Any) -> Settings:
         """Return the settings in force; an argument that is None counts as not given.

@@ -40,6 +40,7 @@ __all__ = [
     "HEADER_BYTES",
     "MAGIC",
     "MAX_PAYLOAD_BYTES",
+    "MAX_RANK",
     "VERSION",
     "Damage",
     "Frame",
@@ -65,6 +66,8 @@ _KNOWN_FLAGS = _FLAG_DEFLATE
 
 # A header with a larger number is damage or an attack; the batcher cuts far below it.
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+
+MAX_RANK = 2**31 - 1
 
 SERIES_KINDS = frozenset({"scalar", "resource"})
 
@@ -123,6 +126,7 @@ def encode(batch: Batch, *, writer_id: bytes, sequence: int, level: int = 1) -> 
     payload = msgpack.packb(
         {
             "task": batch.task_id,
+            "rank": _checked_rank(batch.rank),
             "series": [[key.kind, key.title, key.series, key.unit] for key in batch.columns.series],
             "columns": _pack_columns(batch.columns),
             "events": [_pack_event(event) for event in batch.events],
@@ -218,6 +222,7 @@ def decode(frame: Frame) -> Batch:
         columns = _unpack_columns(document["series"], document["columns"])
         events = [_unpack_event(item) for item in _list(document["events"], "events")]
         task_id = document["task"]
+        rank = _checked_rank(document.get("rank"))
     except FrameError:
         raise
     except InvalidEvent as error:
@@ -226,7 +231,13 @@ def decode(frame: Frame) -> Batch:
         raise FrameError(f"the payload of frame {frame.sequence} is malformed: {error!r:.200}") from error
     if not (isinstance(task_id, str) and len(task_id) == 32 and set(task_id) <= set("0123456789abcdef")):
         raise FrameError(f"the task id {task_id!r:.60} is not 32 lower-case hexadecimal digits")
-    return Batch(task_id, columns, events, events_logged)
+    return Batch(task_id, columns, events, events_logged, rank)
+
+
+def _checked_rank(rank: Any) -> int | None:
+    if rank is None or (isinstance(rank, int) and not isinstance(rank, bool) and 0 <= rank <= MAX_RANK):
+        return rank
+    raise InvalidEvent(f"the rank {rank!r:.40} is not a whole number from 0 to {MAX_RANK}")
 
 
 def _inflate(payload: bytes | memoryview, unpacked_bytes: int) -> bytes:

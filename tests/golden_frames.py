@@ -68,7 +68,7 @@ def _many() -> Batch:
         array("q", range(NOON, NOON + count * 10**6, 10**6)),
         array("d", [1 / (step + 1) for step in range(count)]),
     )
-    return Batch(TASK, columns, (), count)
+    return Batch(TASK, columns, (), count, rank=3)
 
 
 # name: (batch, sequence, zlib level)
