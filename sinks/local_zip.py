@@ -35,6 +35,7 @@ class LocalZipSink:
         folder: the parent of the session folder, which is named by the task id.
         zip_path: the zip to write at close; None keeps the folder and makes no zip. A path without the
             suffix .zip is a folder in which the zip is named by the task id.
+        commit: fsync each write before it returns, not once a second.
     """
 
     spool = False
@@ -46,6 +47,7 @@ class LocalZipSink:
         *,
         fsync_interval_s: float = 1.0,
         segment_bytes: int = 64 * 1024 * 1024,
+        commit: bool = False,
         name: str = "zip",
     ) -> None:
         self.name = name
@@ -53,6 +55,7 @@ class LocalZipSink:
         self._zip_path = zip_path
         self._fsync_interval_s = fsync_interval_s
         self._segment_bytes = segment_bytes
+        self._commit = commit
         self._disk = DaemonExecutor("telemetry-zip")
         self._journal: Journal | None = None
         self.session_folder: Path | None = None
@@ -65,6 +68,7 @@ class LocalZipSink:
             None,
             fsync_interval_s=self._fsync_interval_s,
             segment_bytes=self._segment_bytes,
+            commit=self._commit,
             name=self.name,
         )
 
@@ -78,6 +82,7 @@ class LocalZipSink:
             self._disk,
             segment_bytes=self._segment_bytes,
             fsync_interval_s=self._fsync_interval_s,
+            commit=self._commit,
         )
         try:
             await journal.open(task)
@@ -92,6 +97,15 @@ class LocalZipSink:
             await self._journal.append(frames)
         except OSError as error:
             raise SinkUnavailable(f"{self.session_folder} cannot be written: {error}") from error
+
+    async def sync(self) -> None:
+        """Return when everything written so far is on stable storage.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        if self._journal is not None:
+            await self._journal.sync()
 
     async def close(self) -> None:
         """Sync, zip and remove the folder; the folder stays if the zip cannot be written.
@@ -178,5 +192,9 @@ def open_sink(url: str, settings: Settings) -> LocalZipSink:
         zip_path = Path(target).expanduser().absolute()
         folder = zip_path.parent if zip_path.suffix == ".zip" else zip_path
     return LocalZipSink(
-        folder, zip_path, fsync_interval_s=settings.fsync_interval_s, segment_bytes=settings.segment_bytes
+        folder,
+        zip_path,
+        fsync_interval_s=settings.fsync_interval_s,
+        segment_bytes=settings.segment_bytes,
+        commit=settings.durability == "commit",
     )

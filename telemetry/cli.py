@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_server(commands)
     _add_demo(commands)
     _add_sync(commands)
+    _add_salvage(commands)
     command = commands.add_parser("settings", help="print every setting, its value and where it comes from")
     command.set_defaults(run=_settings)
     command = commands.add_parser("version", help="print the versions that matter in a bug report")
@@ -148,6 +149,20 @@ def _add_sync_options(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_sync)
 
 
+def _add_salvage(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "salvage",
+        help="save what is sound in a damaged session folder, segment or zip",
+        description="Copy every sound frame into new session folders, which `telemetry import` takes, and say what "
+        "was skipped and where. The source is only read.",
+    )
+    command.add_argument(
+        "source", metavar="PATH", type=Path, help="a session folder, a segment, a zip or a piece of one"
+    )
+    command.add_argument("--out", type=Path, default=Path("salvaged"), help="folder to write to (default: %(default)s)")
+    command.set_defaults(run=_salvage)
+
+
 # ---- the commands: everything is imported inside, so that `telemetry --help` is instant ------------
 
 
@@ -203,6 +218,18 @@ def _demo(arguments: argparse.Namespace) -> int:
         once=arguments.once,
     )
     return code
+
+
+def _salvage(arguments: argparse.Namespace) -> int:
+    from telemetry.salvage import salvage
+
+    found = salvage(arguments.source, arguments.out)
+    for damage in found.damage:
+        print(f"skipped: {damage}")
+    print(f"saved: {found.frames:,} frames with {found.events:,} events; {len(found.damage):,} places skipped")
+    for folder in found.folders:
+        print(f"telemetry import {folder}")
+    return EXIT_OK
 
 
 def _sync(arguments: argparse.Namespace) -> int:

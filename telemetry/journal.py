@@ -15,6 +15,7 @@ functions below it are plain and synchronous, for importers.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -72,6 +73,8 @@ class Journal:
         executor: the disk thread.
         segment_bytes: a segment at least this large is closed and the next begun.
         fsync_interval_s: an appended frame is on disk at most this much later.
+        commit: fsync each append before it returns.
+        max_bytes: what the segments may take together; beyond it an append fails as on a full disk.
     """
 
     def __init__(
@@ -81,8 +84,12 @@ class Journal:
         *,
         segment_bytes: int = 64 * 1024 * 1024,
         fsync_interval_s: float = 1.0,
+        commit: bool = False,
+        max_bytes: int | None = None,
     ) -> None:
         self.folder = folder
+        self._commit = commit
+        self._max_bytes = max_bytes
         self._executor = executor
         self._segment_bytes = segment_bytes
         self._fsync_interval_s = fsync_interval_s
@@ -113,8 +120,11 @@ class Journal:
         """Append frames; when it returns they survive this process, and within a second this machine.
 
         Raises:
-            OSError: the disk is full or gone. What was half written is skipped by every reader.
+            OSError: the disk is full or gone, or `max_bytes` is reached. What was half written is skipped by
+                every reader.
         """
+        if self._max_bytes is not None and self.size + sum(map(len, frames)) > self._max_bytes:
+            raise OSError(errno.EDQUOT, f"the journal has reached its {self._max_bytes:,} bytes (max_journal_bytes)")
         if self._file is None or self._segments[-1].size >= self._segment_bytes:
             await self._roll()
         segment = self._segments[-1]
@@ -133,7 +143,15 @@ class Journal:
                 await self._close_file()
             raise
         segment.last_sequence = frames[-1].sequence
-        self._schedule_sync()
+        if self._commit:
+            await self.sync()
+        else:
+            self._schedule_sync()
+
+    @property
+    def size(self) -> int:
+        """Bytes in the segments that are still kept."""
+        return sum(segment.size for segment in self._segments)
 
     async def sync(self) -> None:
         """Return when everything appended so far is on stable storage."""

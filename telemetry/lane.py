@@ -34,6 +34,9 @@ WRITE_FRAMES = 256
 
 STALL_S = 2.0  # a sink without a journal may hold the batcher back this long
 
+# A sink on this machine (a full disk, a stalled pipe) costs nothing to ask, and memory while it is not asked.
+LOCAL_MAX_DELAY_S = 2.0
+
 # While closing, a sink that fails is tried again this often at most; one that already failed before gets one try.
 CLOSING_TRIES = 5
 
@@ -272,6 +275,8 @@ class Lane:
 
     async def _back_off(self, error: SinkUnavailable) -> None:
         wait_s = delay_s(self._failures - 1, retry_after_s=error.retry_after_s)
+        if not self.sink.spool:
+            wait_s = min(wait_s, LOCAL_MAX_DELAY_S)
         if self._closing.is_set():
             await asyncio.sleep(min(wait_s, 0.2))
             return
@@ -308,6 +313,33 @@ class Lane:
             await asyncio.wait_for(self._done.wait(), max(0.0, deadline - self._monotonic()))
         except TimeoutError:
             return  # the journal keeps its part, and the book writes the rest off
+
+    async def save_rest(self) -> None:
+        """At the very end: what only memory holds goes to the journal, if the disk takes it by now."""
+        if self.journal is None:
+            return
+        for position, (frame, in_journal) in enumerate(self._window):
+            if in_journal:
+                continue
+            try:
+                await self.journal.append([frame])
+            except OSError as error:
+                self._note_journal(error)
+                return
+            self._window[position] = (frame, True)
+            self._book.store(self._account, frame.events)
+
+    async def sync(self) -> None:
+        """Bring to stable storage what lies on this machine: the journal, or the sink's own files.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        if self.journal is not None:
+            await self.journal.sync()
+        sync = getattr(self.sink, "sync", None)
+        if sync is not None:
+            await sync()
 
     async def settled(self) -> None:
         """Return when the sink has everything offered so far, or it lies in the journal while the sink is down."""

@@ -24,7 +24,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from telemetry import lifecycle
+from telemetry import lazy, lifecycle
 from telemetry.batcher import Batcher
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import TelemetryError
@@ -214,6 +214,8 @@ class Pipeline:
                 disk,
                 segment_bytes=self.settings.segment_bytes,
                 fsync_interval_s=self.settings.fsync_interval_s,
+                commit=self.settings.durability == "commit",
+                max_bytes=self.settings.max_journal_bytes,
             )
             try:
                 await journal.open(self.task)
@@ -277,12 +279,11 @@ class Pipeline:
             await asyncio.shield(moving)
         for lane in self._lanes:
             await lane.settled()
-            if lane.journal is not None:
-                try:
-                    await lane.journal.sync()
-                except OSError as error:
-                    log.warning("the journal in %s could not be synced: %s", lane.journal.folder, error)
-                    return False
+            try:
+                await lane.sync()
+            except OSError as error:
+                log.warning("what waits for %s could not be synced: %s", lane.sink.name, error)
+                return False
         return True
 
     def ledger(self, sink_name: str | None = None) -> Ledger:
@@ -329,8 +330,8 @@ class Pipeline:
         if first:
             lifecycle.forget_forks(self)
             self.stop_collectors()
-        if self._thread is None:
             self._tell_child(False)
+        if self._thread is None:
             self.emit.seal()
             return self.ledger()
         deadline = self._deadline = time.monotonic() + limit
@@ -364,6 +365,7 @@ class Pipeline:
         if lanes:
             await asyncio.wait(lanes, timeout=CANCEL_GRACE_S)
         limit = max(self._deadline, time.monotonic() + CLOSE_GRACE_S)
+        await asyncio.gather(*(_within(lane.save_rest(), limit, "the journal") for lane in self._lanes))
         closing = [_within(lane.sink.close(), limit, lane.sink.name) for lane in self._lanes]
         # Beside the sinks, not after them: one that does not close must not cost the journal its last sync.
         closing += [
@@ -391,10 +393,10 @@ class Pipeline:
             log.debug("sinks without clone() get nothing from forked processes")
         self.sinks = clones
         self.task = replace(self.task, writer_id=self.new_writer_id())
-        # Only the forking thread lives on in the child: a collector with a thread of its own has ended here.
-        self._started_collectors = [item for item in self._started_collectors if hasattr(item, "reset_after_fork")]
         self._joined = True
         self._speaks_as_child = False
+        # Only the forking thread lives on in the child: a collector with a thread of its own has ended here.
+        self._started_collectors = [item for item in self._started_collectors if hasattr(item, "reset_after_fork")]
         for collector in self._started_collectors:
             collector.reset_after_fork()  # type: ignore[attr-defined]
         self._state_lock = threading.RLock()
@@ -442,7 +444,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     if sys.platform == "win32":
         return None
     try:
-        import uvloop
+        uvloop = lazy.import_module("uvloop")
     except ImportError:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop

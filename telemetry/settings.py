@@ -46,6 +46,13 @@ def _parse_when_full(text: str) -> str:
     return word
 
 
+def _parse_durability(text: str) -> str:
+    word = text.strip().lower()
+    if word not in {"second", "commit"}:
+        raise ValueError("expected second or commit")
+    return word
+
+
 def _parse_positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
@@ -126,6 +133,20 @@ class Settings:
     fsync_interval_s: float = _setting(
         "TELEMETRY_FSYNC_INTERVAL", _parse_positive, 1.0, "seconds between two fsyncs of the journal"
     )
+    # A power cut, not a kill, is what this is about: a killed process loses nothing that was written.
+    durability: str = _setting(
+        "TELEMETRY_DURABILITY",
+        _parse_durability,
+        "second",
+        "second (an fsync each interval) or commit (each batch is on disk before a flush returns)",
+    )
+    # Two days of a full-rate loop's events; a scratch disk has as much to spare.
+    max_journal_bytes: int = _setting(
+        "TELEMETRY_MAX_JOURNAL_BYTES",
+        _parse_count,
+        2 * 1024**3,
+        "what one task's journal may take while its sink is down",
+    )
     # About 0.1 s of a loop that does nothing but log, and about 25 MB.
     max_queue_events: int = _setting(
         "TELEMETRY_MAX_QUEUE_EVENTS", _parse_count, 196_608, "the event queue's bound in events"
@@ -141,6 +162,10 @@ class Settings:
     # 32,768 rows: each C call of the batcher holds the GIL for about 2 ms.
     frame_scalars: int = _setting("TELEMETRY_FRAME_SCALARS", _parse_count, 32_768, "scalars in one frame at most")
     compression_level: int = _setting("TELEMETRY_COMPRESSION", _parse_level, 1, "zlib level of frames, 0 (off) to 9")
+    # The server calls a task lost after five of them: one lost packet must not do it.
+    heartbeat_interval_s: float = _setting(
+        "TELEMETRY_HEARTBEAT_INTERVAL", _parse_positive, 15.0, "seconds of silence before a sign of life is sent"
+    )
     lane_memory_bytes: int = _setting(
         "TELEMETRY_LANE_BYTES", _parse_count, 8 * 1024 * 1024, "encoded frames kept in memory for each sink"
     )
@@ -162,10 +187,6 @@ class Settings:
     )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
-    # The server calls a task lost after five of them: one lost packet must not do it.
-    heartbeat_interval_s: float = _setting(
-        "TELEMETRY_HEARTBEAT_INTERVAL", _parse_positive, 15.0, "seconds of silence before a sign of life is sent"
-    )
     @classmethod
     def load(cls, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None, **arguments: Any) -> Settings:
         """Return the settings in force; an argument that is None counts as not given.
