@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from telemetry import lazy
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
@@ -52,7 +52,8 @@ class HttpSink:
         # On a thread of its own: aiohttp takes 0.15 s to import, for which neither init() nor the journal may wait.
         loop = asyncio.get_running_loop()
         importer = DaemonExecutor("telemetry-import")
-        aiohttp = await loop.run_in_executor(importer, importlib.import_module, "aiohttp")
+        aiohttp = await loop.run_in_executor(importer, lazy.import_module, "aiohttp")
+        await loop.run_in_executor(importer, lazy.import_module, "orjson")
         importer.shutdown(wait=False)
         headers = {"Content-Type": CONTENT_TYPE}
         if self._token:
