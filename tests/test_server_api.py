@@ -40,7 +40,7 @@ def test_an_empty_server_answers(http: Http) -> None:
     assert http.get("/tasks") == {"tasks": [], "total": 0, "page": 0, "page_size": 50}
     assert http.get("/projects") == {"projects": []}
     server = http.get("/server")
-    assert (server["api"], server["schema"]) == (1, 1)
+    assert (server["api"], server["schema"]) == (1, 2)
     assert http.request("GET", "/healthz").body == b"ok"
 
 

@@ -8,10 +8,11 @@ import stat
 from pathlib import Path
 
 import pytest
-from server_support import LOSS, TASK, WRITER, content_of, rows_of
+from server_support import LOSS, START_NS, TASK, WRITER, content_of, rows_of
 
 from telemetry.errors import ConfigurationError
-from telemetry.server.store import Store, StoreUnavailable, TasksQuery
+from telemetry.events import ConsoleLine
+from telemetry.server.store import ConsoleQuery, Store, StoreUnavailable, TasksQuery
 from telemetry.server.store.database import DATABASE_NAME
 from telemetry.server.store.schema import SCHEMA_VERSION
 
@@ -50,6 +51,25 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) ->
     with pytest.raises(ConfigurationError, match=f"schema version {SCHEMA_VERSION + 1}"):
         Store(tmp_path)
     assert (tmp_path / DATABASE_NAME).read_bytes() == before
+
+
+def test_a_store_of_version_1_is_migrated_and_keeps_its_lines(tmp_path: Path) -> None:
+    # given a store as version 1 wrote it, with a line
+    line = ConsoleLine(START_NS, "stdout", "old")
+    store = Store(tmp_path)
+    store.write([content_of({}, [line])])
+    store.close()
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
+        for column in ("writer", "sequence"):
+            connection.execute(f"ALTER TABLE console_lines DROP COLUMN {column}")
+        connection.execute("UPDATE schema_info SET version = 1")
+    connection.close()
+    # when it is opened and written
+    store = Store(tmp_path)
+    store.write([content_of({}, [ConsoleLine(START_NS, "stdout", "new")], sequence=1)])
+    # then
+    assert [item["text"] for item in store.console(TASK, ConsoleQuery())["lines"]] == ["old", "new"]
+    store.close()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from telemetry.errors import ConfigurationError
-from telemetry.server import api, ingest, live, pages
+from telemetry.server import api, export_api, ingest, live, pages
 from telemetry.server.auth import guard
 from telemetry.server.config import CONFIG, STORE, ServerConfig
 from telemetry.server.store import Store
@@ -38,10 +38,12 @@ def create_app(config: ServerConfig) -> web.Application:
     live.add_routes(app)
     ingest.add_routes(app)
     api.add_routes(app)
+    export_api.add_routes(app)
     pages.add_routes(app)
     # Ended in reverse: the writer finishes before the store is closed under it.
     app.cleanup_ctx.append(_run_store)
     app.cleanup_ctx.append(api.run_readers)
+    app.cleanup_ctx.append(export_api.run_exporter)
     app.cleanup_ctx.append(ingest.run_ingest)
     return app
 
@@ -179,7 +181,7 @@ def _error(status: int, message: str, request: web.Request, error: web.HTTPExcep
 
 async def _run_store(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
-    app[STORE] = Store(config.directory, max_bytes=config.limits.max_store_bytes, readers=api.READ_THREADS + 2)
+    app[STORE] = Store(config.directory, max_bytes=config.limits.max_store_bytes, readers=api.READ_THREADS + 3)
     yield
     app[STORE].close()
 

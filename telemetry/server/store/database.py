@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
@@ -110,6 +110,11 @@ class Database:
             version = connection.execute(select(schema.schema_info.c.version)).scalar()
             if version is None:
                 connection.execute(insert(schema.schema_info), {"version": schema.SCHEMA_VERSION})
+            elif version < schema.SCHEMA_VERSION:
+                for number in range(version + 1, schema.SCHEMA_VERSION + 1):
+                    for statement in schema.MIGRATIONS[number]:
+                        connection.exec_driver_sql(statement)
+                connection.execute(update(schema.schema_info).values(version=schema.SCHEMA_VERSION))
             elif version != schema.SCHEMA_VERSION:
                 raise ConfigurationError(
                     f"{path} has schema version {version}, this server knows version "

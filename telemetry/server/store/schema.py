@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 __all__ = [
+    "MIGRATIONS",
     "SCHEMA_VERSION",
     "chunk_data",
     "chunks",
@@ -40,7 +41,15 @@ __all__ = [
 ]
 
 # Raised by every change of a table; a store of a newer version is refused, an older one migrated.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+# What makes each version out of the one before it, for tables that are there already.
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    2: (
+        "ALTER TABLE console_lines ADD COLUMN writer BLOB",
+        "ALTER TABLE console_lines ADD COLUMN sequence BIGINT",
+    ),
+}
 
 metadata = MetaData()
 
@@ -134,6 +143,9 @@ console = Table(
     Column("stream", Text, nullable=False),
     Column("level", Integer),
     Column("text", Text, nullable=False),
+    # The frame it came in: lines of one instant keep their order, however the frames arrived. NULL before version 2.
+    Column("writer", LargeBinary),
+    Column("sequence", BigInteger),
     Index("console_lines_by_task", "task", "id"),
 )
 

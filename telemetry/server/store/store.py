@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from telemetry.server.store import reads, schema
+from telemetry.server.store import export, reads, schema
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.errors import NotFound
@@ -171,6 +171,23 @@ class Store:
         """Return the single values of a task."""
         with self._database.snapshot() as connection:
             return reads.read_values(connection, task_id)
+
+    # -- exporting
+
+    def export_points(self, task_id: str, after: export.Cursor | None) -> dict[str, Any]:
+        """Return a page of the task's points, every bit of them; see store/export.py."""
+        with self._database.snapshot() as connection:
+            return export.read_points_page(connection, task_id, after)
+
+    def export_console(self, task_id: str, after: int) -> dict[str, Any]:
+        """Return a page of the task's console lines, with the frames they came in."""
+        with self._database.snapshot() as connection:
+            return export.read_console_page(connection, task_id, after)
+
+    def export_events(self, task_id: str) -> dict[str, Any]:
+        """Return the task's record, single values and models, with times in ns."""
+        with self._database.snapshot() as connection:
+            return export.read_events(connection, task_id)
 
 
 def _read_ranges(connection: Connection, writer_id: bytes) -> Ranges:

@@ -266,6 +266,8 @@ class Transaction:
                     "stream": line.stream,
                     "level": line.level,
                     "text": line.text,
+                    "writer": content.writer_id,
+                    "sequence": content.sequence,
                 },
             )
         for model in content.models:
