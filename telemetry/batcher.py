@@ -172,8 +172,10 @@ class Batcher:
             # Clear before draining: a report that lands during the drain must wake us again.
             self._wake.clear()
             self._beat()
-            await self.flush()
-        # What is reported while this runs still goes out; what comes after the seal is counted as dropped.
+            while len(self._queue) and not self._stopping:
+                await self.flush()
+        # Closed first: with threads that go on reporting, the queue would never be empty.
+        self._queue.close()
         await self.flush()
         self._queue.seal()
 
@@ -189,10 +191,12 @@ class Batcher:
         self._wake.set()
 
     async def flush(self) -> None:
-        """Move everything that waits in the queue to the lanes."""
+        """Move what waits in the queue now to the lanes; what is reported meanwhile is not waited for."""
         async with self._passing:
-            while len(self._queue):
+            waiting = len(self._queue)
+            while waiting > 0 and len(self._queue):
                 rows, objects = self._queue.take(self._frame_scalars, FRAME_OBJECT_BYTES)
+                waiting -= len(rows) // ROW_SLOTS + len(objects)
                 for frame in self._frames(rows, objects):
                     for lane in self._lanes:
                         await lane.offer(frame)

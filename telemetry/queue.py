@@ -90,6 +90,7 @@ class EventQueue:
         strict: bool = False,
     ) -> None:
         self.rows: list[Any] = []
+        self._last_rows: list[Any] = []  # after close: what was in `rows` then
         self._book = book
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -122,7 +123,7 @@ class EventQueue:
 
     def __len__(self) -> int:
         """Events that wait."""
-        return len(self.rows) // ROW_SLOTS + len(self._objects)
+        return (len(self.rows) + len(self._last_rows)) // ROW_SLOTS + len(self._objects)
 
     @property
     def closed(self) -> bool:
@@ -290,15 +291,17 @@ class EventQueue:
         Called by the batcher only. The ledger then counts them as in memory for each sink.
         """
         with self._book.lock:
-            if len(self.rows) > self._full_mark // 2:
+            rows = self._last_rows if self._closed else self.rows
+            if len(rows) > self._full_mark // 2 and not self._closed:
                 # Whoever waits at the bound waits for one slice: then it had better be a short one.
                 max_rows = min(max_rows, HURRY_EVENTS)
             # Cut to whole rows: `rows += five` is atomic, so the length is always a multiple.
-            taken = self.rows[: max_rows * ROW_SLOTS]
-            del self.rows[: len(taken)]
+            taken = rows[: max_rows * ROW_SLOTS]
+            del rows[: len(taken)]
             objects = self._take_objects(max_object_bytes)
             self._book.take(len(taken) // ROW_SLOTS + len(objects))
-            self.mark = self._wake_mark if len(self.rows) <= self._wake_mark else self._full_mark
+            if not self._closed:
+                self.mark = self._wake_mark if len(rows) <= self._wake_mark else self._full_mark
             if taken or objects:
                 self._blocked_out = False
                 self._tell_space()
@@ -329,16 +332,27 @@ class EventQueue:
 
     # ---- ending --------------------------------------------------------------------------------
 
-    def seal(self) -> None:
-        """After the batcher's last take: from now on every event is counted as dropped (closed) at once.
+    def close(self) -> None:
+        """Take no more: what is here stays for the batcher, what comes from now on is dropped (closed).
 
-        `mark = -1` sends each call of the hot path to `crossed()`, which empties `rows` again.
+        `mark = -1` sends each call of the hot path to `crossed()`, which empties `rows` again; so what is in it
+        now moves to a list of its own.
         """
         with self._book.lock:
-            self._closed = True
-            self.mark = -1
-            left, self._objects, self._object_bytes = self._objects, [], 0
-            self._count_drop(DropReason.CLOSED, len(left) + self._cut(0))
+            if not self._closed:
+                self._closed = True
+                self._last_rows = self.rows[:]
+                del self.rows[: len(self._last_rows)]
+                self.mark = -1
+                self._tell_space()
+
+    def seal(self) -> None:
+        """When there will be no further take: what is left is dropped (closed), too."""
+        with self._book.lock:
+            self.close()
+            rows, self._last_rows = self._last_rows, []
+            objects, self._objects, self._object_bytes = self._objects, [], 0
+            self._count_drop(DropReason.CLOSED, len(rows) // ROW_SLOTS + len(objects) + self._cut(0))
             self._tell_space()
 
     def reset_after_fork(self, start: Callable[[], None]) -> None:
@@ -347,6 +361,7 @@ class EventQueue:
         The parent's events are the parent's. The list object stays, because loggers hold it.
         """
         self.rows.clear()
+        self._last_rows = []
         self._objects = []
         self._object_bytes = 0
         self._space = threading.Condition(self._book.lock)
