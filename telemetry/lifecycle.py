@@ -101,9 +101,13 @@ class ExitWatch:
         self._previous_excepthook(kind, error, trace)
 
     def _exit(self, status: Any = None, /) -> NoReturn:
-        if status is not None and status != 0 and threading.current_thread() is threading.main_thread():
-            reason = f"exit code {status}" if isinstance(status, int) else str(status)[:500]
-            self._cause = ExitCause("exit_code", reason)
+        if threading.current_thread() is threading.main_thread():
+            if status is None or status == 0:
+                # The last one counts: an earlier exit may have been caught.
+                self._cause = NORMAL
+            else:
+                reason = f"exit code {status}" if isinstance(status, int) else str(status)[:500]
+                self._cause = ExitCause("exit_code", reason)
         raise SystemExit(status)
 
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
