@@ -49,6 +49,10 @@ class HttpSink:
         return HttpSink(self.url, token=self._token, timeout_s=self._timeout_s, name=self.name)
 
     async def open(self, task: TaskHeader) -> None:
+        await self.connect()
+
+    async def connect(self) -> None:
+        """Make ready to send; nothing is sent yet. For callers that send frames of many tasks."""
         # On a thread of its own: aiohttp takes 0.15 s to import, for which neither init() nor the journal may wait.
         loop = asyncio.get_running_loop()
         importer = DaemonExecutor("telemetry-import")
@@ -70,35 +74,44 @@ class HttpSink:
         )
 
     async def write(self, frames: Sequence[Frame]) -> None:
-        """Send frames in one request; a refused body is sent again frame by frame to find the bad one."""
+        """Send frames of one writer; see `send`."""
+        refused = await self.send(frames)
+        if refused:
+            reasons = {sequence: reason for (_, sequence), reason in refused.items()}
+            raise SinkRejected(f"the server refused {len(refused)} of {len(frames)} frames", reasons=reasons)
+
+    async def send(self, frames: Sequence[Frame]) -> dict[tuple[bytes, int], str]:
+        """Send frames, of any writers and tasks, in one request.
+
+        A refused body is sent again frame by frame to find the bad one.
+
+        Returns:
+            The reasons of those that the server refuses, by (writer id, sequence); all others are committed.
+        Raises:
+            SinkUnavailable: try again; which of the frames were taken is not known.
+        """
         body = frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames])
         status, answer = await self._post(body)
         if status == 200:
-            self._check_receipt(frames, answer)
-            return
+            return self._refused(frames, answer)
         if len(frames) == 1:
-            raise SinkRejected(f"the server refused a frame: {status}", reasons={frames[0].sequence: _reason(answer)})
-        reasons: dict[int, str] = {}
+            return {(frames[0].writer_id, frames[0].sequence): _reason(answer)}
+        refused: dict[tuple[bytes, int], str] = {}
         for frame in frames:
-            try:
-                await self.write([frame])
-            except SinkRejected as refusal:
-                reasons.update(refusal.reasons)
-        if reasons:
-            raise SinkRejected(f"the server refused {len(reasons)} of {len(frames)} frames", reasons=reasons)
+            refused.update(await self.send([frame]))
+        return refused
 
-    def _check_receipt(self, frames: Sequence[Frame], answer: Any) -> None:
-        results = {item["sequence"]: item for item in answer["frames"]}
-        missing = [frame.sequence for frame in frames if frame.sequence not in results]
+    def _refused(self, frames: Sequence[Frame], answer: Any) -> dict[tuple[bytes, int], str]:
+        results = {(item["writer"], item["sequence"]): item for item in answer["frames"]}
+        keys = [(frame.writer_id.hex(), frame.sequence) for frame in frames]
+        missing = [key for key in keys if key not in results]
         if missing:
             raise SinkUnavailable(f"{self.url} answered 200 but did not name {len(missing)} of {len(frames)} frames")
-        reasons = {
-            frame.sequence: str(results[frame.sequence].get("reason", "no reason given"))
-            for frame in frames
-            if results[frame.sequence]["result"] == "rejected"
+        return {
+            (frame.writer_id, frame.sequence): str(results[key].get("reason", "no reason given"))
+            for frame, key in zip(frames, keys, strict=True)
+            if results[key]["result"] == "rejected"
         }
-        if reasons:
-            raise SinkRejected(f"the server refused {len(reasons)} of {len(frames)} frames", reasons=reasons)
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -154,7 +167,10 @@ def _is_receipt(answer: Any) -> bool:
     """True if an answer has the form of a receipt; a proxy's page or another service's JSON has not."""
     items = answer.get("frames") if isinstance(answer, dict) else None
     return isinstance(items, list) and all(
-        isinstance(item, dict) and isinstance(item.get("sequence"), int) and isinstance(item.get("result"), str)
+        isinstance(item, dict)
+        and isinstance(item.get("writer"), str)
+        and isinstance(item.get("sequence"), int)
+        and isinstance(item.get("result"), str)
         for item in items
     )
 
