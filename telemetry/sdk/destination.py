@@ -10,7 +10,7 @@ nothing                         a session folder in the state directory, kept as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from telemetry.errors import ConfigurationError
@@ -31,11 +31,13 @@ class Destination:
     Attributes:
         places: what the start line names, in the order of the sinks.
         page: the link to the task's page; "" where no sink is a server.
+        urls: of the sinks that were given as one, good in any working directory.
     """
 
     sinks: list[Sink]
     places: list[str]
     page: str
+    urls: list[str] = field(default_factory=list)
 
 
 def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *, task_id: str) -> Destination | None:
@@ -56,9 +58,11 @@ def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *
     sinks: list[Sink] = []
     places: list[str] = []
     page = ""
+    urls: list[str] = []
     for item in asked:
         if isinstance(item, str):
             sink = open_sink(item, settings)
+            urls.append(_absolute(item))
             place = _place(item, settings, task_id)
             page = page or (place if scheme_of(item) in _SERVER_SCHEMES else "")
         elif isinstance(item, Sink):
@@ -67,7 +71,12 @@ def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *
             raise ConfigurationError(f"sinks: {item!r:.80} is neither a sink's URL nor a Sink")
         sinks.append(sink)
         places.append(place)
-    return Destination(sinks, places, page)
+    return Destination(sinks, places, page, urls)
+
+
+def _absolute(url: str) -> str:
+    target = url.partition(":")[2].removeprefix("//")
+    return f"zip:{Path(target).expanduser().absolute()}" if scheme_of(url) == "zip" and target else url
 
 
 def _default_url(settings: Settings) -> str:

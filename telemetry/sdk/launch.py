@@ -6,9 +6,7 @@ process, and what is slow to import (aiohttp, psutil) is imported by the threads
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +17,7 @@ from telemetry.protocols import Collector, Sink
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.destination import Destination, choose_destination
 from telemetry.sdk.disabled import DisabledPipeline
+from telemetry.sdk.membership import Membership, shareable_urls
 from telemetry.sdk.options import choose_resource_interval_s, choose_streams
 from telemetry.sdk.plugins import InstalledCollectors
 from telemetry.settings import Settings
@@ -47,6 +46,7 @@ class Launch:
     """A pipeline that is ready to start, and what its task needs to know of it.
 
     Attributes:
+        urls: of the sinks, as children of this process may be told them.
         installed: None while telemetry is disabled, and so is `destination`.
     """
 
@@ -55,6 +55,8 @@ class Launch:
     pipeline: Pipeline | DisabledPipeline
     models: ModelCollector
     announcer: Announcer
+    membership: Membership
+    urls: tuple[str, ...] = ()
     installed: InstalledCollectors | None = None
     destination: Destination | None = None
 
@@ -69,41 +71,68 @@ class Launch:
             self.installed.start(self.pipeline.emit)
 
 
-def prepare(request: Request) -> Launch:
-    """Make everything that a new task needs; nothing is started.
+def prepare(
+    request: Request, membership: Membership, *, on_child: Callable[[TaskHeader, bool], None] | None = None
+) -> Launch:
+    """Make everything that a task needs in this process; nothing is started.
 
+    Args:
+        on_child: see Pipeline.
     Raises:
         ConfigurationError: a setting, URL or argument that cannot be used.
     """
     # True asks for it; False is the argument's default and leaves TELEMETRY_STRICT in force.
     settings = Settings.load(strict=request.strict or None)
     header = TaskHeader(
-        task_id=secrets.token_hex(16),
+        task_id=membership.task_id,
         writer_id=Pipeline.new_writer_id(),
         project=request.project,
         name=request.name,
         type=request.type,
-        created_unix_ns=time.time_ns(),
+        created_unix_ns=membership.created_unix_ns,
+        rank=membership.ranks.rank,
     )
-    destination = choose_destination(request.sinks, settings, task_id=header.task_id)
+    asked = request.sinks
+    if asked is None and membership.urls and settings.mode != "disabled":
+        asked = membership.urls
+    destination = choose_destination(asked, settings, task_id=header.task_id)
     models = ModelCollector(request.frameworks)
-    collectors = _collectors(request, settings, models)
+    collectors = _collectors(request, settings, models, resources=membership.samples_machine)
     # Before any stream is captured: our own lines are not part of the program's output.
     announcer = Announcer(quiet=settings.quiet)
     if destination is None:
-        return Launch(header=header, settings=settings, pipeline=DisabledPipeline(), models=models, announcer=announcer)
+        return Launch(
+            header=header,
+            settings=settings,
+            pipeline=DisabledPipeline(),
+            models=models,
+            announcer=announcer,
+            membership=membership,
+        )
+    follows = membership.joined and not membership.leads
+    sinks = [_follower(sink) for sink in destination.sinks] if follows else destination.sinks
     return Launch(
         header=header,
         settings=settings,
-        pipeline=Pipeline(header, sinks=destination.sinks, collectors=collectors, settings=settings),
+        pipeline=Pipeline(
+            header, sinks=sinks, collectors=collectors, settings=settings, joined=follows, on_child=on_child
+        ),
         models=models,
         announcer=announcer,
+        membership=membership,
+        urls=shareable_urls(destination.urls),
         installed=InstalledCollectors(),
         destination=destination,
     )
 
 
-def _collectors(request: Request, settings: Settings, models: ModelCollector) -> list[Collector]:
+def _follower(sink: Sink) -> Sink:
+    """Return the sink as a further process of the task needs it: the zip is its first process's to write."""
+    clone: Callable[[], Sink] | None = getattr(sink, "clone", None)
+    return sink if clone is None else clone()
+
+
+def _collectors(request: Request, settings: Settings, models: ModelCollector, *, resources: bool) -> list[Collector]:
     """Return the collectors to start, console first: it is to see what the others print."""
     chosen: list[Collector] = []
     streams = choose_streams(request.streams)
@@ -112,7 +141,7 @@ def _collectors(request: Request, settings: Settings, models: ModelCollector) ->
 
         chosen.append(ConsoleCollector(stdout=streams["stdout"], stderr=streams["stderr"], logging=streams["logging"]))
     interval_s = choose_resource_interval_s(request.resources, settings.resource_interval_s)
-    if interval_s is not None:
+    if interval_s is not None and resources:
         from telemetry.collectors.resources import ResourceCollector
 
         chosen.append(ResourceCollector(interval_s))

@@ -15,10 +15,12 @@ from typing import Any
 
 from telemetry.events import RecordChange, TaskHeader
 from telemetry.protocols import Emit
+from telemetry.sdk.identity import Attempt, Ranks
 from telemetry.sdk.masking import mask_command
-from telemetry.sdk.status import TaskStatus
+from telemetry.sdk.membership import Membership
+from telemetry.sdk.status import Outcome, TaskStatus
 
-__all__ = ["Record", "start_fields", "writer_entry"]
+__all__ = ["Record", "WriterRecord", "start_fields", "writer_entry"]
 
 
 class Record:
@@ -38,6 +40,11 @@ class Record:
     def change(self, section: str, key: str, value: Any) -> None:
         """Give one field a new value; None removes it."""
         self.change_all(section, {key: value})
+
+    def default_all(self, section: str, values: Mapping[str, Any]) -> None:
+        """Give fields a value that any change ever made has preference over: it is as old as time itself."""
+        for key, value in values.items():
+            self._emit(RecordChange(0, section, key, value))
 
     def change_all(self, section: str, values: Mapping[str, Any]) -> None:
         """Give several fields of a section new values, all of the same instant."""
@@ -63,16 +70,87 @@ def start_fields(header: TaskHeader, *, tags: list[str]) -> dict[str, Any]:
     }
 
 
-def writer_entry(started_unix_ns: int) -> dict[str, Any]:
-    """Return this process's entry in section "writers"."""
-    return {
+class WriterRecord:
+    """Writes one process's entry in section "writers": at its start, at its end, and for each forked child."""
+
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+        self._owner_pid = os.getpid()
+        self._record: Record | None = None
+        self._key = ""
+        self._entry: dict[str, Any] = {}
+
+    def begin(self, record: Record, header: TaskHeader, fields: dict[str, Any]) -> None:
+        """Tell of this process, and of its task as far as that is its to tell.
+
+        Args:
+            fields: of section "task" at the start.
+        """
+        self._record = record
+        membership = self._membership
+        if not membership.leads or membership.joined:
+            # So that the task has a name even if the process that leads it never reaches the server.
+            record.default_all("task", fields)
+        elif membership.attempt.number == 1 and not membership.attempt.restarts:
+            record.change_all("task", fields)
+        else:
+            # The task goes on, as long as it has been running; of the end of the attempt before nothing stays.
+            record.default_all("task", {"started_unix_ns": fields.pop("started_unix_ns")})
+            ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
+            record.change_all("task", {**fields, **ends, "attempt": membership.attempt.number})
+        began = time.time_ns() if membership.joined else header.created_unix_ns
+        self._enter(header.writer_id, began, os.getppid() if membership.joined and not membership.leads else None)
+
+    def tell_of_fork(self, header: TaskHeader, begins: bool) -> None:
+        """In a forked child: it begins to report, or is about to close."""
+        if begins:
+            self._enter(header.writer_id, time.time_ns(), self._owner_pid)
+        else:
+            self._write({"ended_unix_ns": time.time_ns()})
+
+    def end(self, outcome: Outcome) -> None:
+        """Tell how this process ended. Of a task with one process the task's own status says it all."""
+        further = {"status": outcome.status.value, "status_reason": outcome.reason}
+        self._write({"ended_unix_ns": time.time_ns(), **({} if self._membership.leads else further)})
+
+    def _enter(self, writer_id: bytes, began_unix_ns: int, parent_pid: int | None) -> None:
+        self._key = writer_id.hex()
+        membership = self._membership
+        self._entry = writer_entry(
+            began_unix_ns, ranks=membership.ranks, attempt=membership.attempt, parent_pid=parent_pid
+        )
+        self._write({})
+
+    def _write(self, further: dict[str, Any]) -> None:
+        if self._record is not None:
+            self._record.change("writers", self._key, {**self._entry, **further})
+
+
+def writer_entry(
+    started_unix_ns: int, *, ranks: Ranks | None = None, attempt: Attempt | None = None, parent_pid: int | None = None
+) -> dict[str, Any]:
+    """Return this process's entry in section "writers".
+
+    Args:
+        parent_pid: of a child, the process that it joined; only in its entry. The attempt stands in an entry
+            where it is not the first.
+    """
+    ranks, attempt = ranks or Ranks(), attempt or Attempt()
+    entry = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "rank": _environment_int("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
-        "world_size": _environment_int("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
+        "rank": ranks.rank,
+        "world_size": ranks.world_size,
         "started_unix_ns": started_unix_ns,
         "python": platform.python_version(),
     }
+    further = {"local_rank": ranks.local_rank, "node_rank": ranks.node_rank, "parent_pid": parent_pid}
+    entry |= {key: value for key, value in further.items() if value is not None}
+    if attempt.number > 1:
+        entry["attempt"] = attempt.number
+    if attempt.restarts:
+        entry["restarts"] = attempt.restarts
+    return entry
 
 
 def _working_directory() -> str:
@@ -80,11 +158,3 @@ def _working_directory() -> str:
         return os.getcwd()  # noqa: PTH109 - a string, and pathlib is not needed for it
     except OSError:
         return ""  # the directory was deleted under the program, which runs on all the same
-
-
-def _environment_int(*names: str) -> int | None:
-    for name in names:
-        text = os.environ.get(name, "")
-        if text.isascii() and text.isdigit():
-            return int(text)
-    return None

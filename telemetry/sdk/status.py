@@ -28,6 +28,8 @@ class TaskStatus(StrEnum):
     """An exception that nobody caught, an exit code other than 0, or mark_failed()."""
     STOPPED = "stopped"
     """Somebody ended it: Ctrl-C, SIGINT, SIGTERM, or mark_stopped()."""
+    PREEMPTED = "preempted"
+    """The scheduler ended it (SIGTERM) and is likely to start it again: the next attempt goes on in the same task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,16 @@ class Outcome:
     message: str = ""
 
 
-def outcome_of_exit(cause: ExitCause) -> Outcome:
-    """Return what the end of the process means for its task."""
+def outcome_of_exit(cause: ExitCause, *, requeueable: bool = False) -> Outcome:
+    """Return what the end of the process means for its task.
+
+    Args:
+        requeueable: whoever sends SIGTERM is a scheduler, which starts the job again.
+    """
     if cause.kind == "normal":
         return Outcome(TaskStatus.COMPLETED)
+    if cause.kind == "signal" and cause.reason == "SIGTERM" and requeueable:
+        return Outcome(TaskStatus.PREEMPTED, "ended by the scheduler (SIGTERM)")
     if cause.kind == "signal":
         by_user = " by the user" if cause.reason == "SIGINT" else ""
         return Outcome(TaskStatus.STOPPED, f"stopped{by_user} ({cause.reason})")

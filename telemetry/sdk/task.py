@@ -9,30 +9,36 @@ program, apart from `Task.init` when it is asked for something that it cannot do
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from telemetry import lifecycle
 from telemetry.collectors.models import Frameworks
-from telemetry.errors import ConfigurationError, InvalidEvent
+from telemetry.errors import ConfigurationError, InvalidEvent, TelemetryError
 from telemetry.events import clean_text, to_iteration
 from telemetry.ledger import DropReason, Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Collector, Sink
 from telemetry.sdk import options
 from telemetry.sdk.announce import end_line, start_line
+from telemetry.sdk.identity import is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch, Request, prepare
 from telemetry.sdk.logger import Logger
+from telemetry.sdk.membership import Heirloom, Membership, found_membership, join, lineage_of_this_process, lineage_to
 from telemetry.sdk.progress import Progress
-from telemetry.sdk.record import Record, start_fields, writer_entry
+from telemetry.sdk.record import Record, WriterRecord, start_fields
 from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception, outcome_of_exit
 
 __all__ = ["Task"]
+
+log = logging.getLogger(__name__)
 
 # What the end may take when a signal asked for it, in seconds.
 SIGNAL_TIMEOUT_S = 5.0
@@ -44,6 +50,8 @@ class _Current:
     def __init__(self) -> None:
         self.task: Task | None = None
         self.lock = threading.Lock()
+        # How many tasks of one job's name were begun here.
+        self.turns: dict[str, int] = {}
         lifecycle.watch_forks(self)
 
     def reset_after_fork(self) -> None:
@@ -108,8 +116,9 @@ class Task:
         with _current.lock:
             current = _current.task
             if current is not None and not current.ended:
-                current._check_same(project_name, task_name, task_type)
-                return current
+                if current._is_same(project_name, task_name, task_type):
+                    return current
+                current._refuse_another(project_name, task_name, task_type)
             request = Request(
                 project=options.choose_project(project_name),
                 name=options.choose_name(task_name),
@@ -122,18 +131,59 @@ class Task:
                 frameworks=auto_connect_frameworks,
                 strict=strict,
             )
-            task = cls(prepare(request), tags=request.tags)
-            _current.task = task
-            task._launched.start()
-            return task
+            lineage = lineage_of_this_process()
+            if lineage is not None and lineage.matches(project_name, task_name, task_type):
+                request = replace(request, project=lineage.project, name=lineage.name, type=lineage.type)
+                membership = join(lineage, os.environ)
+            else:
+                membership = found_membership(request.project, request.name, os.environ, _current.turns)
+            return cls._begin(request, membership)
+
+    @classmethod
+    def _begin(cls, request: Request, membership: Membership, *, hooks: bool = True) -> Task:
+        """Start this process's part of a task; the lock is held."""
+        part = WriterRecord(membership)
+        launched = prepare(request, membership, on_child=part.tell_of_fork)
+        task = cls(launched, tags=request.tags, part=part, hooks=hooks)
+        _current.task = task
+        launched.start()
+        return task
 
     @classmethod
     def current_task(cls) -> Task | None:
-        """Return this process's task; None before Task.init and after the task has ended."""
+        """Return this process's task; None before Task.init and after the task has ended.
+
+        In a child process that has not called Task.init it is the parent's task, to which this process then reports.
+        """
         current = _current.task
+        if current is None:
+            current = cls._attach()
         return None if current is None or current.ended else current
 
-    def __init__(self, launched: Launch, *, tags: list[str]) -> None:
+    @classmethod
+    def _attach(cls) -> Task | None:
+        """Join an ancestor's task for reporting alone: no output is captured, no signal handled."""
+        if lineage_of_this_process() is None:
+            return None
+        with _current.lock:
+            lineage = lineage_of_this_process()
+            if _current.task is not None or lineage is None or lineage.pid == os.getpid():
+                return _current.task
+            request = Request(
+                project=lineage.project,
+                name=lineage.name,
+                type=lineage.type,
+                streams=False,
+                resources=False,
+                frameworks=False,
+            )
+            try:
+                return cls._begin(request, join(lineage, os.environ), hooks=False)
+            except TelemetryError as error:
+                log.warning("this process cannot join its parent's task %s: %s", lineage.task_id, error)
+                return None
+
+    def __init__(self, launched: Launch, *, tags: list[str], part: WriterRecord, hooks: bool = True) -> None:
         """Use Task.init."""
         self._launched = launched
         self._header = launched.header
@@ -144,12 +194,20 @@ class Task:
         self._logger = Logger(self._pipeline.emit)
         self._record = Record(self._pipeline.emit)
         self._progress = Progress(lambda value: self._record.change("task", "progress", value))
-        self._record.change_all("task", start_fields(self._header, tags=tags))
-        entry = writer_entry(self._header.created_unix_ns)
-        self._record.change("writers", self._header.writer_id.hex(), entry)
+        self._part = part
+        part.begin(self._record, self._header, start_fields(self._header, tags=tags))
         self._exit_watch: lifecycle.ExitWatch | None = None
-        if launched.destination is not None:
+        self._heirloom: Heirloom | None = None
+        if launched.destination is None:
+            return
+        membership = launched.membership
+        if hooks:
             self._exit_watch = lifecycle.ExitWatch(self._on_exit)
+            self._heirloom = Heirloom(lineage_to(self._header, launched.urls))
+        if membership.joined:
+            # Workers of multiprocessing end without atexit.
+            lifecycle.at_worker_exit(lambda: self._end(Outcome(TaskStatus.COMPLETED)))
+        if membership.leads:
             launched.announcer.say(start_line(self.name, launched.destination.places))
 
     # ---- what it is ------------------------------------------------------------------------------
@@ -311,7 +369,7 @@ class Task:
             # Whoever sends a signal follows up with SIGKILL: after 30 s under Slurm and Kubernetes, sooner elsewhere.
             timeout_s = min(timeout_s, SIGNAL_TIMEOUT_S)
         if cause.reason != "SIGINT":
-            self._end(outcome_of_exit(cause), timeout_s)
+            self._end(outcome_of_exit(cause, requeueable=is_requeueable(os.environ)), timeout_s)
             return
         release_leaked_import_lock()
         self._end(outcome_of_exit(cause), timeout_s)
@@ -329,6 +387,8 @@ class Task:
             # A forked child: what it reported is delivered, and how the task ends is its parent's to tell.
             self._pipeline.close(timeout_s)
             return
+        if self._heirloom is not None:
+            self._heirloom.take_back()
         if self._exit_watch is not None:
             self._exit_watch.remove()
         if self._launched.installed is not None:
@@ -337,13 +397,18 @@ class Task:
         self._pipeline.stop_collectors()
         self._write_end(outcome, timeout_s)
         ledger = self._pipeline.close(max(0.0, deadline_s - time.monotonic()))
-        if isinstance(self._pipeline, Pipeline):
+        # Of many processes' lines only those are worth reading that say that something is left.
+        complete = ledger.delivered == ledger.logged
+        if isinstance(self._pipeline, Pipeline) and (self._launched.membership.leads or not complete):
             left_in = self._pipeline.spool_folder
             self._launched.announcer.say(end_line(outcome.status, ledger, left_in=left_in))
 
     def _write_end(self, outcome: Outcome, timeout_s: float) -> None:
         """Write how the task ended, and what became of its events."""
         self._progress.settle()
+        self._part.end(outcome)
+        if not self._launched.membership.leads:
+            return
         self._record.change_all(
             "task",
             {
@@ -358,7 +423,14 @@ class Task:
         self._pipeline.flush(timeout_s / 2)
         self._record.change("task", "ledger", self._pipeline.ledger().as_dict())
 
-    def _check_same(self, project_name: str | None, task_name: str | None, task_type: str | None) -> None:
+    def _is_same(self, project_name: str | None, task_name: str | None, task_type: str | None) -> bool:
+        asked = ((project_name, self.project), (task_name, self.name), (task_type, self.task_type))
+        return all(value is None or value == own for value, own in asked)
+
+    def _refuse_another(self, project_name: str | None, task_name: str | None, task_type: str | None) -> None:
+        """Raise, as a process has one task; but a forked child may leave its parent's for one of its own."""
+        if os.getpid() != self._owner_pid:
+            return
         asked = {"project_name": project_name, "task_name": task_name, "task_type": task_type}
         have = {"project_name": self.project, "task_name": self.name, "task_type": self.task_type}
         for argument, value in asked.items():

@@ -1,0 +1,287 @@
+"""Which task a process belongs to, and which of its processes it is: read from the environment alone.
+
+Nothing is asked of a network or a file that processes would have to share: all ranks of one job come to
+the same task id because they compute it from the same words. Pure functions, with the environment as an
+argument; only `launcher_of_this_process` looks at the machine. docs/lifecycle.md tells the rules.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "TASK_VARIABLE",
+    "Attempt",
+    "Lineage",
+    "Ranks",
+    "attempt_of",
+    "find_lineage",
+    "find_ranks",
+    "is_requeueable",
+    "job_of",
+    "launcher_of_this_process",
+    "task_id_of",
+]
+
+# What a process leaves to its children. Holds no secret.
+TASK_VARIABLE = "TELEMETRY_TASK"
+
+# Slurm's own number of the step that an interactive salloc shell runs in (LaunchParameters=use_interactive_step).
+_INTERACTIVE_STEP = "4294967290"
+
+_MAX_RANK = 2**31 - 1
+_MAX_VARIABLE_CHARS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """A process's place in its job; None where the environment does not tell.
+
+    Attributes:
+        rank: None in a job of one process.
+    """
+
+    rank: int | None = None
+    world_size: int | None = None
+    local_rank: int | None = None
+    node_rank: int | None = None
+
+    @property
+    def leads(self) -> bool:
+        """True for the process that tells how the task ends."""
+        return not self.rank
+
+    @property
+    def leads_node(self) -> bool:
+        """True for the one process of its machine that samples the machine.
+
+        Where only the rank is known, rank 0: its machine's figures are better than 64 copies.
+        """
+        return self.leads if self.local_rank is None else self.local_rank == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Which start of one job this is.
+
+    Attributes:
+        number: 1 for the first.
+        restarts: of the workers within this attempt (torchelastic inside a requeued job).
+    """
+
+    number: int = 1
+    restarts: int = 0
+
+
+# Each launcher's words for rank, world size, local rank and node. The first whose rank is there speaks.
+_LAUNCHERS: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("RANK",), ("WORLD_SIZE",), ("LOCAL_RANK",), ("GROUP_RANK", "NODE_RANK")),
+    (
+        ("OMPI_COMM_WORLD_RANK",),
+        ("OMPI_COMM_WORLD_SIZE",),
+        ("OMPI_COMM_WORLD_LOCAL_RANK",),
+        ("OMPI_COMM_WORLD_NODE_RANK",),
+    ),
+    # A step's own size before the job's: `srun -n 1` within a job of 8 is one process.
+    (
+        ("SLURM_PROCID",),
+        ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NPROCS"),
+        ("SLURM_LOCALID",),
+        ("SLURM_NODEID",),
+    ),
+    (("PMI_RANK",), ("PMI_SIZE",), ("MPI_LOCALRANKID", "PMI_LOCAL_RANK"), ()),
+)
+
+
+def find_ranks(environ: Mapping[str, str]) -> Ranks:
+    """Return this process's ranks as torchrun, Open MPI, Slurm or PMI tell them, in this order.
+
+    A job of one process has no ranks: its task looks as if nobody had launched it.
+    """
+    for rank_names, size_names, local_names, node_names in _LAUNCHERS:
+        rank = _number(environ, rank_names)
+        if rank is None:
+            continue
+        if rank_names == ("SLURM_PROCID",) and _in_interactive_step(environ):
+            continue
+        size = _number(environ, size_names)
+        if size is not None and rank >= size:
+            continue  # leftovers of two launchers
+        if size == 1:
+            return Ranks(world_size=1)
+        return Ranks(rank, size, _number(environ, local_names), _number(environ, node_names))
+    return Ranks()
+
+
+def _in_interactive_step(environ: Mapping[str, str]) -> bool:
+    """True in the shell of an interactive job, which has a rank and is no program's first process."""
+    return environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID")) == _INTERACTIVE_STEP
+
+
+def _number(environ: Mapping[str, str], names: Sequence[str]) -> int | None:
+    for name in names:
+        text = environ.get(name, "").strip()
+        if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= _MAX_RANK:
+            return int(text)
+    return None
+
+
+def job_of(
+    environ: Mapping[str, str], ranks: Ranks, *, command: Sequence[str], launcher: Callable[[], str]
+) -> str | None:
+    """Return a text that all processes of this job have in common, and no other job has; None for a single process.
+
+    In this order: TELEMETRY_RUN_ID; the Slurm job, array task and step, without the attempt; torchelastic's run id;
+    the rendezvous address; Open MPI's and PMIx's job; else, with ranks alone, the process that launched them.
+
+    Args:
+        command: tells apart several programs that one batch script runs one after another.
+        launcher: names the parent process; asked only where nothing else is known.
+    """
+    run_id = environ.get("TELEMETRY_RUN_ID", "").strip()
+    if run_id:
+        return f"run:{run_id}"
+    job = _slurm_job(environ)
+    if job is not None:
+        return job if ranks.rank is not None else f"{job}:{json.dumps(list(command))}"
+    if ranks.rank is None:
+        return None
+    elastic = environ.get("TORCHELASTIC_RUN_ID", "")
+    if elastic and elastic != "none":
+        return f"elastic:{elastic}"
+    address, port = environ.get("MASTER_ADDR", ""), environ.get("MASTER_PORT", "")
+    # On one machine the next launch has the same address and default port; its launcher tells them apart.
+    if address and port and not _on_one_machine(environ, address):
+        return f"rendezvous:{address}:{port}"
+    for name in ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_ID_JOB", "PMI_JOBID"):
+        if environ.get(name):
+            return f"mpi:{environ[name]}"
+    return f"launcher:{launcher()}"
+
+
+def _slurm_job(environ: Mapping[str, str]) -> str | None:
+    """Return the job's name within its cluster; None outside of Slurm and in an interactive shell of it."""
+    job = environ.get("SLURM_JOB_ID", environ.get("SLURM_JOBID", ""))
+    if not job or "SLURM_PROCID" not in environ or _in_interactive_step(environ):
+        return None
+    if environ.get("SLURM_ARRAY_JOB_ID") and environ.get("SLURM_ARRAY_TASK_ID"):
+        job = f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", "batch"))
+    return f"slurm:{environ.get('SLURM_CLUSTER_NAME', '')}:{job}:{step}"
+
+
+def _on_one_machine(environ: Mapping[str, str], address: str) -> bool:
+    if address in ("localhost", "::1") or address.startswith("127."):
+        return True
+    local_size, size = _number(environ, ("LOCAL_WORLD_SIZE",)), _number(environ, ("WORLD_SIZE",))
+    return local_size is not None and local_size == size
+
+
+def task_id_of(job: str, project: str, name: str, *, turn: int = 0) -> str:
+    """Return the id of a job's task: 32 hexadecimal digits, the same in every process of the job.
+
+    Args:
+        turn: how many tasks of this name the process has begun before.
+    """
+    words = json.dumps(["telemetry task", job, project, name, turn])
+    return hashlib.sha256(words.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def attempt_of(environ: Mapping[str, str]) -> Attempt:
+    """Return which start of the job this is, as Slurm's requeue and torchelastic's restart count."""
+    requeued = _number(environ, ("SLURM_RESTART_COUNT",)) if _slurm_job(environ) is not None else None
+    restarted = _number(environ, ("TORCHELASTIC_RESTART_COUNT",)) or 0
+    if requeued is None:
+        return Attempt(1 + restarted)
+    return Attempt(1 + requeued, restarted)
+
+
+def is_requeueable(environ: Mapping[str, str]) -> bool:
+    """Say whether whoever ends this process by SIGTERM is likely to start it again."""
+    if _slurm_job(environ) is not None:
+        return True
+    left = _number(environ, ("TORCHELASTIC_MAX_RESTARTS",)) or 0
+    return left > (_number(environ, ("TORCHELASTIC_RESTART_COUNT",)) or 0)
+
+
+def launcher_of_this_process() -> str:
+    """Return a name for the parent process that no other process of any machine has, or ever will have.
+
+    Ranks that were started one by one by one parent have this in common. On Linux boot id, process id and start
+    time; elsewhere the process id.
+    """
+    parent = os.getppid()
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        # Fields after the command's name, which may itself hold spaces and brackets; start time is the 22nd of all.
+        started = Path(f"/proc/{parent}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        boot, started = "", ""
+    return f"{boot}:{parent}:{started}"
+
+
+# ---- parents and children --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What a child needs to know to join its parent's task.
+
+    Attributes:
+        pid: of the process that began the task.
+        urls: where the parent's events go; empty: as the settings say. Never one with a password in it.
+    """
+
+    task_id: str
+    project: str
+    name: str
+    type: str
+    created_unix_ns: int
+    pid: int
+    urls: tuple[str, ...] = ()
+
+    def encode(self) -> str:
+        """Return it as an environment variable can carry it."""
+        words = [1, self.task_id, self.project, self.name, self.type, self.created_unix_ns, self.pid, list(self.urls)]
+        data = json.dumps(words, separators=(",", ":")).encode("utf-8", "backslashreplace")
+        return base64.urlsafe_b64encode(data).decode("ascii")
+
+    @classmethod
+    def decode(cls, text: str) -> Lineage | None:
+        """Return what `encode` wrote; None for anything else: a foreign value is no reason to fail."""
+        if not text or len(text) > _MAX_VARIABLE_CHARS:
+            return None
+        try:
+            version, *words = json.loads(base64.urlsafe_b64decode(text.encode("ascii")))
+            task_id, project, name, kind, created, pid, urls = words
+        except (ValueError, TypeError, RecursionError):
+            return None
+        texts = [task_id, project, name, kind, *urls] if isinstance(urls, list) else [None]
+        if version != 1 or not all(isinstance(item, str) for item in texts):
+            return None
+        if not all(type(item) is int and 0 <= item < 2**63 for item in (created, pid)):
+            return None
+        if len(task_id) != 32 or not set(task_id) <= set("0123456789abcdef"):
+            return None
+        return cls(task_id, project, name, kind, created, pid, tuple(urls))
+
+    def matches(self, project: str | None, name: str | None, kind: str | None) -> bool:
+        """Say whether Task.init with these arguments (None: not given) means this task."""
+        asked = ((project, self.project), (name, self.name), (kind, self.type))
+        return all(value is None or value == own for value, own in asked)
+
+
+def find_lineage(environ: Mapping[str, str], handed_down: str | None = None) -> Lineage | None:
+    """Return the task that an ancestor left to this process.
+
+    Args:
+        handed_down: what multiprocessing brought along, which is younger than the environment of a server process
+            that forks for it; "" where that ancestor's task has ended.
+    """
+    return Lineage.decode(environ.get(TASK_VARIABLE, "") if handed_down is None else handed_down)

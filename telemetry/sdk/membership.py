@@ -1,0 +1,153 @@
+"""Whose task a process reports into: one of its own, its job's, or its parent's; and what it leaves to its children."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from telemetry.events import TaskHeader
+from telemetry.sdk.identity import (
+    TASK_VARIABLE,
+    Attempt,
+    Lineage,
+    Ranks,
+    attempt_of,
+    find_lineage,
+    find_ranks,
+    job_of,
+    launcher_of_this_process,
+    task_id_of,
+)
+from telemetry.sdk.masking import mask_url
+
+__all__ = [
+    "Heirloom",
+    "Membership",
+    "found_membership",
+    "join",
+    "lineage_of_this_process",
+    "lineage_to",
+    "shareable_urls",
+]
+
+# Under this name multiprocessing carries the value into each child, however that is started.
+_CONFIG_KEY = "telemetry_task"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """A process's place in its task.
+
+    Attributes:
+        leads: it tells how the task ends. False for ranks above 0 and for children.
+        joined: an ancestor began the task.
+        urls: where the ancestor's events go; empty: as the settings say.
+    """
+
+    task_id: str
+    created_unix_ns: int
+    ranks: Ranks
+    attempt: Attempt
+    leads: bool
+    joined: bool = False
+    urls: tuple[str, ...] = ()
+
+    @property
+    def samples_machine(self) -> bool:
+        """Whether this process samples the machine: once a node, and not again for a child."""
+        return self.ranks.leads_node and (self.leads or not self.joined)
+
+
+def found_membership(project: str, name: str, environ: Mapping[str, str], turns: dict[str, int]) -> Membership:
+    """Begin a task: with an id of its job's where there is a job, so that all its processes begin the same one.
+
+    Args:
+        turns: how many tasks of each kind this process has begun; counted up. A second one is a task of its own.
+    """
+    ranks = find_ranks(environ)
+    job = job_of(environ, ranks, command=sys.orig_argv, launcher=launcher_of_this_process)
+    task_id = secrets.token_hex(16)
+    if job is not None:
+        first = task_id_of(job, project, name)
+        turn = turns[first] = turns.get(first, -1) + 1
+        task_id = task_id_of(job, project, name, turn=turn)
+    return Membership(
+        task_id=task_id,
+        created_unix_ns=time.time_ns(),
+        ranks=ranks,
+        attempt=attempt_of(environ) if job is not None else Attempt(),
+        leads=ranks.leads,
+    )
+
+
+def join(lineage: Lineage, environ: Mapping[str, str]) -> Membership:
+    """Join the task that an ancestor left. After exec the process is its own ancestor, and goes on leading."""
+    return Membership(
+        task_id=lineage.task_id,
+        created_unix_ns=lineage.created_unix_ns,
+        ranks=find_ranks(environ),
+        attempt=attempt_of(environ),
+        leads=lineage.pid == os.getpid(),
+        joined=True,
+        urls=lineage.urls,
+    )
+
+
+def lineage_of_this_process() -> Lineage | None:
+    """Return what an ancestor left to this process; None where there is nothing."""
+    config = _multiprocessing_config()
+    handed_down = None if config is None else config.get(_CONFIG_KEY)
+    return find_lineage(os.environ, handed_down if isinstance(handed_down, str) else None)
+
+
+def shareable_urls(urls: list[str]) -> tuple[str, ...]:
+    """Return the sinks' URLs as a child may be told them: nothing if one may hold a secret."""
+    if any(mask_url(url) != url or "@" in url or "?" in url for url in urls):
+        return ()
+    return tuple(urls)
+
+
+def lineage_to(header: TaskHeader, urls: tuple[str, ...]) -> Lineage:
+    """Return what this process's children need to know to join its task."""
+    return Lineage(header.task_id, header.project, header.name, header.type, header.created_unix_ns, os.getpid(), urls)
+
+
+class Heirloom:
+    """What a task leaves to this process's children, from its start to its end."""
+
+    def __init__(self, lineage: Lineage) -> None:
+        self._value = lineage.encode()
+        self._before = os.environ.get(TASK_VARIABLE)
+        os.environ[TASK_VARIABLE] = self._value
+        self._tell_multiprocessing(self._value)
+
+    def take_back(self) -> None:
+        """Leave the children of tomorrow what was there before. Twice does nothing."""
+        if os.environ.get(TASK_VARIABLE) != self._value:
+            return
+        if self._before is None:
+            del os.environ[TASK_VARIABLE]
+        else:
+            os.environ[TASK_VARIABLE] = self._before
+        self._tell_multiprocessing(self._before or "")
+
+    @staticmethod
+    def _tell_multiprocessing(value: str) -> None:
+        # A fork server keeps the environment of its own start; what it must not do is hand down a task that has ended.
+        config = _multiprocessing_config()
+        if config is not None:
+            config[_CONFIG_KEY] = value
+
+
+def _multiprocessing_config() -> dict[str, Any] | None:
+    """Return the settings that multiprocessing copies into each child; None while nobody has imported it."""
+    module = sys.modules.get("multiprocessing.process")
+    if module is None:
+        return None
+    config = getattr(module.current_process(), "_config", None)
+    return config if isinstance(config, dict) else None
