@@ -15,10 +15,10 @@ from typing import Any
 
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
-from telemetry.journal import SESSION_FILE, SegmentDamage, read_segments, read_session
+from telemetry.journal import SEGMENTS, SESSION_FILE, SegmentDamage, read_segments, read_session
 from telemetry.wire import Frame, scan
 
-__all__ = ["Session", "find_sessions", "open_session"]
+__all__ = ["Missing", "Session", "Source", "find_sources", "is_foreign_zip", "open_session"]
 
 # A segment is rolled at 64 MiB by default; a member that claims far more is damage, or an attack.
 MAX_MEMBER_BYTES = 1024 * 1024 * 1024
@@ -39,25 +39,72 @@ class Session:
     read: Callable[[], Iterator[Frame | SegmentDamage]]
 
 
-def find_sessions(paths: Iterable[Path]) -> list[Session]:
-    """Return the sessions at `paths`: session folders, session zips, and folders that hold either.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a session lies, before it is opened.
 
-    Raises:
-        JournalError: a path does not exist, or is named and neither a session nor a folder with one.
+    Attributes:
+        size_bytes: on disk, as a progress bar needs it.
+        named: asked for by this path. What was only found in a folder may be somebody else's zip.
     """
-    found: list[Session] = []
+
+    path: Path
+    size_bytes: int
+    named: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A path at which nothing can be found, and why."""
+
+    path: Path
+    reason: str
+
+
+def find_sources(paths: Iterable[Path]) -> tuple[list[Source], list[Missing]]:
+    """Return what lies at `paths`: session folders, session zips, and folders that hold either.
+
+    Nothing is opened. A path without anything in it gives nothing; one that is not there, or cannot be looked
+    into, is missing.
+    """
+    sources: list[Source] = []
+    missing: list[Missing] = []
     for path in paths:
-        if not path.exists():
-            raise JournalError(f"there is no {path}")
-        if path.is_file() or (path / SESSION_FILE).is_file():
-            found.append(open_session(path))
-            continue
-        # Two levels: the state directory holds sessions/ and spool/, and those hold the sessions.
-        inside = [*path.glob(f"*/{SESSION_FILE}"), *path.glob(f"*/*/{SESSION_FILE}")]
-        zips = [*path.glob("*.zip"), *path.glob("*/*.zip")]
-        found += [open_session(item.parent) for item in sorted(inside)]
-        found += [open_session(item) for item in sorted(zips) if _is_session_zip(item)]
-    return found
+        try:
+            sources += _sources_at(path)
+        except OSError as error:
+            missing.append(Missing(path, f"there is no {path}" if not path.exists() else str(error)))
+    # A folder and a session inside it may both have been named.
+    return list({source.path: source for source in sources}.values()), missing
+
+
+def _sources_at(path: Path) -> list[Source]:
+    if path.stat() and (path.is_file() or (path / SESSION_FILE).is_file()):
+        return [Source(path, _size_of(path), named=True)]
+    # Two levels: the state directory holds sessions/ and spool/, and those hold the sessions.
+    folders = [path, *(entry for entry in sorted(path.iterdir()) if entry.is_dir())]
+    found = [item.parent for folder in folders for item in sorted(folder.glob(f"*/{SESSION_FILE}"))]
+    # A hidden one is still being written or copied.
+    zips = [item for folder in folders for item in sorted(folder.glob("*.zip")) if not item.name.startswith(".")]
+    return [Source(item, _size_of(item), named=False) for item in (*dict.fromkeys(found), *dict.fromkeys(zips))]
+
+
+def _size_of(path: Path) -> int:
+    try:
+        if path.is_file():
+            return path.stat().st_size
+        return sum(segment.stat().st_size for segment in (path / SEGMENTS).glob("*.frames"))
+    except OSError:
+        return 0  # it went away, or may not be read: opening it will say so
+
+
+def is_foreign_zip(path: Path) -> bool:
+    """Say whether a path is a sound zip that holds no session: somebody else's file in the same folder."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return SESSION_FILE not in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False  # a folder, or damaged: opening it will say which
 
 
 def open_session(path: Path) -> Session:
@@ -67,7 +114,7 @@ def open_session(path: Path) -> Session:
         JournalError: it is no session, or its session.json cannot be read.
     """
     if path.is_dir():
-        sizes = [segment.stat().st_size for segment in (path / "segments").glob("*.frames")]
+        sizes = [segment.stat().st_size for segment in (path / SEGMENTS).glob("*.frames")]
         return Session(path, _header(path, read_session(path)), sum(sizes), lambda: read_segments(path))
     try:
         with zipfile.ZipFile(path) as archive:
@@ -90,14 +137,6 @@ def _header(path: Path, document: Any) -> TaskHeader:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(f"the {SESSION_FILE} of {path} is malformed: {error!r}") from error
-
-
-def _is_session_zip(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return SESSION_FILE in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False  # somebody else's file in the same folder
 
 
 def _segments(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

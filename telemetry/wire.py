@@ -105,11 +105,16 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes that a scan had to skip. `offset` and `length` in bytes within the scanned buffer."""
+    """Bytes that a scan had to skip. `offset` and `length` in bytes within the scanned buffer.
+
+    Attributes:
+        cut: the buffer ends inside a frame that is sound so far; its rest may still be written.
+    """
 
     offset: int
     length: int
     reason: str
+    cut: bool = False
 
 
 def encode(batch: Batch, *, writer_id: bytes, sequence: int, level: int = 1) -> Frame:
@@ -198,7 +203,8 @@ def scan(buffer: bytes | memoryview) -> Iterator[tuple[int, Frame | Damage]]:
             # A length field may be what is broken, so the search starts right behind this magic number.
             following = data.find(MAGIC, offset + 1)
             end = len(data) if following < 0 else following
-            yield offset, Damage(offset, end - offset, str(error))
+            cut = following < 0 and isinstance(error, FrameTruncated)
+            yield offset, Damage(offset, end - offset, str(error), cut)
             offset = end
         else:
             yield offset, frame

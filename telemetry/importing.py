@@ -1,0 +1,268 @@
+"""Importing: session folders and session zips are sent to a server, many at once.
+
+What is sent are the same frames that would have travelled at once, so sending twice, in any order or in pieces
+changes nothing, and an interrupted run is simply started again. The sources are only read: they are left as
+they were. A task's status is among its events, so it arrives as it was: failed stays failed, and a killed run
+keeps the last status it reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from telemetry.errors import JournalError, SinkUnavailable
+from telemetry.journal import SegmentDamage
+from telemetry.retry import delay_s
+from telemetry.sessions import Missing, Source, is_foreign_zip, open_session
+from telemetry.sinks.http import HttpSink
+from telemetry.wire import Frame
+
+__all__ = ["Outcome", "Report", "import_sources"]
+
+# One request: large enough to carry some dozens of short runs, small enough to be sent again whole.
+BODY_BYTES = 4 * 1024 * 1024
+BODY_FRAMES = 1024
+# Requests under way: while the server commits one it decodes the next, and more would only wait there.
+WORKERS = 4
+# Of each kind and source; a source with a thousand faults says the same a thousand times.
+LISTED_FAULTS = 5
+
+# Called with the bytes of all sources that are done, and the task they belong to.
+OnProgress = Callable[[int, str], None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one source.
+
+    Attributes:
+        task_id, label: "" until it could be opened; label is "project/name".
+        skipped: it turned out to be somebody else's zip in a folder of ours.
+        cut: segments that end inside a frame, as a kill or a copy of a growing session leaves them. All frames
+            before are there, so this is no failure.
+        error: why it could not be read or sent to its end; "" if it was.
+    """
+
+    source: Source
+    task_id: str = ""
+    label: str = ""
+    frames: int = 0
+    events: int = 0
+    skipped: bool = False
+    refused: list[str] = field(default_factory=list)
+    damage: list[SegmentDamage] = field(default_factory=list)
+    cut: list[SegmentDamage] = field(default_factory=list)
+    error: str = ""
+    _counted_bytes: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """True if everything that the source holds is on the server."""
+        return not (self.error or self.refused or self.damage)
+
+    def faults(self) -> list[str]:
+        """Return what there is to list, without the path."""
+        lines = [self.error] if self.error else []
+        for what, items in (("skipped", self.damage), ("refused", self.refused)):
+            lines += [f"{what}: {item}" for item in items[:LISTED_FAULTS]]
+            if len(items) > LISTED_FAULTS:
+                lines.append(f"{what}: {len(items) - LISTED_FAULTS:,} more like these")
+        return lines
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of all sources, in the order in which they were found."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    stopped_by: SinkUnavailable | None = None
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing and self.stopped_by is None and all(item.complete for item in self.outcomes)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return [item for item in self.outcomes if not item.complete]
+
+
+@dataclass(slots=True)
+class _Block:
+    """What one visit to the reading thread brought; `ended` is the end of the source."""
+
+    frames: list[Frame] = field(default_factory=list)
+    ended: bool = False
+
+
+class _Reader:
+    """Reads one source block by block. Every call blocks: they belong on a thread, one at a time."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._items: Iterator[Frame | SegmentDamage] | None = None
+
+    def next_block(self, max_bytes: int, max_frames: int) -> _Block:
+        """Return the next frames. What cannot be read ends the source and is noted in its outcome."""
+        block = _Block()
+        try:
+            if self._items is None and not self._open():
+                block.ended = True
+            else:
+                self._fill(block, max_bytes, max_frames)
+        except (JournalError, OSError) as error:
+            self._outcome.error, block.ended = str(error), True
+        except Exception as error:  # noqa: BLE001  somebody else's file: whatever it does, the others go on
+            self._outcome.error, block.ended = f"cannot be read: {error!r:.200}", True
+        return block
+
+    def _open(self) -> bool:
+        source = self._outcome.source
+        if not source.named and is_foreign_zip(source.path):
+            self._outcome.skipped = True
+            return False
+        session = open_session(source.path)
+        self._outcome.task_id = session.header.task_id
+        self._outcome.label = f"{session.header.project}/{session.header.name}"
+        self._items = session.read()
+        return True
+
+    def _fill(self, block: _Block, max_bytes: int, max_frames: int) -> None:
+        assert self._items is not None
+        size = 0
+        for item in self._items:
+            if isinstance(item, SegmentDamage):
+                (self._outcome.cut if item.damage.cut else self._outcome.damage).append(item)
+                continue
+            block.frames.append(item)
+            size += len(item)
+            if size >= max_bytes or len(block.frames) >= max_frames:
+                return
+        block.ended = True
+
+
+class _Import:
+    """One import: workers that each read a source after the other and fill requests with their frames."""
+
+    def __init__(
+        self, sources: Sequence[Source], make_sink: Callable[[], HttpSink], timeout_s: float, on_progress: OnProgress
+    ) -> None:
+        self.report = Report([Outcome(source) for source in sources])
+        self._left = iter(self.report.outcomes)
+        self._make_sink = make_sink
+        self._timeout_s = timeout_s
+        self._on_progress = on_progress
+        self._done_bytes = 0
+        self._threads = ThreadPoolExecutor(WORKERS, "telemetry-import")
+
+    async def run(self) -> Report:
+        count = max(1, min(WORKERS, len(self.report.outcomes)))
+        try:
+            await asyncio.gather(*(self._work() for _ in range(count)))
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        return self.report
+
+    async def _work(self) -> None:
+        # A sink each: one connection that is kept alive, one request at a time.
+        sink = self._make_sink()
+        await sink.connect()
+        body: list[tuple[Outcome, Frame]] = []
+        read: list[Outcome] = []
+        try:
+            for outcome in self._left:
+                await self._read(outcome, body, sink, read)
+                read.append(outcome)
+                if self.report.stopped_by is not None:
+                    break
+            await self._send(body, sink, read)
+        finally:
+            await sink.close()
+        for outcome in self._left:
+            outcome.error = "not sent"
+
+    async def _read(
+        self, outcome: Outcome, body: list[tuple[Outcome, Frame]], sink: HttpSink, read: list[Outcome]
+    ) -> None:
+        """Read a source to its end; `body` is sent whenever it is full, with ends of other sources in it."""
+        reader = _Reader(outcome)
+        loop = asyncio.get_running_loop()
+        ended = False
+        while not ended and self.report.stopped_by is None:
+            room = BODY_BYTES - sum(len(frame) for _, frame in body)
+            block = await loop.run_in_executor(
+                self._threads, reader.next_block, max(1, room), max(1, BODY_FRAMES - len(body))
+            )
+            body += [(outcome, frame) for frame in block.frames]
+            ended = block.ended
+            size = sum(len(frame) for _, frame in body)
+            if size >= BODY_BYTES or len(body) >= BODY_FRAMES:
+                await self._send(body, sink, read)
+        if not ended and not outcome.error:
+            outcome.error = "not sent to its end"
+
+    async def _send(self, body: list[tuple[Outcome, Frame]], sink: HttpSink, read: list[Outcome]) -> None:
+        """Send `body` and empty it; the sources in `read` are then done, and it is emptied too."""
+        if body and self.report.stopped_by is None:
+            try:
+                refused = await self._until_taken([frame for _, frame in body], sink)
+            except SinkUnavailable as error:
+                self.report.stopped_by = self.report.stopped_by or error
+            else:
+                for outcome, frame in body:
+                    self._note_sent(outcome, frame, refused.get((frame.writer_id, frame.sequence)))
+        if self.report.stopped_by is not None:
+            for outcome, _ in body:
+                outcome.error = outcome.error or "not sent to its end"
+        body.clear()
+        for outcome in read:
+            self._done_bytes += outcome.source.size_bytes - outcome._counted_bytes
+            self._on_progress(self._done_bytes, outcome.label)
+        read.clear()
+
+    async def _until_taken(self, frames: list[Frame], sink: HttpSink) -> dict[tuple[bytes, int], str]:
+        deadline_s = time.monotonic() + self._timeout_s
+        attempt = 0
+        while True:
+            try:
+                return await sink.send(frames)
+            except SinkUnavailable as error:
+                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
+                if time.monotonic() + wait_s > deadline_s or self.report.stopped_by is not None:
+                    raise
+                attempt += 1
+                await asyncio.sleep(wait_s)
+
+    def _note_sent(self, outcome: Outcome, frame: Frame, refusal: str | None) -> None:
+        if refusal is None:
+            outcome.frames += 1
+            outcome.events += frame.events
+        else:
+            outcome.refused.append(f"frame {frame.sequence} of writer {frame.writer_id.hex()}: {refusal}")
+        # Never over its size: a deflated member holds more than its zip.
+        counted = min(len(frame), outcome.source.size_bytes - outcome._counted_bytes)
+        outcome._counted_bytes += counted
+        self._done_bytes += counted
+        self._on_progress(self._done_bytes, outcome.label)
+
+
+async def import_sources(
+    sources: Sequence[Source],
+    make_sink: Callable[[], HttpSink],
+    *,
+    timeout_s: float,
+    on_progress: OnProgress = lambda done_bytes, label: None,
+) -> Report:
+    """Send every frame of the sources, several sources at once; return what became of each.
+
+    A source that cannot be read is noted and the others go on. Only a server that is gone ends it early.
+
+    Args:
+        make_sink: gives a sink for each of the connections.
+        timeout_s: how long one request may be refused before giving up.
+    """
+    return await _Import(sources, make_sink, timeout_s, on_progress).run()
