@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from telemetry.server.access import access_of
 from telemetry.server.config import STORE
 from telemetry.server.params import choice, flag, integer, integers, number, task_id_of, text
 from telemetry.server.store import (
@@ -98,13 +99,15 @@ async def tasks(request: web.Request) -> web.Response:
         descending=sort.startswith("-"),
         page=integer(request, "page", 0, high=10**9) or 0,
         page_size=integer(request, "page_size", 50, low=1, high=_MAX_PAGE_SIZE) or 50,
+        within=access_of(request).projects,
     )
     return await _read(request, lambda store: store.tasks(query))
 
 
 async def projects(request: web.Request) -> web.Response:
     """`GET /projects`."""
-    return await _read(request, lambda store: store.projects())
+    within = access_of(request).projects
+    return await _read(request, lambda store: store.projects(within))
 
 
 async def task(request: web.Request) -> web.Response:

@@ -16,11 +16,14 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
 from telemetry.server import api, export_api, ingest, live, pages
-from telemetry.server.auth import guard
+from telemetry.server.access import TOKENS
+from telemetry.server.auth import guard, run_tokens
 from telemetry.server.config import CONFIG, STORE, ServerConfig
 from telemetry.server.store import Store
+from telemetry.server.tokens import TokenRegistry
 
 __all__ = ["BackgroundServer", "create_app", "run_server", "serve"]
 
@@ -35,6 +38,7 @@ def create_app(config: ServerConfig) -> web.Application:
     """Build the application: ingest, read API, live stream and pages. The store is opened at its start."""
     app = web.Application(middlewares=[json_errors, guard], client_max_size=config.limits.max_body_bytes)
     app[CONFIG] = config
+    app[TOKENS] = TokenRegistry(config.directory, always=config.token is not None or not is_loopback(config.host))
     live.add_routes(app)
     ingest.add_routes(app)
     api.add_routes(app)
@@ -45,6 +49,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(api.run_readers)
     app.cleanup_ctx.append(export_api.run_exporter)
     app.cleanup_ctx.append(ingest.run_ingest)
+    app.cleanup_ctx.append(run_tokens)
     return app
 
 

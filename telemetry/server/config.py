@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
+import time
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
+from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
-from telemetry.server.store import Store
+from telemetry.server.store import ProjectLimit, ProjectLimits, Store
+from telemetry.server.tokens import TokenFile
 
-__all__ = ["CONFIG", "DEFAULT_HOST", "DEFAULT_PORT", "STORE", "Limits", "ServerConfig", "is_loopback"]
+__all__ = [
+    "CONFIG",
+    "CONFIG_FILE",
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "STORE",
+    "Limits",
+    "ServerConfig",
+    "read_project_limits",
+]
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8008
+
+# Read from the server's directory at start, if it is there.
+CONFIG_FILE = "server.toml"
 
 _MIB = 1024 * 1024
 
@@ -25,16 +41,18 @@ class Limits:
     """What one client, or all together, may ask of the server.
 
     Attributes:
-        max_body_bytes: a request's body; more is answered 413. The largest possible frame just fits.
+        max_body_bytes: a request's body; more is answered 413. The largest possible frame fits; senders send
+            4 MiB at once.
         max_unpacked_bytes: what the frames of one body may inflate to; more is answered 413.
-        max_waiting_bytes: bodies being received, decoded or waiting for the writer; more is answered 503.
+        max_waiting_bytes: bodies being received, and what those that are decoded or wait for the writer have
+            inflated to; more is answered 503.
         max_waiting_requests: the same, in requests.
         max_viewers: open live streams; more are answered 503.
         max_store_bytes: the database may grow to this, then ingest is answered 503; None for the disk's end.
     """
 
-    max_body_bytes: int = 64 * _MIB + 4096
-    max_unpacked_bytes: int = 256 * _MIB
+    max_body_bytes: int = 20 * _MIB
+    max_unpacked_bytes: int = 64 * _MIB
     max_waiting_bytes: int = 256 * _MIB
     max_waiting_requests: int = 1000
     max_viewers: int = 500
@@ -49,12 +67,13 @@ class ServerConfig:
         directory: of the store; made if it is not there (0700). One server per directory.
         host: loopback unless there is a token.
         port: 0 takes a free one.
-        token: who may read and write, as a bearer token or as the password in a browser; None on
-            loopback only, where everyone on this machine may.
-        allowed_hosts: further names under which a server without a token may be addressed (a reverse proxy's).
+        token: opens everything, beside the tokens of the directory (tokens.py). Without either, everyone on
+            this machine may read and write.
+        allowed_hosts: further names under which a server without tokens may be addressed (a reverse proxy's).
+        project_limits: how much each project may hold.
 
     Raises:
-        ConfigurationError: a host that others can reach, without a token; or an empty token.
+        ConfigurationError: a host that others can reach, and no valid token; or an empty token.
     """
 
     directory: Path
@@ -63,16 +82,18 @@ class ServerConfig:
     token: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    project_limits: ProjectLimits = field(default_factory=ProjectLimits)
 
     def __post_init__(self) -> None:
         if self.token is not None and not self.token.strip():
             raise ConfigurationError("the server's token is empty; unset TELEMETRY_SERVER_TOKEN or give it a value")
         if not 0 <= self.port <= 65_535:
             raise ConfigurationError(f"port {self.port} is not between 0 and 65535")
-        if self.token is None and not is_loopback(self.host):
+        if self.token is None and not is_loopback(self.host) and not _has_valid_token(self.directory):
             raise ConfigurationError(
                 f"refusing to listen on {self.host or 'all addresses'} without a token: anyone who reaches this "
-                "machine could read and write. Set TELEMETRY_SERVER_TOKEN, or listen on 127.0.0.1."
+                f"machine could read and write. Type: telemetry token create --scope admin --directory "
+                f"{self.directory} (or set TELEMETRY_SERVER_TOKEN), or listen on 127.0.0.1."
             )
 
     @classmethod
@@ -83,19 +104,60 @@ class ServerConfig:
         host: str = DEFAULT_HOST,
         port: int = DEFAULT_PORT,
         limits: Limits | None = None,
+        project_limits: ProjectLimits | None = None,
     ) -> ServerConfig:
-        """Return a config with the token of TELEMETRY_SERVER_TOKEN, if that is set."""
-        return cls(directory, host, port, os.environ.get("TELEMETRY_SERVER_TOKEN"), (), limits or Limits())
+        """Return a config with the token of TELEMETRY_SERVER_TOKEN, if that is set.
+
+        The limits of projects are those of `server.toml` in the directory, unless they are given.
+        """
+        return cls(
+            directory,
+            host,
+            port,
+            os.environ.get("TELEMETRY_SERVER_TOKEN"),
+            (),
+            limits or Limits(),
+            read_project_limits(directory / CONFIG_FILE) if project_limits is None else project_limits,
+        )
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach `host`. A name other than localhost may resolve to anything."""
-    if host.lower() == "localhost":
-        return True
+def read_project_limits(path: Path) -> ProjectLimits:
+    """Return the limits in a server's configuration file; none, if there is no such file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or says what nobody understands.
+    """
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except FileNotFoundError:
+        return ProjectLimits()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    limits = document.pop("limits", {})
+    if document or not isinstance(limits, dict):
+        raise ConfigurationError(f"{path}: only the table [limits] is known, not {', '.join(document) or 'a value'}")
+    named = limits.pop("project", {})
+    if not isinstance(named, dict):
+        raise ConfigurationError(f'{path}: write [limits.project."NAME"]')
+    return ProjectLimits(
+        _limit(path, "limits", limits),
+        {name.strip("/"): _limit(path, f'limits.project."{name}"', entry) for name, entry in named.items()},
+    )
+
+
+def _limit(path: Path, where: str, entry: Any) -> ProjectLimit:
+    known = ("max_points", "max_bytes")
+    if not isinstance(entry, dict) or set(entry) - set(known):
+        raise ConfigurationError(f"{path}: [{where}] may hold {' and '.join(known)}")
+    for name, value in entry.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigurationError(f"{path}: {name} of [{where}] is {value!r:.40}, not a whole number")
+    return ProjectLimit(entry.get("max_points"), entry.get("max_bytes"))
+
+
+def _has_valid_token(directory: Path) -> bool:
+    return any(token.state(time.time()) == "valid" for token in TokenFile(directory).tokens())
 
 
 # What handlers find in their application.

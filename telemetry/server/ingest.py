@@ -22,9 +22,10 @@ from aiohttp import hdrs, web
 from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.errors import FrameError, TelemetryError
+from telemetry.server.access import access_of
 from telemetry.server.config import CONFIG, STORE, Limits
 from telemetry.server.live import HUB
-from telemetry.server.store import FrameContent, Store, StoreUnavailable, TaskChange, prepare
+from telemetry.server.store import FrameContent, Store, StoreUnavailable, TaskChange, Written, prepare
 from telemetry.wire import CONTENT_TYPE, Frame, decode, parse_frame
 
 __all__ = ["INGEST", "BodyTooLarge", "Ingest", "ServerBusy", "add_routes", "run_ingest"]
@@ -101,6 +102,7 @@ class Ingest:
         self._closing = False
         self._waiting_bytes = 0
         self._waiting_requests = 0
+        self._unpacked_bytes = 0
         self._thread = threading.Thread(target=self._run, name="telemetry-writer", daemon=True)
         self._thread.start()
 
@@ -131,14 +133,34 @@ class Ingest:
             self._waiting_bytes -= body_bytes
             self._waiting_requests -= 1
 
-    async def take(self, body: bytes) -> list[dict[str, Any]]:
+    async def take(self, body: bytes, *, projects: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
         """Store the frames of a body and return the answer for each, in order.
 
+        Args:
+            projects: those that the sender may write to; None for all.
         Raises:
             FrameError: the body is not whole frames; nothing was kept.
-            BodyTooLarge, StoreUnavailable: nothing was kept.
+            BodyTooLarge, ServerBusy, StoreUnavailable: nothing was kept.
         """
-        items = await self._loop.run_in_executor(self._decoders, self._read, body)
+        frames, unpacked_bytes = await self._loop.run_in_executor(self._decoders, self._cut, body)
+        with self._room_for(unpacked_bytes):
+            return await self._store_frames(frames, projects)
+
+    @contextmanager
+    def _room_for(self, unpacked_bytes: int) -> Iterator[None]:
+        # A body of kilobytes may inflate to megabytes, and stays in memory until it is written.
+        if self._unpacked_bytes and self._unpacked_bytes + unpacked_bytes > self._limits.max_waiting_bytes:
+            raise ServerBusy("too much is waiting to be written; nothing was kept, send it again")
+        self._unpacked_bytes += unpacked_bytes
+        try:
+            yield
+        finally:
+            self._unpacked_bytes -= unpacked_bytes
+
+    async def _store_frames(self, frames: Sequence[Frame], projects: tuple[str, ...] | None) -> list[dict[str, Any]]:
+        items = await self._loop.run_in_executor(
+            self._decoders, lambda: [self._decode(frame, projects) for frame in frames]
+        )
         weight_bytes = sum(item.content.weight_bytes for item in items if item.content is not None)
         if weight_bytes:
             job = _Job([item for item in items if item.content], self._loop.create_future(), weight_bytes)
@@ -156,8 +178,8 @@ class Ingest:
         await asyncio.to_thread(self._thread.join)
         self._decoders.shutdown()
 
-    def _read(self, body: bytes) -> list[_Item]:
-        """Cut a body into frames and decode the new ones; on a decoder thread."""
+    def _cut(self, body: bytes) -> tuple[list[Frame], int]:
+        """Cut a body into frames; return them and what they will inflate to, in bytes. On a decoder thread."""
         view = memoryview(body)
         frames: list[Frame] = []
         offset = unpacked_bytes = 0
@@ -176,14 +198,16 @@ class Ingest:
                 f"the frames of this body unpack to {unpacked_bytes} bytes, over the limit of "
                 f"{self._limits.max_unpacked_bytes}; nothing was kept, send fewer at once"
             )
-        return [self._decode(frame) for frame in frames]
+        return frames, unpacked_bytes
 
-    def _decode(self, frame: Frame) -> _Item:
+    def _decode(self, frame: Frame, projects: tuple[str, ...] | None) -> _Item:
         # Known frames are not even decoded: a sender that lost our answer sends everything again.
         if self._store.has_frame(frame.writer_id, frame.sequence):
             return _Item(frame.writer_id, frame.sequence, result="duplicate")
         try:
-            return _Item(frame.writer_id, frame.sequence, prepare(frame, decode(frame)))
+            content = prepare(frame, decode(frame))
+            content.projects = projects
+            return _Item(frame.writer_id, frame.sequence, content)
         except FrameError as error:
             return _Item(frame.writer_id, frame.sequence, result="rejected", reason=str(error))
 
@@ -214,8 +238,7 @@ class Ingest:
         except Exception as error:  # noqa: BLE001 - the top of the writer thread: it must outlive any frame
             self._isolate(group, error)
         else:
-            for item, stored in zip(items, written.stored, strict=True):
-                item.result = "stored" if stored else "duplicate"
+            _note_results(items, written)
             self._answer(group, None, written.changes)
 
     def _isolate(self, group: list[_Job], error: Exception) -> None:
@@ -239,7 +262,7 @@ class Ingest:
                 log.error("a frame cannot be stored", exc_info=trouble)
                 item.result, item.reason = "rejected", f"the server cannot store it: {trouble!r:.200}"
             else:
-                item.result = "stored" if written.stored[0] else "duplicate"
+                _note_results([item], written)
                 for task_id, change in written.changes.items():
                     changes[task_id] = changes[task_id].merged(change) if task_id in changes else change
         if failure is not None and not isinstance(failure, StoreUnavailable):
@@ -262,6 +285,13 @@ class Ingest:
                 job.done.set_exception(error)
         if changes:
             self._publish(changes)
+
+
+def _note_results(items: Sequence[_Item], written: Written) -> None:
+    for position, (item, stored) in enumerate(zip(items, written.stored, strict=True)):
+        item.result, item.reason = "stored" if stored else "duplicate", None
+        if position in written.refused:
+            item.result, item.reason = "rejected", written.refused[position]
 
 
 INGEST = web.AppKey("ingest", Ingest)
@@ -296,7 +326,7 @@ async def post_frames(request: web.Request) -> web.Response:
         with ingest.admitted(limits.max_body_bytes if length is None else length):
             async with asyncio.timeout(_BODY_TIMEOUT_S):
                 body = await request.read()
-            answers = await ingest.take(body)
+            answers = await ingest.take(body, projects=access_of(request).projects)
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(
             text=f"the body did not arrive within {_BODY_TIMEOUT_S:g} s; nothing was kept"

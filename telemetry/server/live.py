@@ -8,12 +8,13 @@ watches has series.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
 
+from telemetry.server.access import EVERYTHING, Access, access_of, may_read_project
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.params import task_id_of
 from telemetry.server.store import NotFound, SeriesChange, Store, TaskChange, json_number
@@ -34,10 +35,11 @@ MAX_PENDING_TASKS = 1000
 
 
 class Viewer:
-    """One open stream. `task_id` None: the table of tasks."""
+    """One open stream. `task_id` None: the table of tasks, as far as `access` reaches."""
 
-    def __init__(self, task_id: str | None) -> None:
+    def __init__(self, task_id: str | None, access: Access = EVERYTHING) -> None:
         self.task_id = task_id
+        self.access = access
         self.wakeup = asyncio.Event()
         self.closed = False
         self._tasks: dict[str, None] = {}
@@ -84,9 +86,9 @@ class Hub:
         for viewer in self._viewers:
             viewer.offer(changes)
 
-    def join(self, task_id: str | None) -> Viewer:
+    def join(self, task_id: str | None, access: Access = EVERYTHING) -> Viewer:
         """Return a new viewer, which hears of every commit from now on."""
-        viewer = Viewer(task_id)
+        viewer = Viewer(task_id, access)
         if self._closed:
             viewer.close()
         self._viewers.add(viewer)
@@ -95,6 +97,12 @@ class Hub:
     def leave(self, viewer: Viewer) -> None:
         """Forget a viewer."""
         self._viewers.discard(viewer)
+
+    def close_unless(self, allowed: Callable[[Access], bool]) -> None:
+        """End the streams of those who may not look any more."""
+        for viewer in self._viewers:
+            if not allowed(viewer.access):
+                viewer.close()
 
     async def close(self, _app: web.Application | None = None) -> None:
         """End all streams, so that the server can stop."""
@@ -130,7 +138,7 @@ async def live(request: web.Request) -> web.StreamResponse:
             "X-Content-Type-Options": "nosniff",
         }
     )
-    viewer = hub.join(task_id)
+    viewer = hub.join(task_id, access_of(request))
     try:
         await response.prepare(request)
         await _send(response, f"retry: {RECONNECT_MS}\n\n".encode())
@@ -157,12 +165,22 @@ async def _follow(response: web.StreamResponse, viewer: Viewer, store: Store) ->
         if viewer.closed:
             return
         tasks, change = viewer.take()
+        if viewer.access.projects is not None:
+            tasks = await _reached(store, viewer.access, tasks)
+            if viewer.task_id is not None and not await _reached(store, viewer.access, [viewer.task_id]):
+                return
         if tasks:
             await _send(response, _event("tasks", {"ids": tasks}))
         if change is not None and viewer.task_id is not None:
             await _send(response, _change_events(change) + await _task_event(store, viewer.task_id))
         # Let changes gather; what comes meanwhile is merged and sent next time.
         await asyncio.sleep(interval_s)
+
+
+async def _reached(store: Store, access: Access, task_ids: list[str]) -> list[str]:
+    """Return those of the tasks whose project the viewer may look at; a task may change its project."""
+    projects = await asyncio.to_thread(store.projects_of, task_ids)
+    return [item for item in task_ids if item in projects and may_read_project(access, projects[item])]
 
 
 async def _send(response: web.StreamResponse, data: bytes) -> None:

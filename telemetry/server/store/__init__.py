@@ -2,6 +2,7 @@
 
 from telemetry.server.store.content import FrameContent, prepare
 from telemetry.server.store.errors import NotFound, StoreUnavailable
+from telemetry.server.store.gate import ProjectLimit, ProjectLimits
 from telemetry.server.store.points import PointsQuery, SeriesPoints
 from telemetry.server.store.reads import METRIC_SORT, TASK_SORTS, ConsoleQuery, TasksQuery, json_number
 from telemetry.server.store.store import Store, Written
@@ -14,6 +15,8 @@ __all__ = [
     "FrameContent",
     "NotFound",
     "PointsQuery",
+    "ProjectLimit",
+    "ProjectLimits",
     "SeriesChange",
     "SeriesPoints",
     "Store",

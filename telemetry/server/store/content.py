@@ -65,6 +65,8 @@ class FrameContent:
 
     Attributes:
         weight_bytes: about what it holds in memory; the writer's transactions are bounded by it.
+        frame_bytes: the frame's length as it came; the limits of projects count it.
+        projects: those that its sender may write to, with what is below them; None for all.
         first_time, last_time: over everything in the frame with a positive time; None if there is none.
     """
 
@@ -72,6 +74,8 @@ class FrameContent:
     sequence: int
     task_id: str
     weight_bytes: int
+    frame_bytes: int
+    projects: tuple[str, ...] | None = None
     runs: list[SeriesRun] = field(default_factory=list)
     console: list[ConsoleLine] = field(default_factory=list)
     models: list[ModelSaved] = field(default_factory=list)
@@ -90,7 +94,7 @@ def prepare(frame: Frame, batch: Batch) -> FrameContent:
     if frame.sequence > INT64_MAX:
         raise FrameError(f"sequence number {frame.sequence} is beyond a signed 64-bit integer")
     weight_bytes = len(frame.data) + 24 * len(batch.columns) + 200 * len(batch.events)
-    content = FrameContent(frame.writer_id, frame.sequence, batch.task_id, weight_bytes)
+    content = FrameContent(frame.writer_id, frame.sequence, batch.task_id, weight_bytes, len(frame.data))
     for event in batch.events:
         _check_event(event)
         _event_list(content, event).append(event)

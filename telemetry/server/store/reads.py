@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, selec
 
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
+from telemetry.server.store.gate import project_condition
 
 __all__ = [
     "METRIC_SORT",
@@ -28,6 +29,7 @@ __all__ = [
     "read_console",
     "read_models",
     "read_projects",
+    "read_projects_of",
     "read_series",
     "read_summary",
     "read_task",
@@ -58,7 +60,12 @@ _CONSOLE_ANSWER_CHARS = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class TasksQuery:
-    """A page of the table of tasks. `sort`: a key of TASK_SORTS or `last:<title>/<series>`."""
+    """A page of the table of tasks.
+
+    Attributes:
+        sort: a key of TASK_SORTS or `last:<title>/<series>`.
+        within: only tasks of these projects and of what is below them; None for all.
+    """
 
     search: str = ""
     project: str | None = None
@@ -67,6 +74,7 @@ class TasksQuery:
     descending: bool = True
     page: int = 0
     page_size: int = 50
+    within: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +129,21 @@ def read_tasks(connection: Connection, query: TasksQuery) -> Json:
     }
 
 
-def read_projects(connection: Connection) -> Json:
-    """Return each project with the number of its tasks."""
-    rows = connection.execute(select(_tasks.project, func.count()).group_by(_tasks.project).order_by(_tasks.project))
-    return {"projects": [{"name": name, "tasks": count} for name, count in rows]}
+def read_projects(connection: Connection, within: tuple[str, ...] | None = None) -> Json:
+    """Return each project with the number of its tasks; only those `within` some, if given."""
+    query = select(_tasks.project, func.count()).group_by(_tasks.project).order_by(_tasks.project)
+    if within is not None:
+        query = query.where(project_condition(within))
+    return {"projects": [{"name": name, "tasks": count} for name, count in connection.execute(query)]}
+
+
+def read_projects_of(connection: Connection, task_ids: Sequence[str]) -> dict[str, str]:
+    """Return the project of each of these tasks that is known, "" where it was not said yet."""
+    found: dict[str, str] = {}
+    for start in range(0, len(task_ids), 500):
+        query = select(_tasks.task_id, _tasks.project).where(_tasks.task_id.in_(task_ids[start : start + 500]))
+        found.update((task_id, project) for task_id, project in connection.execute(query))
+    return found
 
 
 def read_summary(connection: Connection, task_id: str) -> Json:
@@ -270,6 +289,8 @@ def _conditions(query: TasksQuery) -> list[ColumnElement[bool]]:
     if query.search:
         # autoescape: % and _ are what the user typed, not wildcards.
         conditions.append(_tasks.search_text.contains(query.search.casefold(), autoescape=True))
+    if query.within is not None:
+        conditions.append(project_condition(query.within))
     if query.project is not None:
         conditions.append(_tasks.project == query.project)
     if query.status is not None:

@@ -35,6 +35,7 @@ __all__ = [
     "series",
     "series_stats",
     "tails",
+    "task_bytes",
     "task_writers",
     "tasks",
     "values",
@@ -95,6 +96,14 @@ task_writers = Table(
     Column("task", BigInteger, primary_key=True),
     Column("writer", LargeBinary, primary_key=True),
     sqlite_with_rowid=False,
+)
+
+# The bytes of frames that were taken, for the limits of projects. Apart from `tasks`, which older stores have.
+task_bytes = Table(
+    "task_bytes",
+    metadata,
+    Column("task", _Id, primary_key=True, autoincrement=False),
+    Column("frame_bytes", BigInteger, nullable=False),
 )
 
 # Which frames are in the store: inclusive ranges of sequence numbers by writer.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from telemetry.server.store import export, reads, schema
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.errors import NotFound
+from telemetry.server.store.gate import ProjectLimits
 from telemetry.server.store.points import PointsQuery, SeriesPoints, query_points
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery, TasksQuery
@@ -38,10 +39,12 @@ class Written:
     Attributes:
         stored: for each frame, True if it was new and False if the store had it already.
         changes: by task id.
+        refused: by position among the frames: why that one may not be written, and was not.
     """
 
     stored: list[bool]
     changes: dict[str, TaskChange]
+    refused: dict[int, str] = field(default_factory=dict)
 
 
 class Store:
@@ -53,7 +56,15 @@ class Store:
 
     schema_version = schema.SCHEMA_VERSION
 
-    def __init__(self, directory: Path, *, max_bytes: int | None = None, readers: int = 4) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int | None = None,
+        readers: int = 4,
+        project_limits: ProjectLimits | None = None,
+    ) -> None:
+        self._project_limits = project_limits or ProjectLimits()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = DirectoryLock(directory)
         try:
@@ -92,7 +103,7 @@ class Store:
                 with self._database.transaction() as connection:
                     if self._cache is None:
                         self._cache = WriterCache(connection)
-                    transaction = Transaction(connection, self._cache, self._known_ranges)
+                    transaction = Transaction(connection, self._cache, self._known_ranges, self._project_limits)
                     stored = [transaction.apply(content) for content in contents]
                     transaction.finish()
             except BaseException:
@@ -103,7 +114,7 @@ class Store:
             if len(self._ranges) > _MAX_CACHED_WRITERS:
                 self._ranges = {}
             self._ranges.update((writer, now) for writer, (_, now) in transaction.ranges.items())
-            return Written(stored, transaction.changes)
+            return Written(stored, transaction.changes, transaction.refused)
 
     def _known_ranges(self, connection: Connection, writer_id: bytes) -> Ranges:
         known = self._ranges.get(writer_id)
@@ -116,10 +127,19 @@ class Store:
         with self._database.snapshot() as connection:
             return reads.read_tasks(connection, query)
 
-    def projects(self) -> dict[str, Any]:
-        """Return each project with the number of its tasks."""
+    def projects(self, within: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """Return each project with the number of its tasks; only those `within` some, if given."""
         with self._database.snapshot() as connection:
-            return reads.read_projects(connection)
+            return reads.read_projects(connection, within)
+
+    def project_of(self, task_id: str) -> str | None:
+        """Return a task's project, "" if it has not said yet; None for an unknown task."""
+        return self.projects_of([task_id]).get(task_id)
+
+    def projects_of(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """Return the project of each of these tasks that is known."""
+        with self._database.snapshot() as connection:
+            return reads.read_projects_of(connection, task_ids)
 
     def task(self, task_id: str) -> dict[str, Any]:
         """Return a task with its record and counts.

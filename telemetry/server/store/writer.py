@@ -28,6 +28,7 @@ from telemetry.server.store.chunks import (
     unpack,
 )
 from telemetry.server.store.content import FrameContent, SeriesRun
+from telemetry.server.store.gate import Gate, ProjectLimits, Usage
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of
 from telemetry.server.store.state import MetricKey, SeriesState, TaskState
@@ -75,6 +76,8 @@ class WriterCache:
     def __init__(self, connection: Connection) -> None:
         self.tasks: dict[str, TaskState] = {}
         self.metrics: dict[MetricKey, int] = {}
+        # By project, where projects have limits.
+        self.usage: dict[str, Usage] = {}
         # Tasks and series taken in since the last trim.
         self.loaded = 0
         self._next_id = {
@@ -105,23 +108,36 @@ class WriterCache:
 
 
 class Transaction:
-    """Apply frames within an open transaction of `connection`; the caller commits."""
+    """Apply frames within an open transaction of `connection`; the caller commits.
+
+    Attributes:
+        refused: why, by the position of the frame among those applied.
+    """
 
     def __init__(
-        self, connection: Connection, cache: WriterCache, ranges: Callable[[Connection, bytes], Ranges]
+        self,
+        connection: Connection,
+        cache: WriterCache,
+        ranges: Callable[[Connection, bytes], Ranges],
+        limits: ProjectLimits | None = None,
     ) -> None:
         self._connection = connection
         self._cache = cache
         self._committed_ranges = ranges
         self.ranges: dict[bytes, tuple[Ranges, Ranges]] = {}
         self.changes: dict[str, TaskChange] = {}
+        self.refused: dict[int, str] = {}
+        self._applied = 0
+        self._gate = Gate(connection, limits or ProjectLimits(), cache.usage)
+        self._task_bytes: dict[int, int] = {}
         self._dirty_tasks: dict[str, TaskState] = {}
         self._dirty_series: dict[int, SeriesState] = {}
         self._refolded: dict[str, TaskState] = {}
         self._rows: dict[str, tuple[Table, list[dict[str, Any]]]] = {}
 
     def apply(self, content: FrameContent) -> bool:
-        """Take one frame in; False if the store already has it."""
+        """Take one frame in; False if the store already has it, or if it is in `refused` from now on."""
+        position, self._applied = self._applied, self._applied + 1
         writer = content.writer_id
         if writer not in self.ranges:
             known = self._committed_ranges(self._connection, writer)
@@ -129,8 +145,13 @@ class Transaction:
         before, now = self.ranges[writer]
         if content.sequence in now:
             return False
+        refusal = self._gate.refusal(content, self._row_id(content.task_id))
+        if refusal is not None:
+            self.refused[position] = refusal
+            return False
         self.ranges[writer] = (before, now.adding(content.sequence))
         task = self._task(content.task_id)
+        self._task_bytes[task.id] = self._task_bytes.get(task.id, 0) + content.frame_bytes
         change = self.changes.setdefault(content.task_id, TaskChange())
         if writer not in task.writers:
             task.writers.add(writer)
@@ -154,11 +175,21 @@ class Transaction:
         for task in self._refolded.values():
             self._refold(task)
         self._write_ranges()
+        if self._task_bytes:
+            rows = [{"task": task, "frame_bytes": count} for task, count in self._task_bytes.items()]
+            self._connection.execute(_ADD_BYTES, rows)
+        self._gate.finish()
 
     def _add_row(self, table: Table, row: dict[str, Any]) -> None:
         self._rows.setdefault(table.name, (table, []))[1].append(row)
 
     # -- tasks and series
+
+    def _row_id(self, task_id: str) -> int | None:
+        """Return a task's row id without making the task."""
+        if task_id in self._cache.tasks:
+            return self._cache.tasks[task_id].id
+        return self._connection.execute(select(schema.tasks.c.id).where(schema.tasks.c.task_id == task_id)).scalar()
 
     def _task(self, task_id: str) -> TaskState:
         task = self._cache.tasks.get(task_id)
@@ -463,6 +494,12 @@ _range_insert = upsert(schema.frame_ranges)
 _UPSERT_RANGE = _range_insert.on_conflict_do_update(
     index_elements=[schema.frame_ranges.c.writer, schema.frame_ranges.c.first],
     set_={"last": _range_insert.excluded.last},
+)
+
+_bytes_insert = upsert(schema.task_bytes)
+_ADD_BYTES = _bytes_insert.on_conflict_do_update(
+    index_elements=[schema.task_bytes.c.task],
+    set_={"frame_bytes": schema.task_bytes.c.frame_bytes + _bytes_insert.excluded.frame_bytes},
 )
 
 _UPDATE_TOTALS = (

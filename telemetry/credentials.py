@@ -1,0 +1,135 @@
+"""A client's token: where it is read, to whom it may be sent, and that nobody else sees it.
+
+Tokens travel in one place only, the Authorization header. An address that holds a password is refused,
+since addresses are printed, logged and kept in browsers' histories.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from telemetry.errors import ConfigurationError
+
+__all__ = ["Credentials", "check_token", "is_loopback", "read_token_file", "refuse_password_in_url"]
+
+log = logging.getLogger(__name__)
+
+# A token of ours has 60 characters; a larger file is not a token, and must not be read into memory.
+MAX_TOKEN_BYTES = 4096
+
+
+class Credentials:
+    """The token that a client sends, if it has one. Its repr does not show it.
+
+    Args:
+        token: None or "" sends none.
+        file: where the token came from, if it may change there: a mounted Kubernetes secret is rotated
+            while the job runs.
+    """
+
+    __slots__ = ("_file", "_token", "_warned")
+
+    def __init__(self, token: str | None = None, *, file: Path | None = None) -> None:
+        self._token = token or (read_token_file(file) if file is not None else "")
+        self._file = file
+        self._warned = False
+
+    def __repr__(self) -> str:
+        return f"Credentials({'***' if self._token else 'none'}, file={self._file})"
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that carry the token; none without one."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def copy(self) -> Credentials:
+        """Return the same credentials for another client."""
+        return Credentials(self._token, file=self._file)
+
+    def reread(self) -> bool:
+        """Read the token's file again; True if it holds another token now. Blocks on the file."""
+        if self._file is None:
+            return False
+        try:
+            token = read_token_file(self._file)
+        except ConfigurationError as error:
+            log.warning("%s; the token that was read before is still used", error)
+            return False
+        changed, self._token = token != self._token, token
+        return changed
+
+    def warn_if_exposed(self, url: str) -> None:
+        """Warn, once, where the token is about to cross a network that anyone on the way can read."""
+        parts = urlsplit(url)
+        if self._warned or not self._token or parts.scheme != "http" or is_loopback(parts.hostname or ""):
+            return
+        self._warned = True
+        log.warning(
+            "the token travels to %s without encryption, and everyone on the way can read it; "
+            "use an https:// address (a reverse proxy in front of the server)",
+            parts.netloc.rpartition("@")[2],
+        )
+
+
+def read_token_file(path: Path) -> str:
+    """Return the token in a file, without the line end that editors add.
+
+    Raises:
+        ConfigurationError: it cannot be read, or holds nothing that can be a token.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TOKEN_BYTES + 1)
+        if len(data) > MAX_TOKEN_BYTES:
+            raise ValueError(f"it is larger than {MAX_TOKEN_BYTES} bytes")
+        token = check_token(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        # The error's own text would show a part of what may be a secret.
+        raise ConfigurationError(f"the token file {path} cannot be used: it is not UTF-8") from error.__cause__
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the token file {path} cannot be used: {error}") from error
+    if not token:
+        raise ConfigurationError(f"the token file {path} is empty")
+    return token
+
+
+def check_token(text: str) -> str:
+    """Return a token without surrounding white space.
+
+    Raises:
+        ValueError: it holds a control character, which no header can carry. The text does not show the token.
+    """
+    token = text.strip()
+    if not token.isprintable():
+        raise ValueError("a token cannot hold line ends or other control characters")
+    return token
+
+
+def refuse_password_in_url(url: str) -> None:
+    """Refuse an address of the form scheme://user:secret@host.
+
+    Raises:
+        ConfigurationError: it is one; the text does not show the secret.
+    """
+    try:
+        parts = urlsplit(url)
+        user, password, host = parts.username, parts.password, parts.hostname
+    except ValueError:
+        return  # no address at all: whoever uses it says so
+    if user or password:
+        raise ConfigurationError(
+            f"the address of {host} holds a user name or password; give the token in TELEMETRY_TOKEN_FILE "
+            "or TELEMETRY_TOKEN, and the address without it"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach `host`. A name other than localhost may resolve to anything."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
