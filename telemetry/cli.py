@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from telemetry.errors import ConfigurationError, TelemetryError
+from telemetry.export_command import add_export
 
 __all__ = ["main"]
 
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_server(commands)
     _add_demo(commands)
     _add_sync(commands)
+    add_export(commands, default_url=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}", import_extra=_import_extra)
     _add_salvage(commands)
     command = commands.add_parser("settings", help="print every setting, its value and where it comes from")
     command.set_defaults(run=_settings)

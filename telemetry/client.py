@@ -337,7 +337,28 @@ class AsyncClient:
         answer = await self._get(_Request(f"/tasks/{task_id}/values", {}))
         return cast(list[ValueInfo], answer["values"])
 
+    async def export_page(self, task_id: str, part: str, after: str | None = None) -> dict[str, Any]:
+        """Return a page of all that the server has of a task; docs/server.md lists the fields.
+
+        Args:
+            part: "points", "console" or "events" (one page: record, single values, models).
+            after: where it goes on, from `next` of the page before; None for the first one.
+        """
+        import msgpack
+
+        status, body = await self._fetch(_Request(f"/tasks/{task_id}/export/{part}", {"after": after}))
+        if status != 200:
+            self._read_answer(status, body)
+        try:
+            page: dict[str, Any] = msgpack.unpackb(body)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise ServerUnreachable(f"{self.url} answers, but not as a telemetry server does") from error
+        return page
+
     async def _get(self, request: _Request) -> Any:
+        return self._read_answer(*await self._fetch(request))
+
+    async def _fetch(self, request: _Request) -> tuple[int, bytes]:
         import aiohttp
 
         if self._session is None:
@@ -354,7 +375,7 @@ class AsyncClient:
                 f"no answer from {self.url} ({error!s:.200} {type(error).__name__}). "
                 'Is it running? "telemetry server" starts one.'
             ) from error
-        return self._read_answer(status, body)
+        return status, body
 
     def _read_answer(self, status: int, body: bytes) -> Any:
         try:
@@ -481,6 +502,10 @@ class Client:
     def values(self, task_id: str) -> list[ValueInfo]:
         """See AsyncClient.values."""
         return self._run(self._client.values(task_id))
+
+    def export_page(self, task_id: str, part: str, after: str | None = None) -> dict[str, Any]:
+        """See AsyncClient.export_page."""
+        return self._run(self._client.export_page(task_id, part, after))
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(call, self._own_loop()).result()
