@@ -105,7 +105,7 @@ def read_events(connection: Connection, task_id: str) -> dict[str, Any]:
     }
 
 
-def _ordered_series(connection: Connection, task_id: str) -> Sequence[Row[Any]]:
+def _ordered_series(connection: Connection, task_id: str) -> Sequence[Any]:
     metrics, series, stats = schema.metrics.c, schema.series.c, schema.series_stats.c
     query = (
         select(series.id, series.unit, metrics.kind, metrics.title, metrics.series.label("name"), stats.count)
