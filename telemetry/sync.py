@@ -11,7 +11,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.importing import Report, import_sources
 from telemetry.sessions import Source, find_sources
 from telemetry.settings import Settings
-from telemetry.sinks.http import HttpSink
+from telemetry.sinks.http import HttpSink, open_sink
 from telemetry.terminal import ProgressLine, size_text
 
 __all__ = ["run"]
@@ -43,7 +43,7 @@ def _run_with_progress(sources: Sequence[Source], *, url: str, settings: Setting
     line = ProgressLine(total_bytes, sys.stderr)
 
     def make_sink() -> HttpSink:
-        return HttpSink(url, token=settings.token, timeout_s=settings.request_timeout_s)
+        return open_sink(url, settings)
 
     def on_progress(done_bytes: int, label: str) -> None:
         line.show(done_bytes, f"{size_text(done_bytes)}  {label}")

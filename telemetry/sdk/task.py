@@ -183,6 +183,27 @@ class Task:
                 log.warning("this process cannot join its parent's task %s: %s", lineage.task_id, error)
                 return None
 
+    @classmethod
+    def import_offline_session(
+        cls, session_folder_zip: str | os.PathLike[str], previous_task_id: str | None = None, iteration_offset: int = 0
+    ) -> str:
+        """Send a session folder or zip to the server at TELEMETRY_URL; return the task's id.
+
+        It becomes the task that the run was: same id, times and final status. Importing again changes nothing, and
+        the source is left as it is. Returns when everything is on the server.
+
+        Args:
+            session_folder_zip: a session folder, also one that still grows, or a session zip.
+            previous_task_id, iteration_offset: not built yet; only the defaults are accepted.
+        Raises:
+            ConfigurationError: nothing is there (it is a ValueError, too), or there is no server to send it to.
+            JournalError: it is no session, or cannot be read to its end.
+            SinkUnavailable: the server does not answer; what it took until then is there.
+        """
+        from telemetry.sdk.offline import import_offline_session
+
+        return import_offline_session(session_folder_zip, previous_task_id, iteration_offset)
+
     def __init__(self, launched: Launch, *, tags: list[str], part: WriterRecord, hooks: bool = True) -> None:
         """Use Task.init."""
         self._launched = launched

@@ -1,0 +1,71 @@
+"""Task.import_offline_session: one session folder or zip to the server."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from telemetry.errors import ConfigurationError, JournalError
+from telemetry.sdk.announce import Announcer
+from telemetry.sdk.masking import mask_url
+from telemetry.sessions import Source
+from telemetry.settings import Settings
+
+__all__ = ["import_offline_session"]
+
+
+def import_offline_session(
+    session_folder_zip: str | os.PathLike[str], previous_task_id: str | None = None, iteration_offset: int = 0
+) -> str:
+    """See Task.import_offline_session."""
+    if previous_task_id is not None:
+        raise ConfigurationError("import_offline_session: previous_task_id is not supported yet; leave it out")
+    if iteration_offset:
+        raise ConfigurationError("import_offline_session: iteration_offset is not supported yet; leave it out")
+    source = _source(Path(session_folder_zip))
+    settings = Settings.load()
+    if settings.url is None or not settings.url.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"importing {source.path} needs a server, and TELEMETRY_URL is {mask_url(settings.url or 'not set')}. "
+            "Nothing was sent. Set it to the server's address, such as http://127.0.0.1:8008"
+        )
+    # On a thread of its own: a notebook's has an event loop running already.
+    with ThreadPoolExecutor(1, "telemetry-import") as pool:
+        task_id, said = pool.submit(_send, source, settings.url, settings).result()
+    Announcer(quiet=settings.quiet).say(said)
+    return task_id
+
+
+def _source(path: Path) -> Source:
+    path = path.expanduser()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ConfigurationError(
+            f"there is no session folder or zip at {path}: {error.strerror}. Nothing was sent"
+        ) from error
+    return Source(path, 0 if stat.S_ISDIR(found.st_mode) else found.st_size, named=True)
+
+
+def _send(source: Source, url: str, settings: Settings) -> tuple[str, str]:
+    """Return the task's id and what to tell the user."""
+    import asyncio
+
+    from telemetry.importing import import_sources
+    from telemetry.sinks.http import HttpSink, open_sink
+
+    def make_sink() -> HttpSink:
+        return open_sink(url, settings)
+
+    report = asyncio.run(import_sources([source], make_sink, timeout_s=settings.request_timeout_s))
+    if report.stopped_by is not None:
+        raise report.stopped_by
+    (outcome,) = report.outcomes
+    if outcome.error:
+        raise JournalError(f"{source.path} could not be imported: {outcome.error}")
+    page = f"{mask_url(url).rstrip('/')}/tasks/{outcome.task_id}"
+    lines = [f"telemetry: imported {outcome.events:,} events of {source.path} -> {page}"]
+    lines += [f"telemetry: {source.path}: {fault}" for fault in outcome.faults()]
+    return outcome.task_id, "\n".join(lines)
