@@ -20,7 +20,7 @@ from pathlib import Path
 
 MAGIC = b"\x89TLF\r\n\x1a\n"
 HEADER = struct.Struct("<8sBBHIIIQ16sI")
-MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
 FIELDS = {
     "console": ("time_unix_ns", "stream", "text", "level"),
     "model": ("time_unix_ns", "name", "path", "framework", "iteration", "size_bytes"),

@@ -34,13 +34,18 @@ from telemetry.events import (
     SeriesKey,
     SingleValue,
 )
+from telemetry.payload import array_items, build, payload_parts
 
 __all__ = [
     "CONTENT_TYPE",
     "HEADER_BYTES",
     "MAGIC",
+    "MAX_EVENTS",
     "MAX_PAYLOAD_BYTES",
     "MAX_RANK",
+    "MAX_SERIES",
+    "MAX_VALUE_OBJECTS",
+    "SENT_HEADER",
     "VERSION",
     "Damage",
     "Frame",
@@ -54,6 +59,8 @@ __all__ = [
 MAGIC = b"\x89TLF\r\n\x1a\n"
 VERSION = 1
 CONTENT_TYPE = "application/vnd.telemetry.frames"
+# The sender's clock in Unix ns as it sends frames over HTTP: it tells an old frame from a clock that is wrong.
+SENT_HEADER = "X-Telemetry-Sent"
 
 # magic, version u8, flags u8, reserved u16, payload bytes u32, unpacked bytes u32, events u32,
 # sequence u64, writer id, checksum u32 (CRC-32 of the header before it and of the payload)
@@ -64,10 +71,21 @@ _CHECKED_HEADER_BYTES = HEADER_BYTES - 4
 _FLAG_DEFLATE = 0x01
 _KNOWN_FLAGS = _FLAG_DEFLATE
 
-# A header with a larger number is damage or an attack; the batcher cuts far below it.
-MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+# A header with a larger number is damage or an attack. The batcher cuts at 4 MiB of events and by default at 32,768
+# scalars, 0.9 MB; 262,144, which is the most that can be set, are 7.5 MB.
+MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
+
+# Each becomes an object of some 200 bytes; the batcher counts 64 bytes and more for the smallest event.
+MAX_EVENTS = 131_072
+# As many as a frame of the default size has rows, and some.
+MAX_SERIES = 65_536
+# The lists, maps and numbers of all record values of a frame together.
+MAX_VALUE_OBJECTS = 524_288
 
 MAX_RANK = 2**31 - 1
+
+# A scan checks this much in vain, and four times what it was given besides.
+MIN_SCAN_CHECKS_BYTES = 64 * 1024 * 1024
 
 SERIES_KINDS = frozenset({"scalar", "resource"})
 
@@ -126,15 +144,18 @@ def encode(batch: Batch, *, writer_id: bytes, sequence: int, level: int = 1) -> 
         level: zlib level. 1 packs a scalar to about 8.5 bytes at 0.23 us; 6 gains 2 % for 1.3 times the time.
     Raises:
         InvalidEvent: an event has a field of a wrong type.
-        FrameError: the payload is over MAX_PAYLOAD_BYTES.
+        FrameError: the payload is over MAX_PAYLOAD_BYTES, or holds too many series, events or values.
     """
+    _check_count(len(batch.columns.series), "series", MAX_SERIES)
+    _check_count(len(batch.events), "events", MAX_EVENTS)
+    budget = _Budget()
     payload = msgpack.packb(
         {
             "task": batch.task_id,
             "rank": _checked_rank(batch.rank),
             "series": [[key.kind, key.title, key.series, key.unit] for key in batch.columns.series],
             "columns": _pack_columns(batch.columns),
-            "events": [_pack_event(event) for event in batch.events],
+            "events": [_pack_event(event, budget) for event in batch.events],
         },
         unicode_errors="backslashreplace",
     )
@@ -192,14 +213,21 @@ def parse_frame(buffer: bytes | memoryview, offset: int = 0) -> Frame:
 def scan(buffer: bytes | memoryview) -> Iterator[tuple[int, Frame | Damage]]:
     """Yield (offset, Frame) for each sound frame and (offset, Damage) for what lies between.
 
-    Never raises on content: after damage the scan goes on at the next magic number.
+    Never raises on content: after damage the scan goes on at the next magic number. Bytes made to look like a
+    million frames that each reach to the end would be checked a million times; such a search is given up.
     """
     data = bytes(buffer) if isinstance(buffer, memoryview) else buffer
     offset = 0
+    checks_left = MIN_SCAN_CHECKS_BYTES + 4 * len(data)
     while offset < len(data):
         try:
             frame = parse_frame(data, offset)
         except FrameError as error:
+            checks_left -= _claimed_bytes(data, offset)
+            if checks_left < 0:
+                reason = f"too many damaged frames, the rest is not searched; the last was: {error}"
+                yield offset, Damage(offset, len(data) - offset, reason)
+                return
             # A length field may be what is broken, so the search starts right behind this magic number.
             following = data.find(MAGIC, offset + 1)
             end = len(data) if following < 0 else following
@@ -209,6 +237,14 @@ def scan(buffer: bytes | memoryview) -> Iterator[tuple[int, Frame | Damage]]:
         else:
             yield offset, frame
             offset += len(frame.data)
+
+
+def _claimed_bytes(data: bytes, offset: int) -> int:
+    """Return what checking the frame at `offset` cost, in bytes: nothing where its header was refused already."""
+    if len(data) - offset < HEADER_BYTES or not data.startswith(MAGIC, offset):
+        return 0
+    frame_bytes = HEADER_BYTES + int(_HEADER.unpack_from(data, offset)[4])
+    return frame_bytes if frame_bytes <= len(data) - offset else 0
 
 
 def decode(frame: Frame) -> Batch:
@@ -224,11 +260,14 @@ def decode(frame: Frame) -> Batch:
     if len(payload) != unpacked_bytes:
         raise FrameError(f"the payload has {len(payload)} bytes, its header says {unpacked_bytes}")
     try:
-        document = msgpack.unpackb(payload, strict_map_key=True)
-        columns = _unpack_columns(document["series"], document["columns"])
-        events = [_unpack_event(item) for item in _list(document["events"], "events")]
-        task_id = document["task"]
-        rank = _checked_rank(document.get("rank"))
+        parts = payload_parts(payload)
+        task_id = build(payload, parts["task"])
+        rank = _checked_rank(build(payload, parts["rank"]) if "rank" in parts else None)
+        keys = [_unpack_series(item) for item in array_items(payload, parts["series"], "series", MAX_SERIES)]
+        budget = _Budget()
+        items = array_items(payload, parts["events"], "events", MAX_EVENTS)
+        events = [_unpack_event(item, budget) for item in items]
+        columns = _unpack_columns(keys, list(array_items(payload, parts["columns"], "columns", 4)))
     except FrameError:
         raise
     except InvalidEvent as error:
@@ -267,8 +306,7 @@ def _pack_columns(columns: ScalarColumns) -> list[bytes]:
     ]
 
 
-def _unpack_columns(series: Any, columns: Any) -> ScalarColumns:
-    keys = [_unpack_series(item) for item in _list(series, "series")]
+def _unpack_columns(keys: list[SeriesKey], columns: list[Any]) -> ScalarColumns:
     packed_index, packed_iterations, packed_times, packed_values = columns
     index = _from_planes("I", packed_index)
     iterations = _from_planes("q", packed_iterations)
@@ -305,25 +343,44 @@ def _from_planes(typecode: str, planes: Any) -> array[Any]:
     return column
 
 
-def _pack_event(event: FrameEvent) -> list[Any]:
+class _Budget:
+    """How many more objects the record values of one frame may hold."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_VALUE_OBJECTS
+
+    def spend(self, objects: int) -> None:
+        self.left -= objects
+        if self.left < 0:
+            raise FrameError(f"the record values of a frame hold more than {MAX_VALUE_OBJECTS} objects")
+
+
+def _check_count(count: int, what: str, most: int) -> None:
+    if count > most:
+        raise FrameError(f"a frame of {count} {what} is over the limit of {most}")
+
+
+def _pack_event(event: FrameEvent, budget: _Budget) -> list[Any]:
     code = _EVENT_CODES.get(type(event))
     if code is None:
         raise InvalidEvent(f"{type(event).__name__} is no event that travels in a frame")
-    _check_event(code, event)
+    _check_event(code, event, budget)
     return [code, *(getattr(event, name) for name in event.__slots__)]
 
 
-def _unpack_event(item: Any) -> FrameEvent:
+def _unpack_event(item: Any, budget: _Budget) -> FrameEvent:
     code, *fields = _list(item, "event")
     cls = _EVENT_TYPES.get(code) if isinstance(code, str) else None
     if cls is None:
         raise FrameError(f"unknown event type {code!r:.40}")
     event: FrameEvent = cls(*fields)
-    _check_event(code, event)
+    _check_event(code, event, budget)
     return event
 
 
-def _check_event(code: str, event: FrameEvent) -> None:
+def _check_event(code: str, event: FrameEvent, budget: _Budget) -> None:
     for name, allowed in _EVENT_CHECKS[code].items():
         value = getattr(event, name)
         # bool is an int to isinstance, and no time or iteration.
@@ -332,23 +389,25 @@ def _check_event(code: str, event: FrameEvent) -> None:
         if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
             raise InvalidEvent(f"field {name} of a {code} event is {value}, which no signed 64-bit integer holds")
     if isinstance(event, RecordChange):
-        _check_value(event.value, MAX_VALUE_DEPTH)
+        _check_value(event.value, MAX_VALUE_DEPTH, budget)
 
 
-def _check_value(value: Any, depth: int) -> None:
+def _check_value(value: Any, depth: int, budget: _Budget) -> None:
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return
     if not depth:
         raise InvalidEvent(f"a record value is nested more than {MAX_VALUE_DEPTH} deep")
     # msgpack hands its extension types out as tuples.
     if isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
+        budget.spend(1 + len(value))
         for item in value:
-            _check_value(item, depth - 1)
+            _check_value(item, depth - 1, budget)
     elif isinstance(value, dict):
+        budget.spend(1 + 2 * len(value))
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidEvent(f"a record value has a key of type {type(key).__name__}")
-            _check_value(item, depth - 1)
+            _check_value(item, depth - 1, budget)
     else:
         raise InvalidEvent(f"a record value is or holds a {type(value).__name__}")
 
