@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.retry import parse_retry_after
 from telemetry.settings import Settings
-from telemetry.wire import CONTENT_TYPE, Frame
+from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame
 
 __all__ = ["HttpSink", "open_sink"]
 
@@ -128,7 +129,8 @@ class HttpSink:
         import orjson
 
         try:
-            async with self._session.post(f"{self.url}/api/v1/frames", data=body) as response:
+            sent = {SENT_HEADER: str(time.time_ns())}
+            async with self._session.post(f"{self.url}/api/v1/frames", data=body, headers=sent) as response:
                 status, data = response.status, await response.read()
                 retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
         except TimeoutError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,19 @@ def content_of(
     return prepare(encode(batch, writer_id=writer, sequence=sequence), batch)
 
 
-def config_of(directory: Path, *, token: str | None = None, limits: Limits | None = None) -> ServerConfig:
-    return ServerConfig(directory, port=0, token=token, limits=limits or Limits())
+def soon_after_the_start() -> int:
+    """The server's clock: the frames of the tests are fresh."""
+    return START_NS + 1000 * MS
+
+
+def config_of(
+    directory: Path,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    clock: Callable[[], int] = soon_after_the_start,
+) -> ServerConfig:
+    return ServerConfig(directory, port=0, token=token, limits=limits or Limits(), clock=clock)
 
 
 @dataclass
@@ -130,5 +141,11 @@ class Http:
         assert (answer.status, set(answer.results)) == (200, {"stored"}), answer
 
 
-def started(directory: Path, *, token: str | None = None, limits: Limits | None = None) -> BackgroundServer:
-    return BackgroundServer(config_of(directory, token=token, limits=limits))
+def started(
+    directory: Path,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    clock: Callable[[], int] = soon_after_the_start,
+) -> BackgroundServer:
+    return BackgroundServer(config_of(directory, token=token, limits=limits, clock=clock))

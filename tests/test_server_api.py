@@ -11,6 +11,7 @@ import pytest
 from server_support import LOSS, MS, START_NS, TASK, Http, frame_of, rows_of, started
 
 from telemetry.events import ConsoleLine, ModelSaved, RecordChange, SeriesKey, SingleValue
+from telemetry.server.store.schema import SCHEMA_VERSION
 
 START_MS = START_NS // MS
 CPU = SeriesKey("resource", "cpu", "host", "%")
@@ -40,7 +41,7 @@ def test_an_empty_server_answers(http: Http) -> None:
     assert http.get("/tasks") == {"tasks": [], "total": 0, "page": 0, "page_size": 50}
     assert http.get("/projects") == {"projects": []}
     server = http.get("/server")
-    assert (server["api"], server["schema"]) == (1, 2)
+    assert (server["api"], server["schema"]) == (1, SCHEMA_VERSION)
     assert http.request("GET", "/healthz").body == b"ok"
 
 
@@ -83,6 +84,7 @@ def test_a_task_is_told_in_full(http: Http) -> None:
         "started_unix_ms": START_MS + 5,
         "ended_unix_ms": None,
         "last_update_unix_ms": START_MS + 7,
+        "last_seen_unix_ms": START_MS + 7,
         "last_iteration": 2,
         "points": 3,
         "writers": 1,
@@ -100,7 +102,7 @@ def test_series_are_told_with_their_statistics(http: Http) -> None:
     (loss,) = http.get(f"/tasks/{TASK}/series", kind="scalar")["series"]
     assert loss.pop("id") > 0
     assert loss == {
-        "kind": "scalar", "title": "loss", "series": "train", "unit": "", "count": 3, "last": 2.0,
+        "kind": "scalar", "title": "loss", "series": "train", "rank": None, "unit": "", "count": 3, "last": 2.0,
         "last_iteration": 2, "last_unix_ms": START_MS + 2, "min": 1.0, "min_iteration": 1, "max": 3.0,
         "max_iteration": 0, "first_iteration": 0, "non_finite": 0,
     }  # fmt: skip

@@ -53,6 +53,24 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) ->
     assert (tmp_path / DATABASE_NAME).read_bytes() == before
 
 
+BACK_TO_VERSION_1 = """
+    ALTER TABLE console_lines DROP COLUMN writer;
+    ALTER TABLE console_lines DROP COLUMN sequence;
+    ALTER TABLE tasks DROP COLUMN seen;
+    ALTER TABLE tasks DROP COLUMN active;
+    CREATE TABLE old (id INTEGER NOT NULL PRIMARY KEY, task BIGINT NOT NULL, metric BIGINT NOT NULL,
+        unit TEXT NOT NULL, UNIQUE (task, metric));
+    INSERT INTO old SELECT id, task, metric, unit FROM series;
+    DROP TABLE series;
+    ALTER TABLE old RENAME TO series;
+    DROP INDEX series_stats_by_metric;
+    DROP INDEX series_stats_by_task;
+    ALTER TABLE series_stats DROP COLUMN rank;
+    CREATE INDEX series_stats_by_metric ON series_stats (metric, last, task);
+    CREATE INDEX series_stats_by_task ON series_stats (task, metric);
+"""
+
+
 def test_a_store_of_version_1_is_migrated_and_keeps_its_lines(tmp_path: Path) -> None:
     # given a store as version 1 wrote it, with a line
     line = ConsoleLine(START_NS, "stdout", "old")
@@ -60,8 +78,7 @@ def test_a_store_of_version_1_is_migrated_and_keeps_its_lines(tmp_path: Path) ->
     store.write([content_of({}, [line])])
     store.close()
     with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
-        for column in ("writer", "sequence"):
-            connection.execute(f"ALTER TABLE console_lines DROP COLUMN {column}")
+        connection.executescript(BACK_TO_VERSION_1)
         connection.execute("UPDATE schema_info SET version = 1")
     connection.close()
     # when it is opened and written

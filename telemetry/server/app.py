@@ -49,6 +49,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(api.run_readers)
     app.cleanup_ctx.append(export_api.run_exporter)
     app.cleanup_ctx.append(ingest.run_ingest)
+    app.cleanup_ctx.append(live.run_status_watch)
     app.cleanup_ctx.append(run_tokens)
     return app
 
@@ -186,7 +187,13 @@ def _error(status: int, message: str, request: web.Request, error: web.HTTPExcep
 
 async def _run_store(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
-    app[STORE] = Store(config.directory, max_bytes=config.limits.max_store_bytes, readers=api.READ_THREADS + 3)
+    app[STORE] = Store(
+        config.directory,
+        max_bytes=config.limits.max_store_bytes,
+        # Beside those of the API: the live stream, the watch for silent tasks, ingest and export.
+        readers=api.READ_THREADS + 4,
+        clock=config.clock,
+    )
     yield
     app[STORE].close()
 

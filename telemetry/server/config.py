@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class ServerConfig:
             this machine may read and write.
         allowed_hosts: further names under which a server without tokens may be addressed (a reverse proxy's).
         project_limits: how much each project may hold.
+        clock: Unix time in ns: by it a task that falls silent is `stalled` and then `lost`.
 
     Raises:
         ConfigurationError: a host that others can reach, and no valid token; or an empty token.
@@ -83,6 +85,7 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     project_limits: ProjectLimits = field(default_factory=ProjectLimits)
+    clock: Callable[[], int] = field(default=time.time_ns, repr=False)
 
     def __post_init__(self) -> None:
         if self.token is not None and not self.token.strip():

@@ -26,7 +26,7 @@ from telemetry.server.access import access_of
 from telemetry.server.config import CONFIG, STORE, Limits
 from telemetry.server.live import HUB
 from telemetry.server.store import FrameContent, Store, StoreUnavailable, TaskChange, Written, prepare
-from telemetry.wire import CONTENT_TYPE, Frame, decode, parse_frame
+from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame, decode, parse_frame
 
 __all__ = ["INGEST", "BodyTooLarge", "Ingest", "ServerBusy", "add_routes", "run_ingest"]
 
@@ -133,18 +133,21 @@ class Ingest:
             self._waiting_bytes -= body_bytes
             self._waiting_requests -= 1
 
-    async def take(self, body: bytes, *, projects: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+    async def take(
+        self, body: bytes, *, projects: tuple[str, ...] | None = None, sent_time: int | None = None
+    ) -> list[dict[str, Any]]:
         """Store the frames of a body and return the answer for each, in order.
 
         Args:
             projects: those that the sender may write to; None for all.
+            sent_time: the sender's clock as it sent the body, Unix ns; None if it did not say.
         Raises:
             FrameError: the body is not whole frames; nothing was kept.
             BodyTooLarge, ServerBusy, StoreUnavailable: nothing was kept.
         """
         frames, unpacked_bytes = await self._loop.run_in_executor(self._decoders, self._cut, body)
         with self._room_for(unpacked_bytes):
-            return await self._store_frames(frames, projects)
+            return await self._store_frames(frames, projects, sent_time)
 
     @contextmanager
     def _room_for(self, unpacked_bytes: int) -> Iterator[None]:
@@ -157,10 +160,15 @@ class Ingest:
         finally:
             self._unpacked_bytes -= unpacked_bytes
 
-    async def _store_frames(self, frames: Sequence[Frame], projects: tuple[str, ...] | None) -> list[dict[str, Any]]:
+    async def _store_frames(
+        self, frames: Sequence[Frame], projects: tuple[str, ...] | None, sent_time: int | None
+    ) -> list[dict[str, Any]]:
         items = await self._loop.run_in_executor(
             self._decoders, lambda: [self._decode(frame, projects) for frame in frames]
         )
+        for item in items:
+            if item.content is not None:
+                item.content.sent_time = sent_time
         weight_bytes = sum(item.content.weight_bytes for item in items if item.content is not None)
         if weight_bytes:
             job = _Job([item for item in items if item.content], self._loop.create_future(), weight_bytes)
@@ -309,6 +317,10 @@ async def run_ingest(app: web.Application) -> AsyncIterator[None]:
     await app[INGEST].close()
 
 
+def _sent_time(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
+
+
 async def post_frames(request: web.Request) -> web.Response:
     """`POST /api/v1/frames`: one or more frames; answered after they are committed."""
     ingest, limits = request.app[INGEST], request.app[CONFIG].limits
@@ -326,7 +338,9 @@ async def post_frames(request: web.Request) -> web.Response:
         with ingest.admitted(limits.max_body_bytes if length is None else length):
             async with asyncio.timeout(_BODY_TIMEOUT_S):
                 body = await request.read()
-            answers = await ingest.take(body, projects=access_of(request).projects)
+            answers = await ingest.take(
+                body, projects=access_of(request).projects, sent_time=_sent_time(request.headers.get(SENT_HEADER, ""))
+            )
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(
             text=f"the body did not arrive within {_BODY_TIMEOUT_S:g} s; nothing was kept"

@@ -8,18 +8,22 @@ watches has series.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
+from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.server.access import EVERYTHING, Access, access_of, may_read_project
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.params import task_id_of
 from telemetry.server.store import NotFound, SeriesChange, Store, TaskChange, json_number
 
-__all__ = ["HUB", "Hub", "add_routes"]
+__all__ = ["HUB", "Hub", "add_routes", "run_status_watch"]
+
+log = logging.getLogger("telemetry.server")
 
 # A chart redrawn four times a second looks alive; a table that reorders more than twice cannot be read.
 TASK_INTERVAL_S = 0.25
@@ -30,6 +34,8 @@ HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 30.0
 # How soon a browser connects again, in ms; a restarted server should not look dead for long.
 RECONNECT_MS = 2000
+# How late a page may learn that a task has been silent for a minute.
+STATUS_INTERVAL_S = 1.0
 # More changed tasks than any page shows; a page that is told of these many reads its rows again anyway.
 MAX_PENDING_TASKS = 1000
 
@@ -112,6 +118,31 @@ class Hub:
 
 
 HUB = web.AppKey("hub", Hub)
+
+
+async def run_status_watch(app: web.Application) -> AsyncIterator[None]:
+    """Tell viewers of tasks that became stalled or lost: nothing is committed then (a cleanup context)."""
+    watch = asyncio.create_task(_watch_status(app))
+    yield
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+
+
+async def _watch_status(app: web.Application) -> None:
+    hub, store = app[HUB], app[STORE]
+    _, since = await asyncio.to_thread(store.moved_by_time, app[CONFIG].clock())
+    while True:
+        await asyncio.sleep(STATUS_INTERVAL_S)
+        if not len(hub):
+            since = app[CONFIG].clock()
+            continue
+        try:
+            moved, since = await asyncio.to_thread(store.moved_by_time, since)
+        except SQLAlchemyError as error:
+            log.error("the status of silent tasks cannot be read: %s", error)
+            continue
+        if moved:
+            hub.publish({task_id: TaskChange() for task_id in moved})
 
 
 def add_routes(app: web.Application) -> None:

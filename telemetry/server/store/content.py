@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from telemetry.errors import FrameError
 from telemetry.events import (
+    HEARTBEATS,
     INT64_MAX,
     MAX_NAME_CHARS,
     Batch,
@@ -68,6 +69,9 @@ class FrameContent:
         frame_bytes: the frame's length as it came; the limits of projects count it.
         projects: those that its sender may write to, with what is below them; None for all.
         first_time, last_time: over everything in the frame with a positive time; None if there is none.
+        active_time: the last time of anything but heartbeats and resource samples.
+        rank: the writer's; None where the task has one process.
+        sent_time: the sender's clock when it sent the frame, to tell an old frame from a wrong clock.
     """
 
     writer_id: bytes
@@ -83,6 +87,9 @@ class FrameContent:
     records: list[RecordChange] = field(default_factory=list)
     first_time: int | None = None
     last_time: int | None = None
+    active_time: int | None = None
+    rank: int | None = None
+    sent_time: int | None = None
 
 
 def prepare(frame: Frame, batch: Batch) -> FrameContent:
@@ -98,6 +105,7 @@ def prepare(frame: Frame, batch: Batch) -> FrameContent:
     for event in batch.events:
         _check_event(event)
         _event_list(content, event).append(event)
+    content.rank = batch.rank
     content.runs = _runs(batch.columns)
     times = [event.time_unix_ns for event in batch.events if event.time_unix_ns > 0]
     if len(batch.columns):
@@ -107,7 +115,14 @@ def prepare(frame: Frame, batch: Batch) -> FrameContent:
             times += [int(positive.min()), int(positive.max())]
     if times:
         content.first_time, content.last_time = min(times), max(times)
+    active = [event.time_unix_ns for event in batch.events if not _is_heartbeat(event)]
+    active += [int(run.points.times.max()) for run in content.runs if run.key.kind == "scalar"]
+    content.active_time = max((moment for moment in active if moment > 0), default=None)
     return content
+
+
+def _is_heartbeat(event: FrameEvent) -> bool:
+    return isinstance(event, RecordChange) and event.section == HEARTBEATS
 
 
 def _event_list(content: FrameContent, event: FrameEvent) -> list[Any]:

@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, selec
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import project_condition
+from telemetry.server.store.status import status_at, status_of
 
 __all__ = [
     "METRIC_SORT",
@@ -44,9 +45,9 @@ _tasks = schema.tasks.c
 
 # Sort keys of the table of tasks, besides `last:<title>/<series>`.
 TASK_SORTS: dict[str, Any] = {
+    "status": None,  # follows from the time, see status_at
     "name": _tasks.name,
     "project": _tasks.project,
-    "status": _tasks.status,
     "progress": _tasks.progress,
     "started": _tasks.started,
     "created": _tasks.created,
@@ -110,19 +111,19 @@ def task_row_id(connection: Connection, task_id: str) -> int:
     return int(found)
 
 
-def read_tasks(connection: Connection, query: TasksQuery) -> Json:
-    """Return one page of tasks and how many there are on all pages."""
-    conditions = _conditions(query)
+def read_tasks(connection: Connection, query: TasksQuery, now: int) -> Json:
+    """Return one page of tasks and how many there are on all pages. `now`: the server's clock, for their status."""
+    conditions = _conditions(query, now)
     total = connection.execute(select(func.count()).select_from(schema.tasks).where(*conditions)).scalar_one()
     if query.sort.startswith(METRIC_SORT):
         rows = _page_by_metric(connection, query, conditions)
     else:
-        column = TASK_SORTS[query.sort]
+        column = status_at(now) if query.sort == "status" else TASK_SORTS[query.sort]
         # No NULLS LAST where the index already has it so: SQLite would sort the whole table for it.
         order = column.desc() if query.descending else column.asc().nulls_last()
         rows = _page(connection, select(schema.tasks).where(*conditions).order_by(order, _tasks.id.desc()), query)
     return {
-        "tasks": _summaries(connection, rows),
+        "tasks": _summaries(connection, rows, now),
         "total": total,
         "page": query.page,
         "page_size": query.page_size,
@@ -146,12 +147,12 @@ def read_projects_of(connection: Connection, task_ids: Sequence[str]) -> dict[st
     return found
 
 
-def read_summary(connection: Connection, task_id: str) -> Json:
+def read_summary(connection: Connection, task_id: str, now: int) -> Json:
     """Return a task as the table of tasks shows it."""
-    return _summaries(connection, [_task_row(connection, task_id)])[0]
+    return _summaries(connection, [_task_row(connection, task_id)], now)[0]
 
 
-def read_task(connection: Connection, task_id: str) -> Json:
+def read_task(connection: Connection, task_id: str, now: int) -> Json:
     """Return a task's summary, its whole record and its counts."""
     row = _task_row(connection, task_id)
     columns = schema.records.c
@@ -162,7 +163,7 @@ def read_task(connection: Connection, task_id: str) -> Json:
         .order_by(columns.section, columns.key)
     ):
         record.setdefault(section, {})[key] = _json_value(msgpack.unpackb(value))
-    return _summaries(connection, [row])[0] | {
+    return _summaries(connection, [row], now)[0] | {
         "record": record,
         "counts": {
             "points": row.points,
@@ -183,7 +184,7 @@ def read_series(connection: Connection, task_id: str, kind: str | None) -> Json:
         .join(metrics, metrics.c.id == stats.c.metric)
         .join(series, series.c.id == stats.c.series)
         .where(stats.c.task == task)
-        .order_by(metrics.c.kind, metrics.c.title, metrics.c.series)
+        .order_by(metrics.c.kind, metrics.c.title, metrics.c.series, stats.c.rank)
     )
     if kind is not None:
         query = query.where(metrics.c.kind == kind)
@@ -194,6 +195,7 @@ def read_series(connection: Connection, task_id: str, kind: str | None) -> Json:
                 "kind": row.kind,
                 "title": row.title,
                 "series": row.series_name,
+                "rank": None if row.rank == schema.NO_RANK else row.rank,
                 "unit": row.unit,
                 "count": row.count,
                 "last": json_number(row.last),
@@ -284,7 +286,7 @@ def _task_row(connection: Connection, task_id: str) -> Row[Any]:
     return row
 
 
-def _conditions(query: TasksQuery) -> list[ColumnElement[bool]]:
+def _conditions(query: TasksQuery, now: int) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if query.search:
         # autoescape: % and _ are what the user typed, not wildcards.
@@ -294,7 +296,7 @@ def _conditions(query: TasksQuery) -> list[ColumnElement[bool]]:
     if query.project is not None:
         conditions.append(_tasks.project == query.project)
     if query.status is not None:
-        conditions.append(_tasks.status == query.status)
+        conditions.append(status_at(now) == query.status)
     return conditions
 
 
@@ -316,7 +318,16 @@ def _page_by_metric(
     metric = connection.execute(
         select(func.min(metrics.id)).where(metrics.path == path, metrics.kind == "scalar")
     ).scalar()
-    joined = select(schema.tasks).join(schema.series_stats, and_(stats.task == _tasks.id, stats.metric == metric))
+    other = schema.series_stats.alias().c
+    # Of several ranks the lowest stands for the task.
+    leads = (
+        ~select(other.series)
+        .where(other.task == stats.task, other.metric == stats.metric, other.rank < stats.rank)
+        .exists()
+    )
+    joined = select(schema.tasks).join(
+        schema.series_stats, and_(stats.task == _tasks.id, stats.metric == metric, leads)
+    )
     # NaN is NULL: with the smallest when ascending, with the largest when descending, never on top.
     order = stats.last.desc().nulls_last() if query.descending else stats.last.asc().nulls_last()
     having = joined.where(*conditions)
@@ -328,7 +339,7 @@ def _page_by_metric(
     return rows + _span(connection, rest, max(0, start - count), query.page_size - len(rows))
 
 
-def _summaries(connection: Connection, rows: Sequence[Row[Any]]) -> list[Json]:
+def _summaries(connection: Connection, rows: Sequence[Row[Any]], now: int) -> list[Json]:
     recent = {row.id: [series for series, _ in orjson.loads(row.recent_series)] for row in rows}
     wanted = [series for group in recent.values() for series in group]
     stats, metrics = schema.series_stats.c, schema.metrics.c
@@ -352,7 +363,7 @@ def _summaries(connection: Connection, rows: Sequence[Row[Any]]) -> list[Json]:
             "name": row.name,
             "project": row.project,
             "type": row.type,
-            "status": row.status,
+            "status": status_of(row.status, row.seen, row.active, now),
             "status_reason": row.status_reason,
             "progress": row.progress,
             "tags": orjson.loads(row.tags),
@@ -360,6 +371,7 @@ def _summaries(connection: Connection, rows: Sequence[Row[Any]]) -> list[Json]:
             "started_unix_ms": _ms(row.started),
             "ended_unix_ms": _ms(row.ended),
             "last_update_unix_ms": _ms(row.last_update),
+            "last_seen_unix_ms": _ms(row.seen),
             "last_iteration": row.last_iteration,
             "points": row.points,
             "writers": row.writers,

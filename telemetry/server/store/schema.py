@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 __all__ = [
     "MIGRATIONS",
+    "NO_RANK",
     "SCHEMA_VERSION",
     "chunk_data",
     "chunks",
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 # Raised by every change of a table; a store of a newer version is refused, an older one migrated.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # What makes each version out of the one before it, for tables that are there already.
 MIGRATIONS: dict[int, tuple[str, ...]] = {
@@ -50,7 +51,26 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE console_lines ADD COLUMN writer BLOB",
         "ALTER TABLE console_lines ADD COLUMN sequence BIGINT",
     ),
+    3: (
+        "ALTER TABLE tasks ADD COLUMN seen BIGINT",
+        "ALTER TABLE tasks ADD COLUMN active BIGINT",
+        "UPDATE tasks SET seen = last_update, active = last_update",
+        # SQLite cannot change what is unique in a table; it can only be made anew.
+        "CREATE TABLE series_3 (id INTEGER NOT NULL PRIMARY KEY, task BIGINT NOT NULL, metric BIGINT NOT NULL, "
+        "rank INTEGER NOT NULL, unit TEXT NOT NULL, UNIQUE (task, metric, rank))",
+        "INSERT INTO series_3 (id, task, metric, rank, unit) SELECT id, task, metric, -1, unit FROM series",
+        "DROP TABLE series",
+        "ALTER TABLE series_3 RENAME TO series",
+        "ALTER TABLE series_stats ADD COLUMN rank INTEGER NOT NULL DEFAULT -1",
+        "DROP INDEX series_stats_by_metric",
+        "DROP INDEX series_stats_by_task",
+        "CREATE INDEX series_stats_by_metric ON series_stats (metric, last, task, rank)",
+        "CREATE INDEX series_stats_by_task ON series_stats (task, metric, rank)",
+    ),
 }
+
+# A NULL would be different from every other NULL in a unique key.
+NO_RANK = -1
 
 metadata = MetaData()
 
@@ -77,6 +97,9 @@ tasks = Table(
     Column("started", BigInteger, index=True),
     Column("ended", BigInteger),
     Column("last_update", BigInteger, index=True),
+    # By the server's clock: the last sign of life, and the last that was more than a sign of life (status.py).
+    Column("seen", BigInteger),
+    Column("active", BigInteger),
     Column("last_iteration", BigInteger),
     Column("points", BigInteger, nullable=False),
     Column("resource_points", BigInteger, nullable=False),
@@ -190,8 +213,9 @@ series = Table(
     Column("id", _Id, primary_key=True),
     Column("task", BigInteger, nullable=False),
     Column("metric", BigInteger, nullable=False),
+    Column("rank", Integer, nullable=False),  # NO_RANK where the task has one process
     Column("unit", Text, nullable=False),
-    UniqueConstraint("task", "metric"),
+    UniqueConstraint("task", "metric", "rank"),
 )
 
 # Rewritten by every transaction that touches the series; the tail is what is not yet in a chunk.
@@ -201,6 +225,7 @@ series_stats = Table(
     Column("series", _Id, primary_key=True, autoincrement=False),
     Column("task", BigInteger, nullable=False),
     Column("metric", BigInteger, nullable=False),
+    Column("rank", Integer, nullable=False),
     Column("count", BigInteger, nullable=False),
     Column("non_finite", BigInteger, nullable=False),
     Column("lowest_iteration", BigInteger, nullable=False),
@@ -214,8 +239,8 @@ series_stats = Table(
     Column("max_iteration", BigInteger),
     Column("tail_points", Integer, nullable=False),
     Column("tail_rows", Integer, nullable=False),
-    Index("series_stats_by_metric", "metric", "last", "task"),
-    Index("series_stats_by_task", "task", "metric"),
+    Index("series_stats_by_metric", "metric", "last", "task", "rank"),
+    Index("series_stats_by_task", "task", "metric", "rank"),
 )
 
 # Appends to a series' open chunk, one row each; merged now and then, and into a chunk when there are enough.

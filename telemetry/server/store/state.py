@@ -16,10 +16,12 @@ import orjson
 from telemetry.server.store.chunks import Points
 from telemetry.server.store.content import FrameContent, SeriesRun
 
-__all__ = ["RECENT_SERIES", "MetricKey", "SeriesState", "TaskState"]
+__all__ = ["RECENT_SERIES", "MetricKey", "SeriesState", "TaskSeriesKey", "TaskState"]
 
 # (kind, title, series)
 MetricKey: TypeAlias = tuple[str, str, str]
+# The same and the rank.
+TaskSeriesKey: TypeAlias = tuple[str, str, str, int]
 
 # Shown in a row of the table of tasks.
 RECENT_SERIES = 6
@@ -35,7 +37,7 @@ class SeriesState:
     id: int
     task: int
     metric: int
-    key: MetricKey
+    key: TaskSeriesKey
     count: int = 0
     non_finite: int = 0
     lowest_iteration: int = 0
@@ -82,6 +84,7 @@ class SeriesState:
             "series": self.id,
             "task": self.task,
             "metric": self.metric,
+            "rank": self.key[3],
             "count": self.count,
             "non_finite": self.non_finite,
             "lowest_iteration": self.lowest_iteration,
@@ -106,6 +109,8 @@ class TaskState:
     task_id: str
     created: int | None = None
     last_update: int | None = None
+    seen: int | None = None
+    active: int | None = None
     last_iteration: int | None = None
     points: int = 0
     resource_points: int = 0
@@ -114,17 +119,31 @@ class TaskState:
     frames: int = 0
     recent: list[tuple[int, int]] = field(default_factory=list)
     writers: set[bytes] = field(default_factory=set)
-    series: dict[MetricKey, SeriesState] = field(default_factory=dict)
+    series: dict[TaskSeriesKey, SeriesState] = field(default_factory=dict)
     series_by_id: dict[int, SeriesState] = field(default_factory=dict)
+    # Of each metric the series of the lowest rank, which stands for all of them in a table.
+    leads: dict[MetricKey, SeriesState] = field(default_factory=dict)
 
-    def add(self, content: FrameContent) -> None:
-        """Take a frame into the totals; its series and events are the writer's business."""
+    def add_series(self, series: SeriesState) -> None:
+        """Take in a series of this task."""
+        self.series[series.key] = self.series_by_id[series.id] = series
+        lead = self.leads.get(series.key[:3])
+        if lead is None or series.key < lead.key:
+            self.leads[series.key[:3]] = series
+
+    def add(self, content: FrameContent, now: int) -> None:
+        """Take a frame into the totals; its series and events are the writer's business. `now`: the server's clock."""
         self.frames += 1
         self.console_lines += len(content.console)
         self.models += len(content.models)
         if content.first_time is not None and content.last_time is not None:
             self.created = _least(self.created, content.first_time)
             self.last_update = _greatest(self.last_update, content.last_time)
+            # By the sender's own clock how old it is: a clock that is wrong is wrong in both.
+            sent = now if content.sent_time is None else content.sent_time
+            self.seen = _greatest(self.seen, now - max(0, sent - content.last_time))
+            if content.active_time is not None:
+                self.active = _greatest(self.active, now - max(0, sent - content.active_time))
         for run in content.runs:
             if run.key.kind == "scalar":
                 self.points += len(run.points)
@@ -134,9 +153,10 @@ class TaskState:
 
     def note_recent(self, touched: Iterable[SeriesState]) -> None:
         """Keep the scalar series with the latest points; equal times are settled by name."""
-        candidates = {series.id: series for series in touched if series.key[0] == "scalar"}
-        for identifier, _ in self.recent:
-            candidates[identifier] = self.series_by_id[identifier]
+        known = [self.series_by_id[identifier] for identifier, _ in self.recent]
+        # The rank that leads stands for the others: six ranks of one loss would be no news.
+        leads = [self.leads[series.key[:3]] for series in (*touched, *known) if series.key[0] == "scalar"]
+        candidates = {series.id: series for series in leads}
         best = heapq.nsmallest(RECENT_SERIES, candidates.values(), key=lambda series: (-series.last_time, series.key))
         self.recent = [(series.id, series.last_time) for series in best]
 
@@ -146,6 +166,8 @@ class TaskState:
             "b_id": self.id,
             "created": self.created,
             "last_update": self.last_update,
+            "seen": self.seen,
+            "active": self.active,
             "last_iteration": self.last_iteration,
             "points": self.points,
             "resource_points": self.resource_points,

@@ -7,14 +7,15 @@ snapshot and may run on any thread, also while a group is being written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from telemetry.server.store import export, reads, schema
+from telemetry.server.store import export, reads, schema, status
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.errors import NotFound
@@ -63,7 +64,9 @@ class Store:
         max_bytes: int | None = None,
         readers: int = 4,
         project_limits: ProjectLimits | None = None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._clock = clock
         self._project_limits = project_limits or ProjectLimits()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = DirectoryLock(directory)
@@ -103,7 +106,9 @@ class Store:
                 with self._database.transaction() as connection:
                     if self._cache is None:
                         self._cache = WriterCache(connection)
-                    transaction = Transaction(connection, self._cache, self._known_ranges, self._project_limits)
+                    transaction = Transaction(
+                        connection, self._cache, self._known_ranges, self._project_limits, now=self._clock()
+                    )
                     stored = [transaction.apply(content) for content in contents]
                     transaction.finish()
             except BaseException:
@@ -125,7 +130,7 @@ class Store:
     def tasks(self, query: TasksQuery) -> dict[str, Any]:
         """Return one page of the table of tasks."""
         with self._database.snapshot() as connection:
-            return reads.read_tasks(connection, query)
+            return reads.read_tasks(connection, query, self._clock())
 
     def projects(self, within: tuple[str, ...] | None = None) -> dict[str, Any]:
         """Return each project with the number of its tasks; only those `within` some, if given."""
@@ -148,12 +153,18 @@ class Store:
             NotFound: no frame of this task has been stored; so for all methods that take a task id.
         """
         with self._database.snapshot() as connection:
-            return reads.read_task(connection, task_id)
+            return reads.read_task(connection, task_id, self._clock())
 
     def task_summary(self, task_id: str) -> dict[str, Any]:
         """Return a task as the table shows it, without its record."""
         with self._database.snapshot() as connection:
-            return reads.read_summary(connection, task_id)
+            return reads.read_summary(connection, task_id, self._clock())
+
+    def moved_by_time(self, since: int) -> tuple[list[str], int]:
+        """Return the ids of tasks whose status has changed since a moment by time alone, and the moment now."""
+        now = self._clock()
+        with self._database.snapshot() as connection:
+            return status.moved_by_time(connection, since, now), now
 
     def series(self, task_id: str, kind: str | None = None) -> dict[str, Any]:
         """Return the statistics of a task's series."""

@@ -110,6 +110,9 @@ class WriterCache:
 class Transaction:
     """Apply frames within an open transaction of `connection`; the caller commits.
 
+    Args:
+        now: the server's clock, Unix ns.
+
     Attributes:
         refused: why, by the position of the frame among those applied.
     """
@@ -120,8 +123,11 @@ class Transaction:
         cache: WriterCache,
         ranges: Callable[[Connection, bytes], Ranges],
         limits: ProjectLimits | None = None,
+        *,
+        now: int,
     ) -> None:
         self._connection = connection
+        self._now = now
         self._cache = cache
         self._committed_ranges = ranges
         self.ranges: dict[bytes, tuple[Ranges, Ranges]] = {}
@@ -156,11 +162,12 @@ class Transaction:
         if writer not in task.writers:
             task.writers.add(writer)
             self._add_row(schema.task_writers, {"task": task.id, "writer": writer})
-        task.add(content)
+        task.add(content, self._now)
         self._dirty_tasks[task.task_id] = task
         if content.runs:
-            self._add_series(task, content.runs)
-            task.note_recent([self._add_run(task, run) for run in content.runs])
+            rank = schema.NO_RANK if content.rank is None else content.rank
+            self._add_series(task, content.runs, rank)
+            task.note_recent([self._add_run(task, run, rank) for run in content.runs])
         self._add_events(task, content, change)
         return True
 
@@ -216,6 +223,8 @@ class Transaction:
             task_id=task_id,
             created=row.created,
             last_update=row.last_update,
+            seen=row.seen,
+            active=row.active,
             last_iteration=row.last_iteration,
             points=row.points,
             resource_points=row.resource_points,
@@ -235,27 +244,29 @@ class Transaction:
         )
         for values in found.mappings():
             state = _series_state(dict(values))
-            task.series[state.key] = task.series_by_id[state.id] = state
+            task.add_series(state)
         return task
 
-    def _add_series(self, task: TaskState, runs: Sequence[SeriesRun]) -> None:
+    def _add_series(self, task: TaskState, runs: Sequence[SeriesRun], rank: int) -> None:
         """Make the series that the task does not have yet."""
         keys = [(run.key.kind, run.key.title, run.key.series) for run in runs]
         # By key: a frame may hold a series twice, with two units, of which the first is kept.
-        fresh = {key: run for key, run in zip(reversed(keys), reversed(runs), strict=True) if key not in task.series}
+        fresh = {
+            key: run for key, run in zip(reversed(keys), reversed(runs), strict=True) if (*key, rank) not in task.series
+        }
         if not fresh:
             return
         self._find_metrics(fresh)
         for key, run in reversed(fresh.items()):
             metric = self._cache.metrics[key]
-            series = SeriesState(self._cache.next_id(schema.series), task.id, metric, key, is_new=True)
-            task.series[key] = task.series_by_id[series.id] = series
+            series = SeriesState(self._cache.next_id(schema.series), task.id, metric, (*key, rank), is_new=True)
+            task.add_series(series)
             self._cache.loaded += 1
-            row = {"id": series.id, "task": task.id, "metric": metric, "unit": run.key.unit}
+            row = {"id": series.id, "task": task.id, "metric": metric, "rank": rank, "unit": run.key.unit}
             self._add_row(schema.series, row)
 
-    def _add_run(self, task: TaskState, run: SeriesRun) -> SeriesState:
-        series = task.series[run.key.kind, run.key.title, run.key.series]
+    def _add_run(self, task: TaskState, run: SeriesRun, rank: int) -> SeriesState:
+        series = task.series[run.key.kind, run.key.title, run.key.series, rank]
         series.add(run)
         self._dirty_series[series.id] = series
         self.changes[task.task_id].series[series.id] = SeriesChange(
@@ -425,7 +436,7 @@ def _slices(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 
 def _series_state(values: dict[str, Any]) -> SeriesState:
-    key = (values.pop("kind"), values.pop("title"), values.pop("series_name"))
+    key = (values.pop("kind"), values.pop("title"), values.pop("series_name"), values.pop("rank"))
     return SeriesState(id=values.pop("series"), key=key, **values)
 
 
@@ -513,8 +524,8 @@ _UPDATE_STATS = (
     .values(
         {
             name: bindparam(f"b_{name}")
-            for name in SeriesState(0, 0, 0, ("", "", "")).row()
-            if name not in ("series", "task", "metric")
+            for name in SeriesState(0, 0, 0, ("", "", "", 0)).row()
+            if name not in ("series", "task", "metric", "rank")
         }
     )
 )

@@ -1,0 +1,68 @@
+"""A task's status as it is read: what it said last, and what its silence means by now. Never stored.
+
+| status shown | when |
+|---|---|
+| `lost` | it said `in_progress`, and nothing at all has come for 75 s: no event and no heartbeat |
+| `stalled` | it said `in_progress` and is alive, but for 60 s nothing came but heartbeats and resource samples |
+| what it said | otherwise |
+
+Both times are by the server's clock (columns `seen` and `active` of `tasks`), so a late frame moves a status back
+by itself, and a session that a killed process left is `lost` as soon as it is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
+
+from telemetry.server.store import schema
+
+__all__ = [
+    "IN_PROGRESS",
+    "LOST",
+    "LOST_AFTER_NS",
+    "STALLED",
+    "STALLED_AFTER_NS",
+    "moved_by_time",
+    "status_at",
+    "status_of",
+]
+
+IN_PROGRESS, STALLED, LOST = "in_progress", "stalled", "lost"
+
+# Five heartbeats of 15 s.
+LOST_AFTER_NS = 75_000_000_000
+STALLED_AFTER_NS = 60_000_000_000
+
+_tasks = schema.tasks.c
+
+
+def status_of(said: str, seen: int | None, active: int | None, now: int) -> str:
+    """Return the status to show at `now` (Unix ns of the server, as `seen` and `active`)."""
+    if said != IN_PROGRESS:
+        return said
+    if (seen or 0) < now - LOST_AFTER_NS:
+        return LOST
+    return STALLED if (active or 0) < now - STALLED_AFTER_NS else IN_PROGRESS
+
+
+def status_at(now: int) -> ColumnElement[str]:
+    """Return the same as a column of `tasks`, to filter and sort by."""
+    return case(
+        (_tasks.status != IN_PROGRESS, _tasks.status),
+        (func.coalesce(_tasks.seen, 0) < now - LOST_AFTER_NS, LOST),
+        (func.coalesce(_tasks.active, 0) < now - STALLED_AFTER_NS, STALLED),
+        else_=IN_PROGRESS,
+    )
+
+
+def moved_by_time(connection: Connection, since: int, now: int) -> list[str]:
+    """Return the ids of the tasks whose status has changed between the two moments by nothing but time."""
+
+    def passed(column: ColumnElement[Any], limit: int) -> ColumnElement[bool]:
+        return and_(column >= since - limit, column < now - limit)
+
+    moved = or_(passed(_tasks.seen, LOST_AFTER_NS), passed(_tasks.active, STALLED_AFTER_NS))
+    query = select(_tasks.task_id).where(_tasks.status == IN_PROGRESS, moved)
+    return list(connection.execute(query).scalars())
