@@ -127,7 +127,8 @@ def test_a_flush_that_runs_out_of_time_loses_nothing() -> None:
 
     # Given a sink that takes its time, and so little memory that the batcher has to wait for it
     sink = Slow()
-    with run_pipeline([sink], frame_scalars=10, lane_memory_bytes=1) as pipeline:
+    with run_pipeline([sink], frame_scalars=10, lane_memory_bytes=1, flush_interval_s=3600) as pipeline:
+        assert pipeline.flush()  # the batcher is at rest from here on: it is the flush that moves the events
         for step in range(100):
             pipeline.emit(scalar(step))
         # When flushes give up again and again

@@ -31,6 +31,8 @@ FLOORS = {
     "telemetry.terminal": 0,
     "telemetry.credentials": 0,
     "telemetry.protocols": 1,
+    "telemetry.payload": 1,
+    "telemetry.payload": 1,
     "telemetry.wire": 1,
     "telemetry.queue": 1,
     "telemetry.journal": 2,
