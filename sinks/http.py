@@ -21,6 +21,10 @@ __all__ = ["HttpSink", "open_sink"]
 # A server on the same network answers a connection attempt in milliseconds; a black hole never does.
 CONNECT_TIMEOUT_S = 5.0
 
+# A frame is sound when it leaves: if a server says that it is damaged (400), other bytes have arrived than were sent.
+# Only one that says so again and again, as another version would, is believed.
+TRANSIT_TRIES = 5
+
 # Refusals that say something about this request; every other status says something about the server.
 _REFUSALS = frozenset({400, 409, 413, 415, 422})
 
@@ -84,7 +88,7 @@ class HttpSink:
     async def send(self, frames: Sequence[Frame]) -> dict[tuple[bytes, int], str]:
         """Send frames, of any writers and tasks, in one request.
 
-        A refused body is sent again frame by frame to find the bad one.
+        A refused body is sent again frame by frame to find the bad one, and a frame that arrived damaged at once again.
 
         Returns:
             The reasons of those that the server refuses, by (writer id, sequence); all others are committed.
@@ -96,11 +100,21 @@ class HttpSink:
         if status == 200:
             return self._refused(frames, answer)
         if len(frames) == 1:
-            return {(frames[0].writer_id, frames[0].sequence): _reason(answer)}
+            return await self._send_again(frames[0], status, answer)
         refused: dict[tuple[bytes, int], str] = {}
         for frame in frames:
             refused.update(await self.send([frame]))
         return refused
+
+    async def _send_again(self, frame: Frame, status: int, answer: Any) -> dict[tuple[bytes, int], str]:
+        """Return why a frame is refused, if it is not only the way there that spoils it."""
+        for _ in range(TRANSIT_TRIES - 1):
+            if status != 400:
+                break
+            status, answer = await self._post(frame.data)
+        if status == 200:
+            return self._refused([frame], answer)
+        return {(frame.writer_id, frame.sequence): _reason(answer)}
 
     def _refused(self, frames: Sequence[Frame], answer: Any) -> dict[tuple[bytes, int], str]:
         results = {(item["writer"], item["sequence"]): item for item in answer["frames"]}
@@ -136,7 +150,7 @@ class HttpSink:
         except TimeoutError as error:
             raise SinkUnavailable(f"no answer from {self.url} within {self._timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise SinkUnavailable(f"cannot reach {self.url}: {error}") from error
+            raise SinkUnavailable(f"cannot reach {self.url}: {_said(error)}") from error
         try:
             answer = orjson.loads(data)
         except ValueError:
@@ -148,6 +162,12 @@ class HttpSink:
         if status in (401, 403):
             raise SinkUnavailable(f"{self.url} refuses the token ({status}); set TELEMETRY_TOKEN")
         raise SinkUnavailable(f"{self.url} answered {status}: {_reason(answer)}", retry_after_s=retry_after_s)
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says in one line; aiohttp puts whole answers into some."""
+    text = str(error)
+    return type(error).__name__ if not text or text.startswith("<") else text[:500]
 
 
 def _proxy_for(url: str) -> str | None:

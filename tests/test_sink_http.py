@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from telemetry.collectors.scalars import ScalarCollector
-from telemetry.sinks.http import HttpSink, open_sink
+from telemetry.sinks.http import TRANSIT_TRIES, HttpSink, open_sink
 
 from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import Batch, ConsoleLine, ScalarColumns
@@ -218,7 +218,7 @@ def test_a_refused_token_is_said_and_not_shown(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
 def test_one_refused_frame_is_rejected(status: int) -> None:
     async def given_a_server_that_refuses_it() -> None:
-        async with serving(status) as server, opened(server.url) as sink:
+        async with serving(*[status] * TRANSIT_TRIES) as server, opened(server.url) as sink:
             with pytest.raises(SinkRejected) as caught:
                 await sink.write(FRAMES[:1])
             assert caught.value.reasons == {0: f"the script says {status}"}
@@ -229,17 +229,27 @@ def test_one_refused_frame_is_rejected(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 413])
 def test_a_refused_body_is_taken_apart_to_find_the_bad_frame(status: int) -> None:
     async def given_a_server_that_refuses_the_second_of_three() -> None:
-        async with serving(status, OK, status, OK) as server, opened(server.url) as sink:
+        again = [status] * (TRANSIT_TRIES - 1 if status == 400 else 0)
+        async with serving(status, OK, status, *again, OK) as server, opened(server.url) as sink:
             with pytest.raises(SinkRejected) as caught:
                 await sink.write(FRAMES)
             assert set(caught.value.reasons) == {1}
-            assert server.bodies == [FRAMES, FRAMES[:1], FRAMES[1:2], FRAMES[2:]]
+            assert server.bodies == [FRAMES, FRAMES[:1], *[FRAMES[1:2]] * (1 + len(again)), FRAMES[2:]]
         # and if each is taken alone, nothing was wrong with any
         async with serving(status) as server, opened(server.url) as sink:
             await sink.write(FRAMES)
             assert len(server.requests) == 4
 
     asyncio.run(given_a_server_that_refuses_the_second_of_three())
+
+
+def test_a_frame_that_was_damaged_on_the_way_is_sent_again_and_not_given_up() -> None:
+    async def given_a_network_that_spoils_it_twice() -> None:
+        async with serving(400, 400) as server, opened(server.url) as sink:
+            await sink.write(FRAMES[:1])
+            assert server.bodies == [FRAMES[:1]] * 3
+
+    asyncio.run(given_a_network_that_spoils_it_twice())
 
 
 def test_frames_rejected_by_name_are_told_apart_from_the_stored_ones() -> None:
