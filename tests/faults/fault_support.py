@@ -1,0 +1,205 @@
+"""What the fault tests share: points to log and to find again, servers that can be killed, exports to compare."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import struct
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from telemetry.client import Client
+from telemetry.export import JsonLinesFile, export_tasks, find_tasks, read_series
+from telemetry.pipeline import Pipeline
+
+START_NS = 1_700_000_000_000_000_000
+TITLES = ("loss", "accuracy", "lr")
+
+# A fact that takes longer than this will not come; a busy machine is slow, but not by so much.
+PATIENCE_S = 60.0
+
+
+def log_points(pipeline: Pipeline, first: int, count: int) -> None:
+    """Report points `first` to `first + count`, as the hot path does; values and times follow from the number."""
+    emit = pipeline.emit
+    rows = emit.rows
+    for number in range(first, first + count):
+        rows += (TITLES[number % 3], "train", value_of(number), number, START_NS + number)
+        if len(rows) > emit.mark:
+            emit.crossed()
+
+
+def value_of(number: int) -> float:
+    """Return a value that no other number has, with NaN and infinities among them."""
+    return {7: float("nan"), 8: float("inf"), 9: float("-inf")}.get(number % 1000, number * 0.37)
+
+
+def expected_digests(count: int) -> dict[str, tuple[int, str]]:
+    """Return title -> (points, checksum) of points 0 to `count`, as they were logged."""
+    found = {}
+    for index, title in enumerate(TITLES):
+        numbers = range(index, count, 3)
+        columns = (
+            array("q", numbers),
+            array("q", [START_NS + number for number in numbers]),
+            array("d", [value_of(number) for number in numbers]),
+        )
+        found[title] = len(numbers), _digest(*(column.tobytes() for column in columns))
+    return found
+
+
+def stored_digests(url: str, task_id: str) -> dict[str, tuple[int, str]]:
+    """Return title -> (points, checksum) of what the server has, read through the export."""
+    with Client(url) as client:
+        return {
+            series.title: (
+                len(series),
+                _digest(series.iterations.tobytes(), series.times_unix_ns.tobytes(), series.values.tobytes()),
+            )
+            for series in read_series(client, task_id)
+            if series.kind == "scalar"
+        }
+
+
+def _digest(*columns: bytes) -> str:
+    return hashlib.sha256(b"".join(columns)).hexdigest()
+
+
+def export_bytes(url: str, folder: Path) -> bytes:
+    """Return the export of all tasks of a server as JSON lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Client(url) as client:
+        (path,) = export_tasks(client, find_tasks(client, None), JsonLinesFile(folder)).files
+    return path.read_bytes()
+
+
+def until(fact: Callable[[], bool], what: str) -> None:
+    """Return when a fact holds that nothing announces: it lies in another process, or on a disk."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not fact():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {PATIENCE_S:g} s for {what}")
+        time.sleep(0.005)
+
+
+def delivered_all(pipeline: Pipeline) -> None:
+    """Return when the sink has everything that was reported."""
+    until(lambda: pipeline.ledger().delivered == pipeline.ledger().logged, f"delivery: {pipeline.ledger()}")
+
+
+@dataclass
+class ServerProcess:
+    """A server in a process of its own, which `kill` ends without a warning and `start` brings back on its data."""
+
+    directory: Path
+    url: str = ""
+    starts: int = 0
+    _process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "telemetry.cli", "server", "--port", "0", "--directory", str(self.directory)]
+        self._process = subprocess.Popen(
+            [*command, "--until-eof"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        # "telemetry server: URL  data in ...": one line, when it answers.
+        self.url = self._process.stdout.readline().split()[2]
+        self.starts += 1
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._end()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._end()
+
+    def _end(self) -> None:
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+# A program that logs 10,000 points a second to its session folder until it is killed. What it has reported, and when,
+# stands in a mapped file: int64[n], the time after report n returned. Memory outlives a SIGKILL.
+LOGGING_PROGRAM = """
+import mmap, struct, sys, time
+from telemetry import Task
+path, rate, most = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+with open(path, "r+b") as file:
+    times = mmap.mmap(file.fileno(), 8 * most)
+task = Task.init("faults", "killed", auto_resource_monitoring=False, auto_connect_streams=False)
+report = task.get_logger().report_scalar
+print("ready", flush=True)
+begin = time.perf_counter()
+pack = struct.Struct("<q").pack_into
+for number in range(most):
+    report("loss", "train", number * 0.5, number)
+    pack(times, 8 * number, time.time_ns())
+    ahead_s = number / rate - (time.perf_counter() - begin)
+    if ahead_s > 0.002:
+        time.sleep(ahead_s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A logging program that was killed.
+
+    Attributes:
+        reported: points whose report had returned.
+        old: of these, reported more than `AGE_S` before the kill.
+    """
+
+    state_dir: Path
+    reported: int
+    old: int
+
+
+# The promise: what is older than this survives a kill.
+AGE_S = 1.0
+
+
+def run_until_killed(folder: Path, after_s: float, environment: dict[str, str], *, rate: float = 10_000.0) -> Killed:
+    """Start the logging program and SIGKILL it `after_s` seconds after it began to log."""
+    folder.mkdir(parents=True)
+    most = int(rate * (after_s + 30))
+    ring = folder / "times"
+    with ring.open("wb") as file:
+        file.truncate(8 * most)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOGGING_PROGRAM, str(ring), str(rate), str(most)],
+        env={**environment, "TELEMETRY_DIR": str(folder / "state"), "TELEMETRY_QUIET": "1"},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()
+        # The kill comes at a moment of the program's own, so this is one of the few waits for time itself.
+        time.sleep(after_s)
+        killed_at_ns = time.time_ns()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    data = ring.read_bytes()
+    times = [time for (time,) in struct.iter_unpack("<q", data) if time]
+    ring.unlink()
+    return Killed(folder / "state", len(times), sum(moment <= killed_at_ns - AGE_S * 1e9 for moment in times))
