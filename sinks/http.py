@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry import lazy
+from telemetry.credentials import Credentials, refuse_password_in_url
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
@@ -35,23 +37,36 @@ class HttpSink:
     Args:
         url: http:// or https:// address of the server.
         token: sent as a bearer token; never part of an error or a log line.
+        token_file: where the token comes from if it is not given; read again when the server answers 401, so that
+            a token may be rotated while the job runs.
         timeout_s: seconds that one request may take, the connection included.
     """
 
     spool = True
 
-    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 30.0, name: str = "http") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        token_file: Path | None = None,
+        timeout_s: float = 30.0,
+        name: str = "http",
+    ) -> None:
+        refuse_password_in_url(url)
         if not url.startswith(("http://", "https://")):
             raise ConfigurationError(f"{url!r} is not an http:// or https:// address")
         self.name = name
         self.url = url.rstrip("/")
-        self._token = token
+        self._credentials = Credentials(token, file=token_file)
         self._timeout_s = timeout_s
         self._session: Any = None
 
     def clone(self) -> HttpSink:
         """Return an unopened sink with the same settings, for a forked child."""
-        return HttpSink(self.url, token=self._token, timeout_s=self._timeout_s, name=self.name)
+        sink = HttpSink(self.url, timeout_s=self._timeout_s, name=self.name)
+        sink._credentials = self._credentials.copy()
+        return sink
 
     async def open(self, task: TaskHeader) -> None:
         await self.connect()
@@ -64,11 +79,9 @@ class HttpSink:
         aiohttp = await loop.run_in_executor(importer, lazy.import_module, "aiohttp")
         await loop.run_in_executor(importer, lazy.import_module, "orjson")
         importer.shutdown(wait=False)
-        headers = {"Content-Type": CONTENT_TYPE}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        self._credentials.warn_if_exposed(self.url)
         self._session = aiohttp.ClientSession(
-            headers=headers,
+            headers={"Content-Type": CONTENT_TYPE},
             # Not trust_env: its look-up of ~/.netrc uses the default thread pool, which is gone at exit, when the
             # last events are still to be sent. The proxy variables are read here instead.
             trust_env=False,
@@ -139,18 +152,11 @@ class HttpSink:
         Raises:
             SinkUnavailable: no answer, or one that says "not now".
         """
-        import aiohttp
         import orjson
 
-        try:
-            sent = {SENT_HEADER: str(time.time_ns())}
-            async with self._session.post(f"{self.url}/api/v1/frames", data=body, headers=sent) as response:
-                status, data = response.status, await response.read()
-                retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
-        except TimeoutError as error:
-            raise SinkUnavailable(f"no answer from {self.url} within {self._timeout_s:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise SinkUnavailable(f"cannot reach {self.url}: {_said(error)}") from error
+        status, data, retry_after_s = await self._exchange(body)
+        if status == 401 and await self._token_changed():
+            status, data, retry_after_s = await self._exchange(body)
         try:
             answer = orjson.loads(data)
         except ValueError:
@@ -160,8 +166,40 @@ class HttpSink:
         if status in _REFUSALS:
             return status, answer
         if status in (401, 403):
-            raise SinkUnavailable(f"{self.url} refuses the token ({status}); set TELEMETRY_TOKEN")
+            raise SinkUnavailable(
+                f"{self.url} refuses the token ({status}: {_reason(answer)}); "
+                "set TELEMETRY_TOKEN_FILE or TELEMETRY_TOKEN"
+            )
         raise SinkUnavailable(f"{self.url} answered {status}: {_reason(answer)}", retry_after_s=retry_after_s)
+
+    async def _exchange(self, body: bytes) -> tuple[int, bytes, float | None]:
+        """Send one request; return (status, body, seconds to wait before the next)."""
+        import aiohttp
+
+        try:
+            sent = {SENT_HEADER: str(time.time_ns())}
+            async with self._session.post(
+                f"{self.url}/api/v1/frames",
+                data=body,
+                headers=sent | self._credentials.headers(),
+                allow_redirects=False,
+            ) as response:
+                # A redirect is not followed: who set the address decides where the token goes.
+                # What a server says is kept as the reason of a refusal; one that echoes must not put the token there.
+                data = self._credentials.hide(await response.read())
+                return response.status, data, parse_retry_after(response.headers.get("Retry-After"))
+        except TimeoutError as error:
+            raise SinkUnavailable(f"no answer from {self.url} within {self._timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise SinkUnavailable(f"cannot reach {self.url}: {_said(error)}") from error
+
+    async def _token_changed(self) -> bool:
+        """Read the token's file again, on a thread: it may lie on a file system that hangs."""
+        reader = DaemonExecutor("telemetry-token")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(reader, self._credentials.reread)
+        finally:
+            reader.shutdown(wait=False)
 
 
 def _said(error: Exception) -> str:
@@ -199,4 +237,4 @@ def _is_receipt(answer: Any) -> bool:
 
 def open_sink(url: str, settings: Settings) -> HttpSink:
     """Entry point for http:// and https://."""
-    return HttpSink(url, token=settings.token, timeout_s=settings.request_timeout_s)
+    return HttpSink(url, token=settings.token, token_file=settings.token_file, timeout_s=settings.request_timeout_s)

@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
 
 import orjson
 
+from telemetry.credentials import Credentials, refuse_password_in_url
 from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -197,6 +199,7 @@ class _Request(NamedTuple):
 
 
 def _base(url: str) -> str:
+    refuse_password_in_url(url)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
@@ -232,9 +235,11 @@ class AsyncClient:
     with the HTTP status (404 for an unknown task) when the server refuses.
     """
 
-    def __init__(self, url: str, *, token: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, token: str = "", token_file: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> None:
         self.url = _base(url)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._credentials = Credentials(token, file=token_file)
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
@@ -359,23 +364,30 @@ class AsyncClient:
         return self._read_answer(*await self._fetch(request))
 
     async def _fetch(self, request: _Request) -> tuple[int, bytes]:
+        status, body = await self._exchange(request)
+        # The token may have been rotated in its file.
+        if status == 401 and await asyncio.to_thread(self._credentials.reread):
+            status, body = await self._exchange(request)
+        return status, body
+
+    async def _exchange(self, request: _Request) -> tuple[int, bytes]:
         import aiohttp
 
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                headers=self._headers, timeout=aiohttp.ClientTimeout(total=self._timeout_s)
-            )
+            self._credentials.warn_if_exposed(self.url)
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._timeout_s))
         query = {name: str(value) for name, value in request.query.items() if value is not None}
+        headers = self._credentials.headers()
         try:
-            async with self._session.get(f"{self.url}{API_PREFIX}{request.path}", params=query) as response:
-                body = await response.read()
-                status = response.status
+            async with self._session.get(
+                f"{self.url}{API_PREFIX}{request.path}", params=query, headers=headers
+            ) as response:
+                return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ServerUnreachable(
                 f"no answer from {self.url} ({error!s:.200} {type(error).__name__}). "
                 'Is it running? "telemetry server" starts one.'
             ) from error
-        return status, body
 
     def _read_answer(self, status: int, body: bytes) -> Any:
         try:
@@ -397,8 +409,10 @@ class Client:
     starts and `close()` ends.
     """
 
-    def __init__(self, url: str, *, token: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self._client = AsyncClient(url, token=token, timeout_s=timeout_s)
+    def __init__(
+        self, url: str, *, token: str = "", token_file: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> None:
+        self._client = AsyncClient(url, token=token, token_file=token_file, timeout_s=timeout_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()

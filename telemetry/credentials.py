@@ -12,13 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from telemetry.errors import ConfigurationError
+from telemetry.settings import read_token_file
 
-__all__ = ["Credentials", "check_token", "is_loopback", "read_token_file", "refuse_password_in_url"]
+__all__ = ["Credentials", "is_loopback", "refuse_password_in_url"]
 
 log = logging.getLogger(__name__)
-
-# A token of ours has 60 characters; a larger file is not a token, and must not be read into memory.
-MAX_TOKEN_BYTES = 4096
 
 
 class Credentials:
@@ -43,6 +41,10 @@ class Credentials:
     def headers(self) -> dict[str, str]:
         """Return the headers that carry the token; none without one."""
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def hide(self, data: bytes) -> bytes:
+        """Return `data` with the token in it, should it be there, made unreadable."""
+        return data.replace(self._token.encode(), b"***") if self._token else data
 
     def copy(self) -> Credentials:
         """Return the same credentials for another client."""
@@ -71,40 +73,6 @@ class Credentials:
             "use an https:// address (a reverse proxy in front of the server)",
             parts.netloc.rpartition("@")[2],
         )
-
-
-def read_token_file(path: Path) -> str:
-    """Return the token in a file, without the line end that editors add.
-
-    Raises:
-        ConfigurationError: it cannot be read, or holds nothing that can be a token.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TOKEN_BYTES + 1)
-        if len(data) > MAX_TOKEN_BYTES:
-            raise ValueError(f"it is larger than {MAX_TOKEN_BYTES} bytes")
-        token = check_token(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        # The error's own text would show a part of what may be a secret.
-        raise ConfigurationError(f"the token file {path} cannot be used: it is not UTF-8") from error.__cause__
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"the token file {path} cannot be used: {error}") from error
-    if not token:
-        raise ConfigurationError(f"the token file {path} is empty")
-    return token
-
-
-def check_token(text: str) -> str:
-    """Return a token without surrounding white space.
-
-    Raises:
-        ValueError: it holds a control character, which no header can carry. The text does not show the token.
-    """
-    token = text.strip()
-    if not token.isprintable():
-        raise ValueError("a token cannot hold line ends or other control characters")
-    return token
 
 
 def refuse_password_in_url(url: str) -> None:

@@ -16,9 +16,12 @@ from typing import Any
 
 from telemetry.errors import ConfigurationError
 
-__all__ = ["MODES", "Settings", "default_state_dir"]
+__all__ = ["MODES", "Settings", "default_state_dir", "read_token_file"]
 
 MODES = ("online", "offline", "disabled")
+
+# A token of ours has 60 characters; a larger file is not a token, and must not be read into memory.
+MAX_TOKEN_BYTES = 4096
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -82,8 +85,42 @@ def _parse_folder(text: str) -> Path:
         raise ValueError(str(error)) from error
 
 
+def _parse_token(text: str) -> str:
+    """Return a token without surrounding white space.
+
+    Raises:
+        ValueError: it holds a control character, which no header can carry. The text does not show the token.
+    """
+    token = text.strip()
+    if not token.isprintable():
+        raise ValueError("a token cannot hold line ends or other control characters")
+    return token
+
+
 def _parse_url(text: str) -> str | None:
     return text.strip().rstrip("/") or None
+
+
+def read_token_file(path: Path) -> str:
+    """Return the token in a file, without the line end that editors add.
+
+    Raises:
+        ConfigurationError: it cannot be read, or holds nothing that can be a token.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TOKEN_BYTES + 1)
+        if len(data) > MAX_TOKEN_BYTES:
+            raise ValueError(f"it is larger than {MAX_TOKEN_BYTES} bytes")
+        token = _parse_token(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        # Not chained: the error holds the bytes, which may be a secret.
+        raise ConfigurationError(f"the token file {path} (TELEMETRY_TOKEN_FILE) is not UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the token file {path} (TELEMETRY_TOKEN_FILE) cannot be used: {error}") from error
+    if not token:
+        raise ConfigurationError(f"the token file {path} (TELEMETRY_TOKEN_FILE) is empty")
+    return token
 
 
 def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -102,11 +139,11 @@ def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
     return Path(tempfile.gettempdir()) / f"telemetry-{user}"
 
 
-def _setting(env: str, parse: Callable[[str], Any], default: Any, doc: str) -> Any:
+def _setting(env: str, parse: Callable[[str], Any], default: Any, doc: str, *, secret: bool = False) -> Any:
     metadata = {"env": env, "parse": parse, "doc": doc}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +153,10 @@ class Settings:
     url: str | None = _setting(
         "TELEMETRY_URL", _parse_url, None, "where events go: the server's address, or any sink's URL"
     )
-    token: str | None = _setting(
-        "TELEMETRY_TOKEN", str.strip, None, "the server's token; TELEMETRY_TOKEN_FILE names a file with it"
+    token: str | None = _setting("TELEMETRY_TOKEN", _parse_token, None, "the server's token", secret=True)
+    # A file is better than the environment, which child processes inherit; and it can be rotated under a running job.
+    token_file: Path | None = _setting(
+        "TELEMETRY_TOKEN_FILE", _parse_folder, None, "a file with the token; read again when the server refuses it"
     )
     mode: str = _setting(
         "TELEMETRY_MODE", _parse_mode, "online", "online, offline (session folder and zip) or disabled"
@@ -197,20 +236,32 @@ class Settings:
         env = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
+
+        def take(name: str, text: str, where: str, origin: str) -> None:
+            # The token and the file with the token are two ways to say one thing: the stronger source says it.
+            if name in _TOKEN_FIELDS:
+                for other in _TOKEN_FIELDS:
+                    values.pop(other, None)
+                    origins.pop(other, None)
+            values[name] = _parse(name, text, where)
+            origins[name] = origin
+
         for origin, source in (*_file_values(env, cwd), ("environment", _env_values(env))):
-            for name, (text, where) in source.items():
-                values[name] = _parse(name, text, where)
-                origins[name] = where if origin == "environment" else f"{where} in {origin}"
-        for name, value in arguments.items():
+            for name, (text, where) in _token_last(source):
+                take(name, text, where, where if origin == "environment" else f"{where} in {origin}")
+        for name, value in _token_last(arguments):
             if value is not None:
                 if name not in _FIELDS:
                     raise ConfigurationError(f"there is no setting {name!r}")
                 # Arguments come typed, but by the same rules as text: a negative time-out is wrong in both.
-                values[name] = _parse(name, str(value), "argument")
-                origins[name] = "argument"
+                take(name, str(value), "argument", "argument")
+        if values.get("token_file") is not None:
+            values["token"] = read_token_file(values["token_file"])
+            origins["token"] = f"{values['token_file']}, {origins['token_file']}"
         return cls(**values, origins=origins)
 
 
+_TOKEN_FIELDS = ("token_file", "token")
 _FIELDS = {item.name: item for item in fields(Settings) if "env" in item.metadata}
 
 
@@ -222,18 +273,17 @@ def _parse(name: str, text: str, where: str) -> Any:
         raise ConfigurationError(f"{name} = {shown} (from {where}) cannot be used: {error}") from error
 
 
+def _token_last(source: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the items of a source, the token at the end: from the same source it wins over the file's name."""
+    return sorted(source.items(), key=lambda item: item[0] == "token")
+
+
 def _env_values(env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     found = {
         name: (env[variable], variable)
         for name, item in _FIELDS.items()
         if env.get(variable := item.metadata["env"], "") != ""
     }
-    if "token" not in found and env.get("TELEMETRY_TOKEN_FILE"):
-        path = env["TELEMETRY_TOKEN_FILE"]
-        try:
-            found["token"] = (Path(path).read_text(encoding="utf-8"), "TELEMETRY_TOKEN_FILE")
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"TELEMETRY_TOKEN_FILE cannot be read: {error}") from error
     offline = env.get("TELEMETRY_OFFLINE_MODE", "")
     if "mode" not in found and offline:
         try:

@@ -293,9 +293,15 @@ def test_what_is_no_address_is_refused_at_once() -> None:
 
 def test_the_entry_point_takes_token_and_timeout_from_the_settings() -> None:
     sink = open_sink("https://host:8008/", Settings(token=SECRET, request_timeout_s=3.0))
-    assert (sink.url, sink._token, sink._timeout_s) == ("https://host:8008", SECRET, 3.0)
+    headers = sink._credentials.headers()
+    assert (sink.url, headers, sink._timeout_s) == ("https://host:8008", {"Authorization": f"Bearer {SECRET}"}, 3.0)
     clone = sink.clone()
-    assert (clone.url, clone._token, clone._timeout_s, clone.name) == (sink.url, SECRET, 3.0, sink.name)
+    assert (clone.url, clone._credentials.headers(), clone._timeout_s, clone.name) == (
+        sink.url,
+        headers,
+        3.0,
+        sink.name,
+    )
     assert SECRET not in repr(sink)
 
 
