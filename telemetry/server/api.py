@@ -23,6 +23,7 @@ from telemetry.server.params import choice, flag, integer, integers, number, tas
 from telemetry.server.store import (
     METRIC_SORT,
     TASK_SORTS,
+    Band,
     ConsoleQuery,
     NotFound,
     PointsQuery,
@@ -44,6 +45,7 @@ _DEFAULT_SAMPLES = 2000
 _MIN_SAMPLES, _MAX_SAMPLES = 2, 20_000
 _MAX_LINES = 10_000
 _NS_PER_MS = 1_000_000
+_X_WORDS = {True: "time", False: "iteration"}
 _INT64_MAX = 2**63 - 1
 
 _READERS = web.AppKey("readers", ThreadPoolExecutor)
@@ -59,6 +61,7 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/api/v1/tasks/{task_id}", task)
     router.add_get("/api/v1/tasks/{task_id}/series", series)
     router.add_get("/api/v1/tasks/{task_id}/points", points)
+    router.add_get("/api/v1/tasks/{task_id}/bands", bands)
     router.add_get("/api/v1/tasks/{task_id}/console", console)
     router.add_get("/api/v1/tasks/{task_id}/models", models)
     router.add_get("/api/v1/tasks/{task_id}/values", values)
@@ -127,6 +130,35 @@ async def points(request: web.Request) -> web.Response:
     """`GET /tasks/{id}/points?series=1,2&x=iteration|time&from=&to=&max_samples=2000&half_life=`."""
     task_id = _task_id(request)
     wanted = integers(request, "series", most=_MAX_SERIES)
+    query = _points_query(request)
+
+    def answer(store: Store) -> dict[str, Any]:
+        found = store.points(task_id, wanted, query)
+        return {
+            "x": _X_WORDS[query.by_time],
+            "series": [_points_json(identifier, part, query.by_time) for identifier, part in found],
+        }
+
+    return await _read(request, answer)
+
+
+async def bands(request: web.Request) -> web.Response:
+    """`GET /tasks/{id}/bands?series=1,2&x=iteration|time&from=&to=&max_samples=2000`: each over all of its ranks."""
+    task_id = _task_id(request)
+    wanted = integers(request, "series", most=_MAX_SERIES)
+    query = _points_query(request)
+
+    def answer(store: Store) -> dict[str, Any]:
+        found = store.bands(task_id, wanted, query)
+        return {
+            "x": _X_WORDS[query.by_time],
+            "series": [_band_json(identifier, part, query.by_time) for identifier, part in found],
+        }
+
+    return await _read(request, answer)
+
+
+def _points_query(request: web.Request) -> PointsQuery:
     x = choice(request, "x", ("iteration", "time")) or "iteration"
     low, high = number(request, "from"), number(request, "to")
     if low is not None and high is not None and low > high:
@@ -134,7 +166,7 @@ async def points(request: web.Request) -> web.Response:
     samples = integer(request, "max_samples", _DEFAULT_SAMPLES, low=_MIN_SAMPLES, high=_MAX_SAMPLES)
     half_life = number(request, "half_life", above=0.0)
     by_time = x == "time"
-    query = PointsQuery(
+    return PointsQuery(
         by_time=by_time,
         low=None if low is None else math.ceil(low) * (_NS_PER_MS if by_time else 1),
         # A time is shown in whole ms, rounded down: all of its last ms belongs to the range.
@@ -142,12 +174,6 @@ async def points(request: web.Request) -> web.Response:
         max_samples=samples or _DEFAULT_SAMPLES,
         half_life=None if half_life is None else half_life * (_NS_PER_MS if by_time else 1),
     )
-
-    def answer(store: Store) -> dict[str, Any]:
-        found = store.points(task_id, wanted, query)
-        return {"x": x, "series": [_points_json(identifier, part, by_time) for identifier, part in found]}
-
-    return await _read(request, answer)
 
 
 async def console(request: web.Request) -> web.Response:
@@ -215,6 +241,19 @@ def _points_json(identifier: int, part: SeriesPoints, by_time: bool) -> dict[str
     if part.smooth is not None:
         answer["smooth_exact"] = part.smooth_exact
     return answer
+
+
+def _band_json(identifier: int, band: Band, by_time: bool) -> dict[str, Any]:
+    return {
+        "id": identifier,
+        "ranks": band.ranks,
+        "count": band.count,
+        "exact": band.exact,
+        "x": band.x // _NS_PER_MS if by_time else band.x,
+        "mean": band.mean,
+        "low": band.low,
+        "high": band.high,
+    }
 
 
 def _version() -> str:

@@ -192,6 +192,7 @@ async def _run_store(app: web.Application) -> AsyncIterator[None]:
         max_bytes=config.limits.max_store_bytes,
         # Beside those of the API: the live stream, the watch for silent tasks, ingest and export.
         readers=api.READ_THREADS + 4,
+        project_limits=config.project_limits,
         clock=config.clock,
     )
     yield

@@ -1,5 +1,6 @@
 """The store's own few files; everyone else imports from here and never speaks SQL."""
 
+from telemetry.server.store.bands import Band
 from telemetry.server.store.content import FrameContent, prepare
 from telemetry.server.store.errors import NotFound, StoreUnavailable
 from telemetry.server.store.gate import ProjectLimit, ProjectLimits
@@ -11,6 +12,7 @@ from telemetry.server.store.writer import SeriesChange, TaskChange
 __all__ = [
     "METRIC_SORT",
     "TASK_SORTS",
+    "Band",
     "ConsoleQuery",
     "FrameContent",
     "NotFound",

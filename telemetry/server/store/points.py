@@ -26,7 +26,7 @@ from telemetry.server.store.chunks import (
 )
 from telemetry.server.store.sampling import min_max_rows, smooth
 
-__all__ = ["MAX_NON_FINITE", "PointsQuery", "SeriesPoints", "query_points"]
+__all__ = ["MAX_NON_FINITE", "PointsQuery", "SeriesPoints", "Summary", "query_points", "query_summary"]
 
 # Up to here every point is read, at some 0.06 us each; beyond it the overviews answer.
 RAW_POINTS = 500_000
@@ -120,6 +120,53 @@ def query_points(connection: Connection, series: int, query: PointsQuery) -> Ser
         points = concat_points([*_read_chunks(connection, rows), tail])
         return _from_points(_sorted(points, query.by_time), query, low, high, warm_low)
     return _from_cells(connection, rows, tail, query, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The finite points of a series in a range, or cells that stand for 256 of them each; in any order.
+
+    Attributes:
+        x: int64[n]; of a cell its middle point's.
+        mean, low, high: float64[n]; all the same for a point.
+        weight: float64[n], how many points.
+        exact: no cell is among them.
+    """
+
+    x: IntArray
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+    weight: FloatArray
+    exact: bool
+
+
+def query_summary(connection: Connection, series: int, query: PointsQuery, max_points: int) -> Summary:
+    """Return what a band over several series is made of; points while they are at most `max_points`."""
+    low = _INT64_MIN if query.low is None else _clamp(query.low)
+    high = _INT64_MAX if query.high is None else _clamp(query.high)
+    rows = _chunks(connection, series, query.by_time, low, high)
+    tail = _read_tail(connection, series)
+    whole: list[_Chunk] = []
+    if sum(row.size for row in rows) + len(tail) > max_points:
+        whole = [row for row in rows if row.lowest >= low and row.highest <= high]
+    held = {row.id for row in whole}
+    points = concat_points([*_read_chunks(connection, [row for row in rows if row.id not in held]), tail])
+    raw = _sorted(points, query.by_time).between(low, high)
+    kept = np.isfinite(raw.values)
+    x, values = raw.x[kept], raw.values[kept]
+    if not whole:
+        return Summary(x, values, values, values, np.ones(len(x)), True)
+    cells = _overview(connection, whole)
+    cells = cells[cells["finite"] > 0]
+    return Summary(
+        np.concatenate([cells["middle_time" if query.by_time else "middle_iteration"], x]),
+        np.concatenate([cells["mean"], values]),
+        np.concatenate([cells["min_value"], values]),
+        np.concatenate([cells["max_value"], values]),
+        np.concatenate([cells["finite"].astype(np.float64), np.ones(len(x))]),
+        False,
+    )
 
 
 def _warm_up(low: int, half_life: float | None) -> int:

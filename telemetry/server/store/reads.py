@@ -27,6 +27,7 @@ __all__ = [
     "ConsoleQuery",
     "TasksQuery",
     "json_number",
+    "ranks_of_series",
     "read_console",
     "read_models",
     "read_projects",
@@ -211,6 +212,21 @@ def read_series(connection: Connection, task_id: str, kind: str | None) -> Json:
             for row in connection.execute(query)
         ]
     }
+
+
+def ranks_of_series(connection: Connection, task: int, series: int) -> list[int]:
+    """Return the ids of the same series of every rank, by rank.
+
+    Raises:
+        NotFound: the series is not one of this task's.
+    """
+    columns = schema.series.c
+    metric = select(columns.metric).where(columns.id == series, columns.task == task).scalar_subquery()
+    query = select(columns.id).where(columns.task == task, columns.metric == metric).order_by(columns.rank)
+    found = list(connection.execute(query).scalars())
+    if not found:
+        raise NotFound(f"this task has no series {series}")
+    return found
 
 
 def read_console(connection: Connection, task_id: str, query: ConsoleQuery) -> Json:

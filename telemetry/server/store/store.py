@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from telemetry.server.store import export, reads, schema, status
+from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.errors import NotFound
@@ -187,6 +188,19 @@ class Store:
                 if identifier not in found:
                     raise NotFound(f"task {task_id} has no series {identifier}")
             return [(identifier, query_points(connection, identifier, query)) for identifier in series]
+
+    def bands(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, Band]]:
+        """Return, for each of these series, the band over all ranks of it, from one state of the store.
+
+        Raises:
+            NotFound: a series is not one of this task's.
+        """
+        with self._database.snapshot() as connection:
+            task = reads.task_row_id(connection, task_id)
+            return [
+                (identifier, query_band(connection, reads.ranks_of_series(connection, task, identifier), query))
+                for identifier in series
+            ]
 
     def console(self, task_id: str, query: ConsoleQuery) -> dict[str, Any]:
         """Return console lines of a task."""
