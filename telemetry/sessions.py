@@ -5,23 +5,18 @@ Everything here is synchronous, reads only, and is safe from any thread. Nothing
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from telemetry.archive import member_items, open_archive, read_document, segment_members
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
 from telemetry.journal import SEGMENTS, SESSION_FILE, SegmentDamage, read_segments, read_session
-from telemetry.wire import Frame, scan
+from telemetry.wire import Frame
 
 __all__ = ["Missing", "Session", "Source", "find_sources", "is_foreign_zip", "open_session"]
-
-# A segment is rolled at 64 MiB by default; a member that claims far more is damage, or an attack.
-MAX_MEMBER_BYTES = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +96,10 @@ def _size_of(path: Path) -> int:
 def is_foreign_zip(path: Path) -> bool:
     """Say whether a path is a sound zip that holds no session: somebody else's file in the same folder."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return SESSION_FILE not in archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return False  # a folder, or damaged: opening it will say which
+        with open_archive(path) as archive:
+            return SESSION_FILE not in archive.NameToInfo
+    except JournalError:
+        return False  # a folder, damaged, or refused: opening it will say which
 
 
 def open_session(path: Path) -> Session:
@@ -116,12 +111,12 @@ def open_session(path: Path) -> Session:
     if path.is_dir():
         sizes = [segment.stat().st_size for segment in (path / SEGMENTS).glob("*.frames")]
         return Session(path, _header(path, read_session(path)), sum(sizes), lambda: read_segments(path))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            document = json.loads(archive.read(SESSION_FILE))
-            sizes = [member.file_size for member in _segments(archive)]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise JournalError(f"{path} is not a session zip: {error}") from error
+    with open_archive(path) as archive:
+        try:
+            document = read_document(archive, SESSION_FILE)
+            sizes = [member.file_size for member, _ in segment_members(archive)]
+        except JournalError as error:
+            raise JournalError(f"{path} is not a session zip: {error}") from error
     return Session(path, _header(path, document), sum(sizes), lambda: _read_zip(path))
 
 
@@ -139,21 +134,11 @@ def _header(path: Path, document: Any) -> TaskHeader:
         raise JournalError(f"the {SESSION_FILE} of {path} is malformed: {error!r}") from error
 
 
-def _segments(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    members = [item for item in archive.infolist() if item.filename.endswith(".frames")]
-    return sorted(members, key=lambda item: item.filename)
-
-
 def _read_zip(path: Path) -> Iterator[Frame | SegmentDamage]:
-    """Read the segments out of a zip. Nothing is unpacked to disk, so no member can escape."""
-    with zipfile.ZipFile(path) as archive:
-        for member in _segments(archive):
-            if member.file_size > MAX_MEMBER_BYTES:
-                raise JournalError(f"{path}: the member {member.filename} claims {member.file_size} bytes")
-            try:
-                # A bomb is cut off at the size it declares; zipfile checks the CRC at the end.
-                data = archive.read(member)
-            except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-                raise JournalError(f"{path}: the member {member.filename} cannot be read: {error}") from error
-            for _, item in scan(data):
-                yield item if isinstance(item, Frame) else SegmentDamage(member.filename, item)
+    with open_archive(path) as archive:
+        try:
+            for member, sha256 in segment_members(archive):
+                for item in member_items(archive, member, sha256):
+                    yield item if isinstance(item, Frame) else SegmentDamage(member.filename, item)
+        except JournalError as error:
+            raise JournalError(f"{path}: {error}") from error

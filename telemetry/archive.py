@@ -1,0 +1,216 @@
+"""Session zips that come from strangers: opened only if they are harmless, and read in bounded memory.
+
+Nothing is ever unpacked to disk, so no member can escape; but a zip may hold a million entries, inflate a
+thousandfold, or say one thing in its manifest and hold another. Such a zip is refused whole, before any
+of its frames is used, except for a wrong sha256, which shows at the end of the member.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from telemetry.errors import JournalError
+from telemetry.wire import HEADER_BYTES, MAGIC, MAX_PAYLOAD_BYTES, Damage, Frame, scan
+
+__all__ = ["MANIFEST_FILE", "member_items", "open_archive", "read_document", "segment_members"]
+
+MANIFEST_FILE = "manifest.json"
+
+# A run of a year, rolled at 64 MiB, has some thousands of segments and blobs.
+MAX_MEMBERS = 32_768
+# Their names and attributes; a hundred bytes each. zipfile turns it into objects before anyone can look.
+MAX_DIRECTORY_BYTES = 8 * 1024 * 1024
+MAX_NAME_CHARS = 1000
+# session.json has 300 bytes, the manifest 150 for each member.
+MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
+# A segment is closed at 64 MiB by default; who sets more may have more.
+MAX_MEMBER_BYTES = 4 * 1024**3
+# Frames are deflated already and gain nothing; uncompressed ones were seen to shrink to a fortieth. Small members may
+# do what they like.
+MAX_RATIO = 200
+SMALL_MEMBER_BYTES = 1024 * 1024
+
+_ENTRY = b"PK\x01\x02"
+_BLOCK_BYTES = 4 * 1024 * 1024
+_MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
+_ENCRYPTED = 0x1
+# What zipfile and json raise on content; RuntimeError is nesting without end, and features that zipfile lacks.
+_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+class _BoundedFile(io.FileIO):
+    """A zip file that does not give its directory away if it is too large. One entry takes zipfile 600 bytes."""
+
+    opening = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self.opening:
+            return super().read(size) or b""
+        whole = size is None or size < 0
+        # One byte more than allowed, where all that is left is asked for.
+        data = super().read(MAX_DIRECTORY_BYTES + 1 if whole else min(size or 0, MAX_DIRECTORY_BYTES + 1)) or b""
+        if len(data) > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"its directory is over the limit of {MAX_DIRECTORY_BYTES} bytes")
+        if data.count(_ENTRY) > MAX_MEMBERS:
+            raise zipfile.BadZipFile(f"it has more than {MAX_MEMBERS} members")
+        return data
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip whose members are all harmless.
+
+    Raises:
+        JournalError: it is no zip, or a member escapes, links, is encrypted, is there twice, or would explode.
+    """
+    try:
+        file = _BoundedFile(path)
+    except OSError as error:
+        raise JournalError(f"{path} cannot be read: {error}") from error
+    with file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise JournalError(f"{path} is not a session zip: {error}") from error
+        file.opening = False
+        with archive:
+            names: set[str] = set()
+            for member in archive.infolist():
+                reason = "there twice" if member.filename in names else _harm_of(member)
+                if reason:
+                    raise JournalError(f"{path} is refused: the member {member.filename!r:.100} is {reason}")
+                names.add(member.filename)
+            yield archive
+
+
+def read_document(archive: zipfile.ZipFile, name: str) -> Any:
+    """Return a JSON member.
+
+    Raises:
+        JournalError: it is not there, too large, or no JSON.
+    """
+    try:
+        with archive.open(name) as file:
+            data = file.read(MAX_DOCUMENT_BYTES + 1)
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"it is over the limit of {MAX_DOCUMENT_BYTES} bytes")
+        return json.loads(data)
+    except KeyError as error:
+        raise JournalError(f"there is no {name} in it") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RecursionError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise JournalError(f"its {name} cannot be read: {error!r:.200}") from error
+
+
+def segment_members(archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, str]]:
+    """Return the segments in order, each with the sha256 that the manifest promises; "" without a manifest.
+
+    Raises:
+        JournalError: the manifest does not fit what is there.
+    """
+    members = sorted(
+        (item for item in archive.infolist() if item.filename.endswith(".frames")), key=lambda item: item.filename
+    )
+    if MANIFEST_FILE not in archive.NameToInfo:
+        return [(item, "") for item in members]
+    promised = _promised(read_document(archive, MANIFEST_FILE))
+    for name, (_, size) in promised.items():
+        if name not in archive.NameToInfo:
+            raise JournalError(f"its manifest names {name!r:.100}, which is not there")
+        if archive.NameToInfo[name].file_size != size:
+            raise JournalError(
+                f"its manifest says {size} bytes of {name!r:.100}, which has {archive.NameToInfo[name].file_size}"
+            )
+    for item in members:
+        if item.filename not in promised:
+            raise JournalError(f"its manifest does not name {item.filename!r:.100}")
+    return [(item, promised[item.filename][0]) for item in members]
+
+
+def member_items(archive: zipfile.ZipFile, member: zipfile.ZipInfo, sha256: str = "") -> Iterator[Frame | Damage]:
+    """Yield the frames of a segment, and what had to be skipped, with no more in memory than a few blocks.
+
+    Raises:
+        JournalError: the member cannot be inflated to its end, or is not what `sha256` promised.
+    """
+    digest = hashlib.sha256()
+    try:
+        with archive.open(member) as file:
+            yield from _items(iter(lambda: file.read(_BLOCK_BYTES), b""), digest)
+    except _UNREADABLE as error:
+        raise JournalError(f"the member {member.filename} cannot be read: {error}") from error
+    if sha256 and digest.hexdigest() != sha256:
+        raise JournalError(f"the member {member.filename} is not what the manifest says: its sha256 differs")
+
+
+def _items(blocks: Iterator[bytes], digest: Any) -> Iterator[Frame | Damage]:
+    data, base = b"", 0
+    ended = False
+    while not ended:
+        block = next(blocks, b"")
+        digest.update(block)
+        ended = not block
+        data += block
+        used = 0
+        for position, item in scan(data):
+            if isinstance(item, Frame):
+                yield item
+                used = position + len(item)
+                continue
+            # Where a frame could still reach over the end of what was read, only the next block can tell.
+            if not ended and position + _MAX_FRAME_BYTES > len(data):
+                break
+            # Half of a magic number may stand at the very end.
+            end = position + item.length
+            used = end if ended or end < len(data) else max(position + 1, end - len(MAGIC) + 1)
+            yield Damage(base + position, used - position, item.reason, item.cut)
+            if used != end:
+                break
+        data, base = data[used:], base + used
+
+
+def _harm_of(member: zipfile.ZipInfo) -> str:
+    """Return what is wrong with a member; "" for a harmless one."""
+    name = member.orig_filename
+    path = PurePosixPath(name)
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable() or "\\" in name:
+        return "of a name that is no path"
+    if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
+        return "of a name that leads out of the zip"
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "a link or a device, not a file"
+    if member.flag_bits & _ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "encrypted or packed in a way that is not taken"
+    if member.file_size > MAX_MEMBER_BYTES:
+        return f"of {member.file_size} bytes, over the limit of {MAX_MEMBER_BYTES}"
+    if member.file_size > SMALL_MEMBER_BYTES and member.file_size > MAX_RATIO * member.compress_size:
+        return f"a bomb: {member.compress_size} bytes that claim to inflate to {member.file_size}"
+    return ""
+
+
+def _promised(manifest: Any) -> dict[str, tuple[str, int]]:
+    """Return (sha256, bytes) by member."""
+    try:
+        files = manifest["files"]
+        if not isinstance(files, Mapping):
+            raise TypeError("its files are no map")
+        return {name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in files.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"its {MANIFEST_FILE} is malformed: {error!r:.200}") from error
