@@ -16,15 +16,26 @@ NASTY = "<script>alert(1)</script>"
 class Writer:
     """One task's writer, speaking to the server as the HTTP sink does: `flush` returns after the commit."""
 
-    def __init__(self, url: str, task_id: str = "1" * 32) -> None:
+    def __init__(self, url: str, task_id: str = "1" * 32, *, rank: int | None = None) -> None:
         self.url = url
         self.task_id = task_id
-        self._writer_id = bytes.fromhex(task_id)
+        self._rank = rank
+        self._writer_id = bytes.fromhex(task_id) if rank is None else b"rank %11d" % rank
         self._sequence = 0
         self._columns = ScalarColumns()
         self._index: dict[SeriesKey, int] = {}
         self._events: list[FrameEvent] = []
         self._now_ns = time.time_ns()
+        self._fixed_ns = 0
+
+    def at(self, time_unix_ns: int) -> Writer:
+        """From here on events are of this moment."""
+        self._now_ns = time_unix_ns
+        self._fixed_ns = time_unix_ns
+        return self
+
+    def _moment_ns(self) -> int:
+        return self._fixed_ns or time.time_ns()
 
     def task(self, **fields: Any) -> Writer:
         """Set fields of the task's own record; a name, a project and a status unless they are given."""
@@ -34,7 +45,7 @@ class Writer:
         return self
 
     def record(self, section: str, fields: dict[str, Any]) -> Writer:
-        self._events += [RecordChange(time.time_ns(), section, key, value) for key, value in fields.items()]
+        self._events += [RecordChange(self._moment_ns(), section, key, value) for key, value in fields.items()]
         return self
 
     def event(self, event: FrameEvent) -> Writer:
@@ -60,7 +71,8 @@ class Writer:
 
     def flush(self) -> None:
         """Send what was reported; the server has committed it when this returns."""
-        batch = Batch(self.task_id, self._columns, self._events, len(self._columns) + len(self._events))
+        count = len(self._columns) + len(self._events)
+        batch = Batch(self.task_id, self._columns, self._events, count, self._rank)
         frame = encode(batch, writer_id=self._writer_id, sequence=self._sequence)
         request = urllib.request.Request(
             f"{self.url}/api/v1/frames", bytes(frame.data), {"Content-Type": "application/vnd.telemetry.frames"}

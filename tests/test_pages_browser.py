@@ -479,3 +479,50 @@ def test_a_lost_server_is_said_and_found_again(browser: Any, tmp_path: Path) -> 
         wait_for_points(page, "loss", 3)
         assert page.evaluate("window.stillTheSamePage")
         page.close()
+
+
+def test_ranks_are_a_band_and_each_by_itself_on_demand(url: str, open_page: OpenPage) -> None:
+    # given four ranks that log one series, and rank 0 another one
+    for rank in range(4):
+        writer = Writer(url, TASK, rank=rank)
+        if not rank:
+            writer.task().scalars("loss", "eval", [1.0, 0.5])
+        writer.record("writers", {f"{rank:032x}": {"rank": rank, "world_size": 4, "host": f"node{rank}", "pid": 1}})
+        writer.scalars("loss", "train", [rank + step / 10 for step in range(20)])
+        writer.resources("CPU", "host", "%", [10.0 * rank] * 5)
+        writer.flush()
+    page = open_page(f"/tasks/{TASK}")
+    # then at first: a mean with its band (3 traces of 20) and the other series (2)
+    wait_for_points(page, "loss", 62)
+    loss = chart(page, "loss")
+    assert loss.locator(".legend span").all_inner_texts() == ["eval", "train"]
+    assert (
+        "1.5" in loss.locator(".legend b").nth(1).inner_text() or "3.4" in loss.locator(".legend b").nth(1).inner_text()
+    )
+    # when each rank is asked for
+    loss.get_by_role("button", name="mean of ranks").click()
+    # then
+    expect(loss.locator(".legend span")).to_have_text(
+        ["eval", "train · rank 0", "train · rank 1", "train · rank 2", "train · rank 3"]
+    )
+    wait_for_points(page, "loss", 82)
+    # and one of them can be left out
+    loss.get_by_role("button", name="train · rank 2").click()
+    expect(loss.locator(".plot")).to_have_attribute("data-points", "62")
+    # a few machines are shown by name, side by side
+    page.get_by_role("tab", name="Resources").click()
+    expect(chart(page, "CPU").locator(".legend span")).to_have_text([f"host · node{rank}" for rank in range(4)])
+
+
+def test_statuses_that_follow_from_silence_have_words_and_colours(url: str, open_page: OpenPage) -> None:
+    minute = 60_000_000_000
+    now = time.time_ns()
+    for number, (age, word) in enumerate([(0, "running"), (5 * minute, "lost")]):
+        writer = Writer(url, f"{number + 2}" * 32).at(now - age)
+        writer.task(name=word).flush()
+    page = open_page("/?status=lost")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    badge = page.locator("tbody tr .status")
+    expect(badge).to_have_text("lost")
+    assert badge.get_attribute("data-tone") == "bad"
+    assert "killed" in badge.get_attribute("title")

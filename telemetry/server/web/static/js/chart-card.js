@@ -12,6 +12,7 @@ const LIVE_EVERY_MS = 1000;
 const MARGIN = 0.08; // fetched beyond each edge of a zoom, so that lines run out of the picture
 const MAX_SERIES = 40; // beyond it a chart is unreadable and slow; the rest is named and one click away
 const STEP = 0.25; // of the width, for keys
+const FEW_MACHINES = 16;
 
 /**
  * What a card is given by the tab it lives in.
@@ -21,7 +22,7 @@ const STEP = 0.25; // of the width, for keys
  */
 
 /** @returns {import("./chart-figure.js").View} a chart as it is before anyone touched it */
-export const freshView = () => ({ range: null, yRange: null, log: null, hidden: new Set(), allSeries: false });
+export const freshView = () => ({ range: null, yRange: null, log: null, hidden: new Set(), allSeries: false, eachRank: null });
 
 export class ChartCard {
   /**
@@ -48,6 +49,7 @@ export class ChartCard {
   #build(onClose) {
     this.badge = el("span", { class: "badge bad", hidden: true });
     this.more = el("button", { type: "button", class: "badge more", hidden: true, onclick: () => this.#showAll() });
+    this.ranksButton = el("button", { type: "button", class: "badge more", hidden: true, onclick: () => this.#toggleRanks() });
     this.resetButton = iconButton("reset", "Reset zoom (double-click)", () => this.resetZoom());
     this.logButton = iconButton("log", "Logarithmic y axis", () => this.#toggleLog());
     const last = onClose ? iconButton("close", "Close full screen", onClose) : iconButton("expand", "Full screen", () => this.host.openFull?.(this.group));
@@ -57,7 +59,7 @@ export class ChartCard {
     const title = el("h3", { title: this.group.title }, this.group.title || "(no title)");
     this.element = el(
       "article", { class: "card", tabindex: 0, "aria-label": `Chart ${this.group.title}`, "data-title": this.group.title, onkeydown: (event) => this.#onKey(event) },
-      el("header", {}, title, this.badge, this.more, el("span", { class: "spacer" }), this.resetButton, this.logButton, last),
+      el("header", {}, title, this.badge, this.ranksButton, this.more, el("span", { class: "spacer" }), this.resetButton, this.logButton, last),
       this.legend, el("div", { class: "plot-box" }, this.plot, this.message),
     );
     this.#showHead();
@@ -102,8 +104,7 @@ export class ChartCard {
     const { x, halfLife } = this.host.settings();
     const { signal } = this.abort;
     try {
-      const ids = this.#series().map(({ id }) => id);
-      const found = await this.host.points.fetch(ids, { x, ...this.#range(), half_life: halfLife }, signal);
+      const found = await this.#fetch({ x, ...this.#range() }, halfLife, signal);
       if (signal.aborted) return;
       this.found = found;
       this.#say("");
@@ -113,6 +114,18 @@ export class ChartCard {
       this.stale = true;
       this.#say(`The points could not be read: ${error.message}`);
     }
+  }
+
+  /** Points of single series and bands of ranks come from two places, by the same ids. */
+  async #fetch(range, halfLife, signal) {
+    const idsOf = (series) => series.map(({ id }) => id);
+    const banded = this.#series().filter(({ ranks }) => ranks);
+    const single = this.#series().filter(({ ranks }) => !ranks);
+    const answers = await Promise.all([
+      single.length ? this.host.points.fetch(idsOf(single), { ...range, half_life: halfLife }, signal) : new Map(),
+      banded.length ? this.host.points.fetch(idsOf(banded), { ...range, bands: true }, signal) : new Map(),
+    ]);
+    return new Map([...answers[0], ...answers[1]]);
   }
 
   /** Draw what is there, in the size, theme and settings of now. */
@@ -127,7 +140,7 @@ export class ChartCard {
     const { x, log, halfLife } = this.host.settings();
     const theme = chartTheme();
     const group = { ...this.group, series: this.#series() };
-    const colors = this.host.table.colorsOf(this.group).map((index) => theme[`series${index}`]);
+    const colors = this.host.table.colorsOf(group).map((index) => theme[`series${index}`]);
     const coarse = matchMedia("(pointer: coarse)").matches;
     const { traces, layout } = figure({
       group, points: this.found, colors, view: this.view, x, log: this.view.log ?? log, smooth: halfLife !== undefined,
@@ -213,8 +226,25 @@ export class ChartCard {
     };
   }
 
+  /** One line with a band for each name, or each rank by itself. */
+  #all() {
+    const { bands, series } = this.group;
+    if (!bands) return series;
+    // A few machines one wants to see side by side; of training's ranks first the whole.
+    const each = this.view.eachRank ?? (this.host.table.kind === "resource" && series.length <= FEW_MACHINES);
+    return each ? series : bands;
+  }
+
   #series() {
-    return this.view.allSeries ? this.group.series : this.group.series.slice(0, MAX_SERIES);
+    return this.view.allSeries ? this.#all() : this.#all().slice(0, MAX_SERIES);
+  }
+
+  #toggleRanks() {
+    this.view.eachRank = this.#all() === this.group.bands;
+    this.view.hidden.clear();
+    this.found = null;
+    this.#showHead();
+    this.load();
   }
 
   #showAll() {
@@ -246,15 +276,20 @@ export class ChartCard {
     setText(this.badge, `${count(bad)} not finite`);
     this.badge.hidden = bad === 0;
     this.badge.title = `${count(bad)} values of this chart are NaN or infinite; they are marked at its edges`;
-    setText(this.more, `${series.length} of ${count(this.group.series.length)} series: show all`);
-    this.more.hidden = series.length === this.group.series.length;
+    setText(this.more, `${series.length} of ${count(this.#all().length)} series: show all`);
+    this.more.hidden = series.length === this.#all().length;
+    this.ranksButton.hidden = !this.group.bands;
+    const banded = this.#all() === this.group.bands;
+    setText(this.ranksButton, banded ? "mean of ranks" : "each rank");
+    this.ranksButton.title = banded ? "The mean of all ranks, between the lowest and the highest; show each rank by itself" : "Each rank by itself; show their mean between the lowest and the highest";
+    this.ranksButton.setAttribute("aria-pressed", String(!banded));
     this.resetButton.hidden = !this.view.range && !this.view.yRange;
     this.logButton.setAttribute("aria-pressed", String(this.view.log ?? this.host.settings().log));
     this.#showLegend(series);
   }
 
   #showLegend(series) {
-    const colors = this.host.table.colorsOf(this.group);
+    const colors = this.host.table.colorsOf({ ...this.group, series });
     const largest = Math.max(0, ...this.group.series.map(({ max }) => Math.abs(max ?? 0)));
     const unit = displayUnit(this.group.unit ?? "", largest);
     series.forEach((one, index) => {
@@ -264,11 +299,11 @@ export class ChartCard {
         this.legend.append(item);
       }
       const [dot, name, value] = /** @type {any} */ (item.children);
-      item.onclick = () => this.#toggleSeries(one.series);
-      item.title = `${one.series}: show or hide`;
-      item.setAttribute("aria-pressed", String(!this.view.hidden.has(one.series)));
+      item.onclick = () => this.#toggleSeries(one.label);
+      item.title = one.ranks ? `${one.label}: mean of ${count(one.ranks.length)} ranks; show or hide` : `${one.label}: show or hide`;
+      item.setAttribute("aria-pressed", String(!this.view.hidden.has(one.label)));
       dot.style.background = `var(--series-${colors[index]})`;
-      setText(name, one.series);
+      setText(name, one.label);
       // Of a machine's figures nobody wants the fifth digit.
       const last = typeof one.last !== "number" ? one.last : this.group.unit ? Number((one.last / unit.factor).toPrecision(3)) : one.last;
       setText(value, `${measure(last)}${unit.label && !isNonFinite(last) ? ` ${unit.label}` : ""}`);

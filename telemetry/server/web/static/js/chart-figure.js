@@ -9,7 +9,7 @@ const MINUTE_MS = 60_000;
 /**
  * @typedef {import("./series.js").Group} Group
  * @typedef {import("./points.js").PointsOf} PointsOf
- * @typedef {{range: [number, number] | null, yRange: [number, number] | null, log: boolean | null, hidden: Set<string>, allSeries: boolean}} View
+ * @typedef {{range: [number, number] | null, yRange: [number, number] | null, log: boolean | null, hidden: Set<string>, allSeries: boolean, eachRank: boolean | null}} View
  * @typedef {{group: Group, points: Map<number, PointsOf>, colors: string[], view: View, x: "iteration" | "time", log: boolean,
  *   smooth: boolean, width: number, height: number, drag: string | false, theme: Record<string, string>}} Input
  */
@@ -42,7 +42,7 @@ const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").re
 export function figure(input) {
   const { group, points, view, x } = input;
   const shown = group.series.map((series, index) => ({ series, color: input.colors[index], data: points.get(series.id) }))
-    .filter((one) => one.data && !view.hidden.has(one.series.series));
+    .filter((one) => one.data && !view.hidden.has(one.series.label));
   const largest = Math.max(0, ...group.series.map(({ max, min }) => Math.max(Math.abs(max ?? 0), Math.abs(min ?? 0))));
   const { label, factor } = displayUnit(group.unit ?? "", largest);
   const shift = x === "time" ? localShift(Date.now()) : 0;
@@ -52,10 +52,11 @@ export function figure(input) {
 }
 
 function linesOf({ series, color, data }, input, factor, shift) {
+  if (data.mean) return bandOf({ series, color, data }, factor, shift);
   const xs = shift ? data.x.map((value) => value + shift) : data.x;
   const scale = (values) => (factor === 1 ? values : values.map((value) => (value === null ? null : value / factor)));
   const raw = {
-    type: "scatter", uid: `raw-${series.id}`, name: plain(series.series), x: xs, y: scale(data.y),
+    type: "scatter", uid: `raw-${series.id}`, name: plain(series.label), x: xs, y: scale(data.y),
     mode: data.exact && data.x.length <= MARKER_MAX_POINTS ? "lines+markers" : "lines",
     line: { color, width: 1.6 }, marker: { color, size: data.x.length === 1 ? 7 : 4.5 }, connectgaps: false,
   };
@@ -66,11 +67,28 @@ function linesOf({ series, color, data }, input, factor, shift) {
   ];
 }
 
+/** The mean of the ranks as a line, in a band from the lowest to the highest. */
+function bandOf({ series, color, data }, factor, shift) {
+  const x = shift ? data.x.map((value) => value + shift) : data.x;
+  const scale = (values) => (factor === 1 ? values : values.map((value) => (value === null ? null : value / factor)));
+  const [low, high] = [scale(data.low), scale(data.high)];
+  const edge = { type: "scatter", mode: "lines", x, line: { width: 0, color }, hoverinfo: "skip", showlegend: false };
+  return [
+    { ...edge, uid: `low-${series.id}`, y: low },
+    { ...edge, uid: `high-${series.id}`, y: high, fill: "tonexty", fillcolor: color.replace(/^rgb\((.*)\)$/, "rgba($1, 0.2)") },
+    {
+      type: "scatter", uid: `mean-${series.id}`, name: plain(series.label), x, y: scale(data.mean), line: { color, width: 1.8 }, marker: { color, size: 4.5 },
+      mode: data.x.length <= MARKER_MAX_POINTS ? "lines+markers" : "lines", customdata: low.map((value, index) => [value, high[index]]),
+      hovertemplate: `%{y:.5~g} (%{customdata[0]:.5~g} to %{customdata[1]:.5~g})<extra>${plain(series.label)}, ${series.ranks?.length ?? 1} ranks</extra>`,
+    },
+  ];
+}
+
 /**
  * NaN and infinities have no height: they stand at the bottom or top edge, and the first has a line of its own.
  */
 function nonFiniteMarks(shown, theme, shift) {
-  const all = shown.flatMap(({ series, data }) => data.non_finite.map(([at, what]) => ({ at: at + shift, what, name: series.series })));
+  const all = shown.flatMap(({ series, data }) => (data.non_finite ?? []).map(([at, what]) => ({ at: at + shift, what, name: series.label })));
   if (!all.length) return { traces: [], shapes: [], annotations: [] };
   all.sort((a, b) => a.at - b.at);
   const first = all[0];

@@ -37,5 +37,6 @@ export function openFull(group, host, onClosed) {
 
 /** A copy of the group as it is now, so that its counts can be compared later. */
 function snapshot(group, host) {
-  return { ...group, series: group.series.map((one) => ({ ...(host.table.byId.get(one.id) ?? one) })) };
+  const series = group.series.map((one) => ({ ...(host.table.byId.get(one.id) ?? one) }));
+  return { ...group, series, bands: host.table.groups.find(({ key }) => key === group.key)?.bands ?? group.bands };
 }

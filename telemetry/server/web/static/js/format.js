@@ -79,7 +79,7 @@ export function duration(ms) {
 /** How long a task has run, or ran. */
 export function taskDuration(task, now) {
   if (!task.started_unix_ms) return null;
-  const end = task.ended_unix_ms ?? (task.status === "in_progress" ? now : task.last_update_unix_ms);
+  const end = task.ended_unix_ms ?? (task.status === "in_progress" || task.status === "stalled" ? now : task.last_update_unix_ms);
   return end ? Math.max(0, end - task.started_unix_ms) : null;
 }
 

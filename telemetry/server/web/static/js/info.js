@@ -43,7 +43,7 @@ export class Info {
     this.drawn = state;
     const { record } = this.task;
     const own = record.task ?? {};
-    const rest = Object.entries(record).filter(([name]) => name !== "task" && name !== "writers");
+    const rest = Object.entries(record).filter(([name]) => !["task", "writers", "heartbeats"].includes(name));
     const fields = ([name, values]) => section(sentence(name), definitions(Object.entries(values).sort(byKey).map(([key, value]) => [key, text(value)])));
     byId("info").replaceChildren(...[
       failure(this.task, own),
@@ -142,12 +142,18 @@ function table(headings, rows) {
 function writersSection(writers) {
   const entries = Object.entries(writers);
   if (!entries.length) return null;
-  entries.sort(([, a], [, b]) => (a?.rank ?? 0) - (b?.rank ?? 0) || (a?.started_unix_ns ?? 0) - (b?.started_unix_ns ?? 0));
+  entries.sort(([, a], [, b]) => (a?.attempt ?? 1) - (b?.attempt ?? 1) || (a?.rank ?? 0) - (b?.rank ?? 0) || (a?.started_unix_ns ?? 0) - (b?.started_unix_ns ?? 0));
+  const attempts = new Set(entries.map(([, writer]) => writer?.attempt ?? 1));
+  const many = attempts.size > 1 || !attempts.has(1);
+  const moment = (ns) => (ns ? format.exact(ns / 1e6) : "") || "–";
   const rows = entries.map(([id, writer]) => [
-    writer?.world_size > 1 ? `${writer.rank ?? 0} of ${writer.world_size}` : String(writer?.rank ?? 0), writer?.host ?? "–", String(writer?.pid ?? "–"),
-    writer?.python ?? "–", format.exact((writer?.started_unix_ns ?? 0) / 1e6) || "–", el("code", { title: id }, id.slice(0, 8)),
+    writer?.world_size > 1 ? `${writer.rank ?? 0} of ${writer.world_size}` : String(writer?.rank ?? 0),
+    ...(many ? [String(writer?.attempt ?? 1) + (writer?.restarts ? `, restart ${writer.restarts}` : "")] : []),
+    writer?.host ?? "–", String(writer?.pid ?? "–") + (writer?.parent_pid ? ` of ${writer.parent_pid}` : ""),
+    writer?.python ?? "–", moment(writer?.started_unix_ns), moment(writer?.ended_unix_ns), el("code", { title: id }, id.slice(0, 8)),
   ]);
-  return section("Processes", table([["Rank"], ["Host"], ["Process id", true], ["Python"], ["Started"], ["Writer"]], rows));
+  const title = many ? `Processes of ${attempts.size} attempts` : "Processes";
+  return section(title, table([["Rank"], ...(many ? [["Attempt", true]] : []), ["Host"], ["Process id", true], ["Python"], ["Started"], ["Ended"], ["Writer"]], rows));
 }
 
 function modelsSection(models, total) {

@@ -7,9 +7,9 @@ const MAX_IDS = 100; // what the API answers in one request
 const MAX_IN_FLIGHT = 3; // a browser has six connections to a server, and the live feed holds one
 
 /**
- * @typedef {{x: "iteration" | "time", from?: number, to?: number, max_samples: number, half_life?: number}} Range
+ * @typedef {{x: "iteration" | "time", from?: number, to?: number, max_samples: number, half_life?: number, bands?: boolean}} Range
  * @typedef {{id: number, count: number, exact: boolean, x: number[], y: (number | null)[], smooth: (number | null)[] | null,
- *   non_finite: [number, string][], non_finite_count: number}} PointsOf
+ *   non_finite: [number, string][], non_finite_count: number, mean?: number[], low?: number[], high?: number[]}} PointsOf
  * @typedef {{ids: number[], signal: AbortSignal, resolve: (points: Map<number, PointsOf>) => void, reject: (error: unknown) => void}} Ask
  */
 
@@ -78,10 +78,11 @@ export class Points {
     for (const ask of asks) if (ask.signal.aborted) ask.reject(new DOMException("no longer wanted", "AbortError"));
     if (!wanted.length) return;
     const ids = [...new Set(wanted.flatMap((ask) => ask.ids))];
+    const { bands, ...query } = range;
     try {
       const found = new Map();
       for (let at = 0; at < ids.length; at += MAX_IDS) {
-        const answer = await get(`/tasks/${this.taskId}/points`, { series: ids.slice(at, at + MAX_IDS).join(","), ...range });
+        const answer = await get(`/tasks/${this.taskId}/${bands ? "bands" : "points"}`, { series: ids.slice(at, at + MAX_IDS).join(","), ...query });
         for (const one of answer.series) found.set(one.id, one);
       }
       for (const ask of wanted) ask.resolve(found);

@@ -8,9 +8,10 @@ const COLORS = 10;
 const REFETCH_EVERY_MS = 2000;
 
 /**
- * @typedef {{id: number, kind: string, title: string, series: string, unit: string, count: number,
- *   last: number | string | null, last_iteration: number, max: number | null, min: number | null, non_finite: number}} Series
- * @typedef {{key: string, title: string, unit: string, series: Series[]}} Group  one chart
+ * @typedef {{id: number, kind: string, title: string, series: string, label: string, rank: number | null, unit: string, count: number,
+ *   last: number | string | null, last_iteration: number, max: number | null, min: number | null, non_finite: number,
+ *   ranks?: Series[]}} Series  with `ranks` it stands for the same series of several ranks, as a band
+ * @typedef {{key: string, title: string, unit: string, series: Series[], bands: Series[] | null}} Group  one chart; `bands` if it has ranks
  */
 
 export class SeriesTable {
@@ -29,6 +30,7 @@ export class SeriesTable {
     this.groupOf = /** @type {Map<number, Group>} */ (new Map());
     this.others = /** @type {Set<number>} */ (new Set());
     this.colors = /** @type {Map<string, number>} */ (new Map());
+    this.hosts = /** @type {Map<number, string>} */ (new Map());
     this.refetch = coalesce(() => this.#fetch(onGroups).catch(onError), REFETCH_EVERY_MS);
   }
 
@@ -41,7 +43,8 @@ export class SeriesTable {
     for (const one of series) {
       const key = this.kind === "resource" ? `${one.title}\n${one.unit}` : one.title;
       let group = groups.get(key);
-      if (!group) groups.set(key, (group = { key, title: one.title, unit: one.unit, series: [] }));
+      if (!group) groups.set(key, (group = { key, title: one.title, unit: one.unit, series: [], bands: null }));
+      one.label = one.series;
       group.series.push(one);
       this.byId.set(one.id, one);
       this.groupOf.set(one.id, group);
@@ -49,16 +52,48 @@ export class SeriesTable {
     // Ids of the other kind come with the live feed too; what is still unknown after asking is not ours.
     this.others = new Set(unknown.filter((id) => !this.byId.has(id)));
     this.groups = inOrder([...groups.values()], (group) => `${group.title}\0${group.unit}`);
-    for (const group of this.groups) if (group.series.length > 1) group.series = inOrder(group.series, ({ series }) => series);
+    for (const group of this.groups) this.#arrange(group);
     this.#chooseColors();
     this.loaded = true;
     onGroups();
   }
 
+  /** Put a group's series in order; several ranks of one name become a band, and each is named by its rank or host. */
+  #arrange(group) {
+    if (group.series.length < 2) return;
+    const byName = new Map();
+    for (const one of group.series) byName.set(one.series, [...(byName.get(one.series) ?? []), one]);
+    group.series = inOrder(group.series, ({ series, rank }) => `${series}\0${rank ?? ""}`);
+    if (byName.size === group.series.length) return;
+    for (const one of group.series) if (one.rank !== null && byName.get(one.series).length > 1) one.label = `${one.series} · ${this.#place(one.rank)}`;
+    group.bands = inOrder([...byName.values()].map(bandOf), ({ series }) => series);
+  }
+
+  /** Machines are told apart by their names, where those differ. */
+  #place(rank) {
+    const host = this.kind === "resource" ? this.hosts.get(rank) : undefined;
+    const alone = host !== undefined && [...this.hosts.values()].filter((name) => name === host).length === 1;
+    return alone ? host : `rank ${rank}`;
+  }
+
+  /**
+   * Learn which rank runs where, from the task's record.
+   * @param {Record<string, {rank?: number | null, host?: string, local_rank?: number, parent_pid?: number}>} writers
+   */
+  setWriters(writers) {
+    const before = this.hosts.size;
+    this.hosts.clear();
+    // Of each machine the process that samples it: two of one machine would hide its name.
+    for (const { rank, host, local_rank: local, parent_pid: parent } of Object.values(writers)) {
+      if (typeof rank === "number" && host && !parent && !local) this.hosts.set(rank, host);
+    }
+    if (this.hosts.size !== before && this.loaded) this.refetch();
+  }
+
   /** A series name that several charts share ("train") has one colour in all of them. */
   #chooseColors() {
     const seen = new Map();
-    for (const group of this.groups) for (const { series } of group.series) seen.set(series, (seen.get(series) ?? 0) + 1);
+    for (const group of this.groups) for (const { series } of group.bands ?? group.series) seen.set(series, (seen.get(series) ?? 0) + 1);
     for (const [name, times] of seen) {
       if (times > 1 && !this.colors.has(name)) this.colors.set(name, this.colors.size % COLORS);
     }
@@ -69,10 +104,10 @@ export class SeriesTable {
    * @returns {number[]} for each of its series the number of its colour (--series-N)
    */
   colorsOf(group) {
-    const taken = new Set(group.series.map(({ series }) => this.colors.get(series)).filter((n) => n !== undefined));
+    const taken = new Set(group.series.map(({ label }) => this.colors.get(label)).filter((n) => n !== undefined));
     let next = 0;
-    return group.series.map(({ series }) => {
-      const shared = this.colors.get(series);
+    return group.series.map(({ label }) => {
+      const shared = this.colors.get(label);
       if (shared !== undefined) return shared;
       while (taken.has(next % COLORS) && next < COLORS) next += 1;
       next += 1;
@@ -99,6 +134,25 @@ export class SeriesTable {
     }
     return changed;
   }
+}
+
+/** @param {Series[]} ranks  of one series @returns {Series} what stands for them all, live */
+function bandOf(ranks) {
+  if (ranks.length === 1) return ranks[0];
+  const numbers = (name) => ranks.map((one) => one[name]).filter((value) => typeof value === "number");
+  const { id, kind, title, series, unit } = ranks[0];
+  return {
+    id, kind, title, series, label: series, rank: null, unit, ranks,
+    get count() { return numbers("count").reduce((sum, value) => sum + value, 0); },
+    get non_finite() { return numbers("non_finite").reduce((sum, value) => sum + value, 0); },
+    get last() {
+      const last = numbers("last");
+      return last.length ? last.reduce((sum, value) => sum + value / last.length, 0) : ranks[0].last;
+    },
+    get last_iteration() { return Math.max(...numbers("last_iteration")); },
+    get min() { return numbers("min").reduce((least, value) => Math.min(least ?? value, value), /** @type {number | null} */ (null)); },
+    get max() { return numbers("max").reduce((most, value) => Math.max(most ?? value, value), /** @type {number | null} */ (null)); },
+  };
 }
 
 /**

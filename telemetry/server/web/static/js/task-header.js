@@ -2,7 +2,7 @@
 
 import { byId, el, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
-import { statusTone, statusWord } from "./status.js";
+import { STATUS_HINTS, statusTone, statusWord } from "./status.js";
 import { writeQuery, DEFAULTS } from "./tasks-query.js";
 
 export class Header {
@@ -15,9 +15,10 @@ export class Header {
     this.task = task;
     const name = task.name || task.id;
     setText(byId("name"), name);
-    document.title = `${task.status === "in_progress" && task.progress ? `${Math.floor(task.progress)}% · ` : ""}${name} · telemetry`;
+    document.title = `${["in_progress", "stalled"].includes(task.status) && task.progress ? `${Math.floor(task.progress)}% · ` : ""}${name} · telemetry`;
     setText(byId("status"), statusWord(task.status));
     setAttribute(byId("status"), "data-tone", statusTone(task.status));
+    setAttribute(byId("status"), "title", STATUS_HINTS[task.status] ?? null);
     const crumb = byId("crumb-project");
     crumb.hidden = !task.project;
     setText(crumb, task.project);
@@ -27,7 +28,7 @@ export class Header {
     setText(byId("iteration"), format.count(task.last_iteration));
     setText(byId("points"), format.count(task.points));
     setText(byId("host"), task.host ?? "–");
-    setText(byId("reason"), task.status === "failed" || task.status === "stopped" ? task.status_reason : "");
+    setText(byId("reason"), ["failed", "stopped", "preempted"].includes(task.status) ? task.status_reason : (STATUS_HINTS[task.status] ?? ""));
     byId("reason").hidden = !byId("reason").textContent;
     byId("started").title = format.exact(task.started_unix_ms);
     this.tick();

@@ -44,6 +44,7 @@ async function fetchTask() {
     byId("shown").hidden = false;
     header.show(task);
     parts.info.show(task);
+    parts.resources.table.setWriters(task.record?.writers ?? {});
     if (appeared) for (const name of started) parts[name].refresh();
   } catch (error) {
     if (error instanceof ApiError && error.status === 404) {

@@ -2,7 +2,7 @@
 
 import { arrange, el, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
-import { statusTone, statusWord } from "./status.js";
+import { STATUS_HINTS, statusTone, statusWord } from "./status.js";
 
 /** Columns in order: key, heading, and the API's sort key where it has one. */
 export const COLUMNS = [
@@ -89,6 +89,7 @@ class Row {
     this.cells.project.title = task.project ?? "";
     setText(this.status, statusWord(task.status));
     setAttribute(this.status, "data-tone", tone);
+    setAttribute(this.status, "title", STATUS_HINTS[task.status] ?? null);
     this.#showProgress(task.progress, tone);
     setText(this.cells.iteration, format.count(task.last_iteration));
     setText(this.cells.points, format.shortCount(task.points));
