@@ -15,6 +15,7 @@ from types import ModuleType
 
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.export_command import add_export
+from telemetry.token_command import add_token, add_token_file_option
 
 __all__ = ["main"]
 
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_server(commands)
     _add_demo(commands)
     _add_sync(commands)
+    add_token(commands)
     add_export(commands, default_url=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}", import_extra=_import_extra)
     _add_salvage(commands)
     command = commands.add_parser("settings", help="print every setting, its value and where it comes from")
@@ -96,7 +98,24 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s; 0 takes a free one")
     command.add_argument("--directory", type=Path, help="where the data lie (default: TELEMETRY_DIR/server)")
     command.add_argument(
+        "--max-project-points", metavar="N", type=int, help="points that each top-level project may hold (default: any)"
+    )
+    command.add_argument(
+        "--max-project-bytes", metavar="N", type=int, help="bytes of frames that each top-level project may hold"
+    )
+    command.add_argument(
         "--until-eof", action="store_true", help="also end when the standard input does: for a parent process"
+    )
+    command.add_argument(
+        "--watch",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="also show the sessions in this folder as they grow, and session zips; may be given again",
+    )
+    command.add_argument(
+        "--no-watch", action="store_true", help="do not show the runs that this machine keeps in TELEMETRY_DIR"
     )
     command.set_defaults(run=_server)
 
@@ -148,6 +167,7 @@ def _add_sync_options(command: argparse.ArgumentParser) -> None:
         default=30.0,
         help="seconds to keep trying a server that does not answer (default: %(default)g)",
     )
+    add_token_file_option(command)
     command.set_defaults(run=_sync)
 
 
@@ -173,16 +193,23 @@ def _server(arguments: argparse.Namespace) -> int:
 
     app = _import_extra("telemetry.server.app", "server")
     config = _import_extra("telemetry.server.config", "server")
-    directory = (arguments.directory or Settings.load().state_dir / "server").absolute()
+    state_dir = Settings.load().state_dir.absolute()
+    directory = (arguments.directory or state_dir / "server").absolute()
+    own = () if arguments.no_watch else (state_dir / "sessions", state_dir / "spool")
+    watch = (*own, *(path.expanduser().absolute() for path in arguments.watch))
+    places = [f"{state_dir}/{{sessions,spool}}"] if own else []
+    places += [str(path) for path in watch[len(own) :]]
 
     def on_ready(url: str) -> None:
         # One line, at once: a parent process waits for it to learn the port.
-        print(f"telemetry server: {url}  data in {directory}  Ctrl-C ends it", flush=True)
+        watching = f"watching {', '.join(places)}" if places else "watching nothing"
+        print(f"telemetry server: {url}  data in {directory}  {watching}  Ctrl-C ends it", flush=True)
 
     if arguments.until_eof:
         _end_with_standard_input()
     app.run_server(
-        config.ServerConfig.from_environment(directory, host=arguments.host, port=arguments.port), on_ready=on_ready
+        config.ServerConfig.from_environment(directory, host=arguments.host, port=arguments.port, watch=watch),
+        on_ready=on_ready,
     )
     return EXIT_OK
 
@@ -238,7 +265,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     from telemetry.settings import Settings
     from telemetry.sync import run
 
-    settings = Settings.load(url=arguments.url)
+    settings = Settings.load(url=arguments.url, token_file=arguments.token_file)
     url = settings.url or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
     # A state directory that was never made holds nothing; a path that was named must be there.
     paths = arguments.paths or [path for path in [settings.state_dir] if path.is_dir()]

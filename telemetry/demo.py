@@ -217,7 +217,7 @@ class ServerProcess:
 
     def __init__(self, directory: Path, *, port: int) -> None:
         self._directory = directory
-        self._command = [sys.executable, "-m", "telemetry.cli", "server", "--until-eof"]
+        self._command = [sys.executable, "-m", "telemetry.cli", "server", "--until-eof", "--no-watch"]
         self._command += ["--port", str(port), "--directory", str(directory)]
         self._process: subprocess.Popen[str] | None = None
         self.url = ""

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 
 from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
-from telemetry.server import api, export_api, ingest, live, pages
+from telemetry.server import api, export_api, ingest, live, pages, watch
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
 from telemetry.server.config import CONFIG, STORE, ServerConfig
@@ -50,6 +50,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(export_api.run_exporter)
     app.cleanup_ctx.append(ingest.run_ingest)
     app.cleanup_ctx.append(live.run_status_watch)
+    app.cleanup_ctx.append(watch.run_watch)
     app.cleanup_ctx.append(run_tokens)
     return app
 

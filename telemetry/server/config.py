@@ -72,6 +72,7 @@ class ServerConfig:
             this machine may read and write.
         allowed_hosts: further names under which a server without tokens may be addressed (a reverse proxy's).
         project_limits: how much each project may hold.
+        watch: folders whose sessions are shown as they grow (watch.py); none needs to be there yet.
         clock: Unix time in ns: by it a task that falls silent is `stalled` and then `lost`.
 
     Raises:
@@ -85,6 +86,7 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     project_limits: ProjectLimits = field(default_factory=ProjectLimits)
+    watch: tuple[Path, ...] = ()
     clock: Callable[[], int] = field(default=time.time_ns, repr=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ class ServerConfig:
         port: int = DEFAULT_PORT,
         limits: Limits | None = None,
         project_limits: ProjectLimits | None = None,
+        watch: tuple[Path, ...] = (),
     ) -> ServerConfig:
         """Return a config with the token of TELEMETRY_SERVER_TOKEN, if that is set.
 
@@ -121,6 +124,7 @@ class ServerConfig:
             (),
             limits or Limits(),
             read_project_limits(directory / CONFIG_FILE) if project_limits is None else project_limits,
+            watch,
         )
 
 
