@@ -210,7 +210,8 @@ def _said(error: Exception) -> str:
 
 def _proxy_for(url: str) -> str | None:
     """Return the proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (either case) name for a server."""
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    # The stubs know proxy_bypass alone, which asks the system on macOS; the environment is all that is meant here.
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
     parts = urlsplit(url)
     proxies = getproxies_environment()
