@@ -207,8 +207,15 @@ def _server(arguments: argparse.Namespace) -> int:
 
     if arguments.until_eof:
         _end_with_standard_input()
+    limits = config.read_project_limits(directory / config.CONFIG_FILE)
     app.run_server(
-        config.ServerConfig.from_environment(directory, host=arguments.host, port=arguments.port, watch=watch),
+        config.ServerConfig.from_environment(
+            directory,
+            host=arguments.host,
+            port=arguments.port,
+            watch=watch,
+            project_limits=limits.with_default(arguments.max_project_points, arguments.max_project_bytes),
+        ),
         on_ready=on_ready,
     )
     return EXIT_OK

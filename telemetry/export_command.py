@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from telemetry.token_command import add_token_file_option
+
 __all__ = ["add_export"]
 
 DESCRIPTION = """\
@@ -31,6 +33,7 @@ def add_export(
         "--out", type=Path, required=True, help="jsonl: a file, or a folder for export.jsonl; parquet: a folder"
     )
     command.add_argument("--url", help=f"the server (default: TELEMETRY_URL, else {default_url})")
+    add_token_file_option(command)
 
     def run(arguments: argparse.Namespace) -> int:
         ways = (bool(arguments.tasks), arguments.project is not None, arguments.all)
@@ -38,7 +41,7 @@ def add_export(
             command.error("say which tasks: one or more TASK_IDs, --project or --all")
         from telemetry.settings import Settings
 
-        settings = Settings.load(url=arguments.url)
+        settings = Settings.load(url=arguments.url, token_file=arguments.token_file)
         code: int = import_extra("telemetry.export", "export").run(
             arguments.tasks,
             project=arguments.project,

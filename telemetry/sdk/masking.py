@@ -7,10 +7,10 @@ the name is always kept, so that one sees that an option was given.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["MASK", "mask_command", "mask_url"]
+__all__ = ["MASK", "mask_command", "mask_environment", "mask_url"]
 
 MASK = "***"
 
@@ -22,9 +22,9 @@ _SECRET_NAME = re.compile(
 # SECRET or PASSWORD anywhere, as in --secret-access-id or PASSWORD_FOR_DB.
 _SECRET_ANYWHERE = re.compile(r"secret|password|passphrase", re.IGNORECASE)
 
-# Tokens that give themselves away by their shape: OpenAI, Hugging Face, GitHub, GitLab, Slack, AWS, JWT.
+# Tokens that give themselves away by their shape: ours, OpenAI, Hugging Face, GitHub, GitLab, Slack, AWS, JWT.
 _SECRET_VALUE = re.compile(
-    r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[oprsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    r"\b(?:tlm_[0-9a-f]{12}_\w{16,}|sk-[\w-]{16,}|hf_\w{16,}|gh[oprsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
 
@@ -49,6 +49,17 @@ def mask_command(argv: Sequence[str]) -> list[str]:
             hide_next = word.startswith("-") and not equals and _is_secret(name)
             masked.append(_SECRET_VALUE.sub(MASK, mask_url(word)))
     return masked
+
+
+def mask_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return environment variables as they may be recorded: the values of secret-looking names masked.
+
+    The names are kept; a value that holds a URL's password or the shape of a well-known token is masked there.
+    """
+    return {
+        name: (MASK if value else "") if _is_secret(name) else _SECRET_VALUE.sub(MASK, mask_url(value))
+        for name, value in variables.items()
+    }
 
 
 def mask_url(text: str) -> str:

@@ -48,6 +48,12 @@ class ProjectLimits:
     def __bool__(self) -> bool:
         return bool(self.named) or self.default != ProjectLimit()
 
+    def with_default(self, max_points: int | None, max_bytes: int | None) -> ProjectLimits:
+        """Return these limits with another default; None keeps that part of it."""
+        points = self.default.max_points if max_points is None else max_points
+        frame_bytes = self.default.max_bytes if max_bytes is None else max_bytes
+        return ProjectLimits(ProjectLimit(points, frame_bytes), self.named)
+
     def over(self, project: str) -> Iterator[tuple[str, ProjectLimit]]:
         """Yield each limit that binds a project, with the project that it is a limit of."""
         parts = project.split("/")
