@@ -22,6 +22,9 @@ from telemetry.pipeline import Pipeline
 START_NS = 1_700_000_000_000_000_000
 TITLES = ("loss", "accuracy", "lr")
 
+# Fibonacci hashing (Knuth): neighbours get values far apart.
+_GOLDEN = 0x9E3779B97F4A7C15
+
 # A fact that takes longer than this will not come; a busy machine is slow, but not by so much.
 PATIENCE_S = 60.0
 
@@ -37,8 +40,8 @@ def log_points(pipeline: Pipeline, first: int, count: int) -> None:
 
 
 def value_of(number: int) -> float:
-    """Return a value that no other number has, with NaN and infinities among them."""
-    return {7: float("nan"), 8: float("inf"), 9: float("-inf")}.get(number % 1000, number * 0.37)
+    """Return a value that looks like noise, so that it packs badly; NaN and infinities are among them."""
+    return {7: float("nan"), 8: float("inf"), 9: float("-inf")}.get(number % 1000, number * _GOLDEN % 2**53 * 1e-9)
 
 
 def expected_digests(count: int) -> dict[str, tuple[int, str]]:
