@@ -41,6 +41,7 @@ _NAMES = (
     "stalled_sink",
     "lifecycle",
     "points_page",
+    "exit_times",
 )
 _PEERS = "against_peers"
 # Of the caller's environment a measurement sees what it needs to start, and none of anybody's settings.
