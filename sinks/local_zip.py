@@ -2,6 +2,10 @@
 
 The zip is the session folder, stored (frames are deflated already), with `manifest.json` naming the sha256 of
 every member. A killed process leaves the folder, which imports just as well.
+
+A long run may be zipped in parts while it goes on (`max_zip_bytes`): each holds some segments and session.json,
+and each can be imported by itself, in any order. Several processes of one task may share folder and target: each
+zips its own segments, under the next number where the name is taken, and the last one to end removes the folder.
 """
 
 from __future__ import annotations
@@ -9,23 +13,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import itertools
+import logging
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from telemetry.disk import DaemonExecutor
-from telemetry.errors import JournalError, SinkUnavailable
+from telemetry.disk import DaemonExecutor, make_private_folder
+from telemetry.errors import ConfigurationError, JournalError, SinkUnavailable
 from telemetry.events import TaskHeader
-from telemetry.journal import Journal
+from telemetry.journal import SEGMENTS, SESSION_FILE, Journal
 from telemetry.settings import Settings
 from telemetry.wire import Frame
 
-__all__ = ["MANIFEST_FILE", "LocalZipSink", "open_sink", "zip_session"]
+__all__ = ["MANIFEST_FILE", "LocalZipSink", "open_sink", "split_target", "zip_session"]
+
+log = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
 _COPY_BYTES = 1024 * 1024
+
+# Beside a forked child's segments once it has closed them: the parent may zip and remove them.
+_CLOSED_SUFFIX = ".closed"
 
 
 class LocalZipSink:
@@ -36,6 +47,8 @@ class LocalZipSink:
         zip_path: the zip to write at close; None keeps the folder and makes no zip. A path without the
             suffix .zip is a folder in which the zip is named by the task id.
         commit: fsync each write before it returns, not once a second.
+        max_zip_bytes: so much is zipped at a time while the run goes on: run-0001.zip, run-0002.zip, ..., and what
+            is left at close run.zip. A frame that is larger makes a larger zip. None zips once, at close.
     """
 
     spool = False
@@ -48,14 +61,25 @@ class LocalZipSink:
         fsync_interval_s: float = 1.0,
         segment_bytes: int = 64 * 1024 * 1024,
         commit: bool = False,
+        max_zip_bytes: int | None = None,
         name: str = "zip",
     ) -> None:
         self.name = name
         self._parent = folder
         self._zip_path = zip_path
         self._fsync_interval_s = fsync_interval_s
+        self._max_zip_bytes = None if zip_path is None else max_zip_bytes
+        # An append takes a quarter at most, so that a segment that takes one more is full and not over.
+        self._append_bytes = max(1, (self._max_zip_bytes or 0) // 4)
         self._segment_bytes = segment_bytes
+        if self._max_zip_bytes is not None:
+            self._segment_bytes = min(segment_bytes, max(1, 3 * self._append_bytes))
         self._commit = commit
+        self._is_clone = False
+        self._writer_hex = ""
+        # Not the disk thread: frames must be safe on disk while a part is zipped.
+        self._zipper = DaemonExecutor("telemetry-zip-parts")
+        self._zipping: asyncio.Task[None] | None = None
         self._disk = DaemonExecutor("telemetry-zip")
         self._journal: Journal | None = None
         self.session_folder: Path | None = None
@@ -63,7 +87,7 @@ class LocalZipSink:
 
     def clone(self) -> LocalZipSink:
         """Return a sink for a forked child: it writes segments into the same session folder; the parent zips."""
-        return LocalZipSink(
+        twin = LocalZipSink(
             self._parent,
             None,
             fsync_interval_s=self._fsync_interval_s,
@@ -71,12 +95,21 @@ class LocalZipSink:
             commit=self._commit,
             name=self.name,
         )
+        # A twin of one that makes no zip leaves its segments to nobody.
+        twin._is_clone = self._zip_path is not None or self._is_clone
+        return twin
 
     async def open(self, task: TaskHeader) -> None:
+        self._writer_hex = task.writer_id.hex()
         self.session_folder = self._parent / task.task_id
         if self._zip_path is not None:
-            single = self._zip_path.suffix == ".zip"
-            self.zip_file = self._zip_path if single else self._zip_path / f"{task.task_id}.zip"
+            # A zip of its own for each rank: none may wait for the others, or remove what they still write.
+            of_rank = f"-rank{task.rank}" if task.rank else ""
+            self.session_folder = self._parent / f"{task.task_id}{of_rank}"
+            if self._zip_path.suffix == ".zip":
+                self.zip_file = self._zip_path.with_stem(f"{self._zip_path.stem}{of_rank}")
+            else:
+                self.zip_file = self._zip_path / f"{task.task_id}{of_rank}.zip"
         journal = Journal(
             self.session_folder,
             self._disk,
@@ -94,9 +127,12 @@ class LocalZipSink:
         if self._journal is None:
             raise SinkUnavailable("the session folder is not open")
         try:
-            await self._journal.append(frames)
+            for some in [frames] if self._max_zip_bytes is None else _slices(frames, self._append_bytes):
+                await self._journal.append(some)
         except OSError as error:
             raise SinkUnavailable(f"{self.session_folder} cannot be written: {error}") from error
+        if self._max_zip_bytes is not None and self._journal.full_segments and self._zipping is None:
+            self._zipping = asyncio.get_running_loop().create_task(self._zip_parts(self._journal))
 
     async def sync(self) -> None:
         """Return when everything written so far is on stable storage.
@@ -118,34 +154,135 @@ class LocalZipSink:
             return
         journal, self._journal = self._journal, None
         try:
+            if self._zipping is not None:
+                await self._zipping
             await journal.close()
-            if self.zip_file is not None and self.session_folder is not None:
-                loop = asyncio.get_running_loop()
-                zipped = await loop.run_in_executor(self._disk, zip_session, self.session_folder, self.zip_file)
-                await loop.run_in_executor(self._disk, _remove_zipped, self.session_folder, zipped)
+            await asyncio.get_running_loop().run_in_executor(self._disk, self._finish)
         except OSError as error:
             raise JournalError(
                 f"{self.zip_file} could not be written: {error}. The data are safe in {self.session_folder}"
             ) from error
         finally:
             self._disk.shutdown(wait=False)
+            self._zipper.shutdown(wait=False)
+
+    async def _zip_parts(self, journal: Journal) -> None:
+        """Zip the full segments, each in a part of its own. What fails stays in the folder, for the last zip."""
+        assert self.session_folder is not None and self.zip_file is not None
+        loop = asyncio.get_running_loop()
+        try:
+            while paths := journal.full_segments[:1]:
+                part = await loop.run_in_executor(self._zipper, _reserve_part, self.zip_file)
+                await loop.run_in_executor(self._zipper, _zip_reserved, self.session_folder, part, paths)
+                await journal.give_away(paths)
+        except OSError as error:
+            log.warning("%s: a part could not be zipped: %s; it stays in %s", self.name, error, self.session_folder)
+        finally:
+            self._zipping = None
+
+    def _finish(self) -> None:
+        """Zip what is left of ours and of forked children that have closed, and remove it. On the disk thread."""
+        folder = self.session_folder
+        assert folder is not None
+        if self._is_clone:
+            (folder / SEGMENTS / f"{self._writer_hex}{_CLOSED_SUFFIX}").touch(mode=0o600)
+        if self.zip_file is None:
+            return
+        ours, others = _own_and_others(folder, self._writer_hex)
+        if self._max_zip_bytes is not None and not any(path.stat().st_size for path in ours):
+            zipped = {path.relative_to(folder).as_posix(): 0 for path in ours}  # all of it is in the parts
+        else:
+            target = _reserve(self.zip_file, folder.name)
+            zipped = _zip_reserved(folder, target, None if not others else ours)
+            self.zip_file = target
+        _remove_zipped(folder, zipped, ours)
 
 
-def zip_session(folder: Path, zip_path: Path) -> dict[str, int]:
+def _slices(frames: Sequence[Frame], max_bytes: int) -> Iterator[list[Frame]]:
+    """Cut frames into runs of at most so many bytes; a frame that is larger is a run."""
+    some: list[Frame] = []
+    size = 0
+    for frame in frames:
+        if some and size + len(frame) > max_bytes:
+            yield some
+            some, size = [], 0
+        some.append(frame)
+        size += len(frame)
+    if some:
+        yield some
+
+
+def _own_and_others(folder: Path, writer_hex: str) -> tuple[list[Path], list[Path]]:
+    """Return the segments that this sink may zip and remove, and those of processes that may still write."""
+    files = sorted((folder / SEGMENTS).iterdir())
+    closed = {path.name.removesuffix(_CLOSED_SUFFIX) for path in files if path.suffix == _CLOSED_SUFFIX}
+    ours = [path for path in files if path.name.partition("-")[0] in {writer_hex, *closed} and path.suffix == ".frames"]
+    others = [path for path in files if path.suffix == ".frames" and path not in ours]
+    return ours, others
+
+
+def _reserve(target: Path, task_id: str) -> Path:
+    """Return the name for the last zip: `target`, or the next number if a process of the same task took it."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return _reserve_part(target) if _is_of_task(target, task_id) else target
+    return target
+
+
+def _reserve_part(target: Path) -> Path:
+    """Make an empty file run-0001.zip, or with the next number that is free; it is ours then."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        part = target.with_name(f"{target.stem}-{number:04d}.zip")
+        try:
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            continue
+        return part
+    raise AssertionError("there is always a next number")
+
+
+def _is_of_task(path: Path, task_id: str) -> bool:
+    """Say whether a file is a zip of this task, or is becoming one; any other is an older run's and is replaced."""
+    try:
+        if path.stat().st_size == 0:
+            return True
+        with zipfile.ZipFile(path) as archive:
+            document = json.loads(archive.read(SESSION_FILE))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
+    return isinstance(document, dict) and document.get("task_id") == task_id
+
+
+def _zip_reserved(folder: Path, target: Path, segments: Collection[Path] | None) -> dict[str, int]:
+    """Zip into a reserved name; on an error an empty file is not left in its place."""
+    try:
+        return zip_session(folder, target, segments)
+    except OSError:
+        if target.is_file() and target.stat().st_size == 0:
+            target.unlink()
+        raise
+
+
+def zip_session(folder: Path, zip_path: Path, segments: Collection[Path] | None = None) -> dict[str, int]:
     """Zip a session folder: written aside, synced and renamed, so that a zip is whole or not there.
 
+    Args:
+        segments: those to zip, with session.json; None zips all that the folder holds.
     Returns:
         The members and their sizes in bytes.
     Raises:
         OSError: the zip cannot be written; the folder is as it was.
     """
-    zip_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(zip_path.parent)
     part = zip_path.with_name(f".{zip_path.name}.{os.getpid()}.part")
     digests: dict[str, dict[str, object]] = {}
     try:
         with open(part, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as raw:
             with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+                for path in _members(folder, segments):
                     member = path.relative_to(folder).as_posix()
                     digests[member] = _add_member(archive, path, member)
                 manifest = {"format": MANIFEST_FORMAT, "files": digests}
@@ -157,6 +294,12 @@ def zip_session(folder: Path, zip_path: Path) -> dict[str, int]:
         part.unlink(missing_ok=True)
         raise
     return {member: int(str(entry["bytes"])) for member, entry in digests.items()}
+
+
+def _members(folder: Path, segments: Collection[Path] | None) -> list[Path]:
+    if segments is not None:
+        return [folder / SESSION_FILE, *segments]
+    return sorted(item for item in folder.rglob("*") if item.is_file() and item.suffix != _CLOSED_SUFFIX)
 
 
 def _add_member(archive: zipfile.ZipFile, path: Path, member: str) -> dict[str, object]:
@@ -171,21 +314,46 @@ def _add_member(archive: zipfile.ZipFile, path: Path, member: str) -> dict[str, 
     return {"sha256": digest.hexdigest(), "bytes": size}
 
 
-def _remove_zipped(folder: Path, zipped: Mapping[str, int]) -> None:
-    """Remove what the zip holds. If another process wrote meanwhile, the whole folder stays: it imports as well."""
-    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    if {member: path.stat().st_size for member, path in present.items()} != dict(zipped):
+def _remove_zipped(folder: Path, zipped: Mapping[str, int], ours: Collection[Path]) -> None:
+    """Remove our segments that a zip holds, and the folder with the last of them.
+
+    What has grown since, or belongs to a process that may still write, stays: it imports as well.
+    """
+    for path in ours:
+        if path.stat().st_size == zipped.get(path.relative_to(folder).as_posix()):
+            path.unlink()
+    left = [path for path in folder.rglob("*") if path.is_file()]
+    if any(path.suffix == ".frames" for path in left):
         return
-    for path in present.values():
-        path.unlink()
+    known = {path.relative_to(folder).as_posix(): path for path in left if path.suffix != _CLOSED_SUFFIX}
+    # Without others all files were zipped; with them, only what every zip holds may go.
+    if any(path.stat().st_size != zipped.get(member) for member, path in known.items() if member != SESSION_FILE):
+        return
+    for path in left:
+        path.unlink(missing_ok=True)
     for path in sorted((item for item in folder.rglob("*")), reverse=True):
         path.rmdir()
     folder.rmdir()
 
 
+def split_target(url: str) -> tuple[str, int | None]:
+    """Return (path, max_zip_bytes) of `zip:PATH?max_zip_bytes=N`; the path is "" for the state directory.
+
+    Raises:
+        ConfigurationError: a query that is not understood.
+    """
+    target, mark, query = url.partition(":")[2].removeprefix("//").rpartition("?")
+    if not mark or "=" not in query:
+        return url.partition(":")[2].removeprefix("//"), None
+    name, _, value = query.partition("=")
+    if name != "max_zip_bytes" or not (value.isascii() and value.isdigit() and int(value)):
+        raise ConfigurationError(f"{url!r}: after the path only ?max_zip_bytes=N is understood, N in bytes")
+    return target, int(value)
+
+
 def open_sink(url: str, settings: Settings) -> LocalZipSink:
-    """Entry point for `zip:` (a session folder in the state directory, no zip) and `zip:PATH`."""
-    target = url.removeprefix("zip:").removeprefix("//")
+    """Entry point for `zip:` (a session folder in the state directory, no zip), `zip:PATH`, `zip:PATH?max_zip_bytes=N`."""
+    target, max_zip_bytes = split_target(url)
     if not target:
         folder, zip_path = settings.state_dir / "sessions", None
     else:
@@ -197,4 +365,5 @@ def open_sink(url: str, settings: Settings) -> LocalZipSink:
         fsync_interval_s=settings.fsync_interval_s,
         segment_bytes=settings.segment_bytes,
         commit=settings.durability == "commit",
+        max_zip_bytes=max_zip_bytes or settings.max_zip_bytes,
     )

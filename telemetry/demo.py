@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.random import Generator, default_rng
 
+from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.sdk.task import Task
 from telemetry.terminal import ProgressLine
@@ -223,9 +224,9 @@ class ServerProcess:
         self.url = ""
 
     def __enter__(self) -> Self:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(self._directory)
         log_path = self._directory / "server.log"
-        with log_path.open("w") as server_log:
+        with open(log_path, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as server_log:
             self._process = subprocess.Popen(
                 self._command,
                 # Ours to hold: should this process be killed, the server sees the end and stops.

@@ -1,4 +1,4 @@
-"""DaemonExecutor: the one thread that file calls run on.
+"""DaemonExecutor: the one thread that file calls run on. And folders that nobody else may look into.
 
 concurrent.futures' own pool refuses work as soon as the interpreter begins to shut down, which is just when
 a journal must still be written; and it is joined at exit without a time limit, so that one hung file system
@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["DaemonExecutor"]
+__all__ = ["DaemonExecutor", "make_private_folder"]
 
 T = TypeVar("T")
 
@@ -68,3 +69,22 @@ class DaemonExecutor(Executor):
                 future.set_result(result)
             # Do not keep the last call's arguments alive while waiting for the next.
             del call, future, function, args, kwargs
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, 0700 each; one that is there stays as it is.
+
+    Path.mkdir(parents=True) gives its mode to the last folder only, and whoever may write into one above it can
+    put another in its place.
+
+    Raises:
+        OSError: it cannot be made, or is there and no folder.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileNotFoundError:
+        make_private_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise

@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 import aiofiles
 import aiofiles.os
 
+from telemetry.disk import make_private_folder
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
 from telemetry.wire import Damage, Frame, scan
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 SESSION_FILE = "session.json"
 SESSION_FORMAT = 1
+# Names of at most a thousand characters; a folder from elsewhere may hold anything.
+MAX_SESSION_BYTES = 1024 * 1024
 SEGMENTS = "segments"
 QUARANTINE = "quarantine"
 
@@ -180,6 +183,16 @@ class Journal:
                 # Somebody else removed it, or may not be removed: a delivered segment is no reason to stop.
                 log.debug("the delivered segment %s could not be removed: %s", segment.path, error)
 
+    @property
+    def full_segments(self) -> list[Path]:
+        """Segments of this writer, oldest first, to which nothing will be appended any more."""
+        return [segment.path for segment in self._segments[: None if self._file is None else -1]]
+
+    async def give_away(self, paths: Collection[Path]) -> None:
+        """Remove full segments whose frames somebody else has taken over."""
+        await self._call(_unlink_all, paths)
+        self._segments = [segment for segment in self._segments if segment.path not in paths]
+
     async def quarantine(self, frame: Frame, reason: str) -> Path:
         """Keep a frame that the far side refused, with its reason beside it."""
         folder = self.folder / QUARANTINE
@@ -282,13 +295,18 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def _unlink_all(paths: Collection[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
 def _write_private(path: Path, data: bytes) -> None:
     with open(path, "wb", opener=_open_private) as file:
         file.write(data)
 
 
 def _make_session(folder: Path, task: TaskHeader) -> None:
-    (folder / SEGMENTS).mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(folder / SEGMENTS)
     folder.chmod(0o700)
     session = folder / SESSION_FILE
     if session.exists():
@@ -333,8 +351,12 @@ def read_session(folder: Path) -> dict[str, Any]:
         JournalError: there is none, or it is not one of ours.
     """
     try:
-        document = json.loads((folder / SESSION_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with (folder / SESSION_FILE).open("rb") as file:
+            data = file.read(MAX_SESSION_BYTES + 1)
+        if len(data) > MAX_SESSION_BYTES:
+            raise ValueError(f"its {SESSION_FILE} is over the limit of {MAX_SESSION_BYTES} bytes")
+        document = json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
         raise JournalError(f"{folder} is not a session folder: {error}") from error
     if not isinstance(document, dict) or document.get("format") != SESSION_FORMAT:
         raise JournalError(f"{folder / SESSION_FILE} is not of format {SESSION_FORMAT}")

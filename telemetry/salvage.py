@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from telemetry.disk import make_private_folder
 from telemetry.errors import FrameError, JournalError
 from telemetry.journal import SESSION_FILE, SESSION_FORMAT, SegmentDamage
 from telemetry.wire import HEADER_BYTES, MAGIC, Damage, Frame, decode, scan
@@ -114,7 +115,7 @@ def _items(path: Path) -> Iterator[Frame | SegmentDamage]:
 
 
 def _make_folder(folder: Path, task_id: str) -> Path:
-    (folder / "segments").mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(folder / "segments")
     folder.chmod(0o700)
     # Names and times are in the frames' own record changes; this only says whose they are.
     session = {

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 
 __all__ = ["TOKENS_FILE", "TOKEN_PATTERN", "Scope", "Token", "TokenFile", "TokenRegistry", "in_projects"]
@@ -171,7 +172,7 @@ class TokenFile:
 
     @contextmanager
     def _changing(self) -> Iterator[list[Token]]:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self.path.parent)
         with _locked(self.path.with_name(LOCK_FILE)):
             tokens = self.tokens()
             yield tokens

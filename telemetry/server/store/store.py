@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from telemetry.disk import make_private_folder
 from telemetry.server.store import export, reads, schema, status
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.content import FrameContent
@@ -69,7 +70,7 @@ class Store:
     ) -> None:
         self._clock = clock
         self._project_limits = project_limits or ProjectLimits()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(directory)
         self._lock = DirectoryLock(directory)
         try:
             self._database = Database(directory / DATABASE_NAME, max_bytes=max_bytes, readers=readers)
