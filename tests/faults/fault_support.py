@@ -17,7 +17,9 @@ from typing import Self
 
 from telemetry.client import Client
 from telemetry.export import JsonLinesFile, export_tasks, find_tasks, read_series
+from telemetry.journal import SegmentDamage, read_segments
 from telemetry.pipeline import Pipeline
+from telemetry.wire import Frame, decode
 
 START_NS = 1_700_000_000_000_000_000
 TITLES = ("loss", "accuracy", "lr")
@@ -142,13 +144,14 @@ class ServerProcess:
 
 
 # A program that logs 10,000 points a second to its session folder until it is killed. What it has reported, and when,
-# stands in a mapped file: int64[n], the time after report n returned. Memory outlives a SIGKILL.
+# stands in a mapped file: int64[n], the time after report n returned, and behind it how many a flush() has confirmed.
+# Mapped memory outlives a SIGKILL.
 LOGGING_PROGRAM = """
 import mmap, struct, sys, time
 from telemetry import Task
-path, rate, most = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+path, rate, most, flush_every = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 with open(path, "r+b") as file:
-    times = mmap.mmap(file.fileno(), 8 * most)
+    times = mmap.mmap(file.fileno(), 8 * most + 8)
 task = Task.init("faults", "killed", auto_resource_monitoring=False, auto_connect_streams=False)
 report = task.get_logger().report_scalar
 print("ready", flush=True)
@@ -157,6 +160,8 @@ pack = struct.Struct("<q").pack_into
 for number in range(most):
     report("loss", "train", number * 0.5, number)
     pack(times, 8 * number, time.time_ns())
+    if flush_every and (number + 1) % flush_every == 0 and task.flush():
+        pack(times, 8 * most, number + 1)
     ahead_s = number / rate - (time.perf_counter() - begin)
     if ahead_s > 0.002:
         time.sleep(ahead_s)
@@ -168,29 +173,65 @@ class Killed:
     """A logging program that was killed.
 
     Attributes:
-        reported: points whose report had returned.
-        old: of these, reported more than `AGE_S` before the kill.
+        times: when the report of each point had returned, in Unix ns.
+        flushed: points that a flush had confirmed.
     """
 
     state_dir: Path
-    reported: int
-    old: int
+    times: list[int]
+    flushed: int
+    killed_at_ns: int
+
+    @property
+    def reported(self) -> int:
+        return len(self.times)
+
+    @property
+    def old(self) -> int:
+        """Points that were reported more than `AGE_S` before the kill."""
+        return sum(moment <= self.killed_at_ns - AGE_S * 1e9 for moment in self.times)
+
+    def oldest_lost_s(self, kept: int) -> float:
+        """Return how long before the kill the first point was reported that is not among the `kept` ones."""
+        return (self.killed_at_ns - self.times[kept]) / 1e9 if kept < len(self.times) else 0.0
+
+
+def steps_of(session: Path) -> list[int]:
+    """Return the iterations in a session folder in the order of its frames; a cut end is as good as none."""
+    found: list[int] = []
+    damage: list[SegmentDamage] = []
+    for item in read_segments(session):
+        if isinstance(item, Frame):
+            found += decode(item).columns.iterations
+        else:
+            damage.append(item)
+    assert len(damage) <= 1, damage
+    return found
 
 
 # The promise: what is older than this survives a kill.
 AGE_S = 1.0
 
 
-def run_until_killed(folder: Path, after_s: float, environment: dict[str, str], *, rate: float = 10_000.0) -> Killed:
-    """Start the logging program and SIGKILL it `after_s` seconds after it began to log."""
+def run_until_killed(
+    folder: Path, after_s: float, environment: dict[str, str], *, rate: float = 10_000.0, flush_every: int = 0
+) -> Killed:
+    """Start the logging program and SIGKILL it `after_s` seconds after it began to log.
+
+    Args:
+        flush_every: points between two calls of flush(), with durability "commit"; 0 for none.
+    """
     folder.mkdir(parents=True)
     most = int(rate * (after_s + 30))
     ring = folder / "times"
     with ring.open("wb") as file:
-        file.truncate(8 * most)
+        file.truncate(8 * most + 8)
+    settings = {"TELEMETRY_DIR": str(folder / "state"), "TELEMETRY_QUIET": "1"}
+    if flush_every:
+        settings["TELEMETRY_DURABILITY"] = "commit"
     process = subprocess.Popen(
-        [sys.executable, "-c", LOGGING_PROGRAM, str(ring), str(rate), str(most)],
-        env={**environment, "TELEMETRY_DIR": str(folder / "state"), "TELEMETRY_QUIET": "1"},
+        [sys.executable, "-c", LOGGING_PROGRAM, str(ring), str(rate), str(most), str(flush_every)],
+        env={**environment, **settings},
         cwd=folder,
         stdout=subprocess.PIPE,
     )
@@ -202,7 +243,6 @@ def run_until_killed(folder: Path, after_s: float, environment: dict[str, str], 
         killed_at_ns = time.time_ns()
         process.send_signal(signal.SIGKILL)
         process.wait()
-    data = ring.read_bytes()
-    times = [time for (time,) in struct.iter_unpack("<q", data) if time]
+    *moments, flushed = struct.unpack(f"<{most + 1}q", ring.read_bytes())
     ring.unlink()
-    return Killed(folder / "state", len(times), sum(moment <= killed_at_ns - AGE_S * 1e9 for moment in times))
+    return Killed(folder / "state", [moment for moment in moments if moment], flushed, killed_at_ns)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fault_support import ServerProcess, export_bytes, run_until_killed, until
+from fault_support import Killed, ServerProcess, export_bytes, run_until_killed, steps_of, until
 from proxy import Fault, FaultyProxy, at_random
 from sdk_support import environment, only_session
 from server_support import started
@@ -32,19 +32,18 @@ def test_a_program_killed_at_any_moment_has_kept_all_that_is_older_than_a_second
     moments = [random_.uniform(0.0, 2.5) for _ in range(25)]
     clean = environment(tmp_path / "unused")
 
-    def run(number: int) -> tuple[int, int, Path]:
-        killed = run_until_killed(tmp_path / str(number), moments[number], clean)
-        return killed.reported, killed.old, killed.state_dir
+    def run(number: int) -> Killed:
+        return run_until_killed(tmp_path / str(number), moments[number], clean)
 
     with ThreadPoolExecutor(4) as programs:
         runs = list(programs.map(run, range(len(moments))))
-    sessions = [only_session(state_dir) for _, _, state_dir in runs]
+    sessions = [only_session(killed.state_dir) for killed in runs]
     with started(tmp_path / "server") as server:
         # when each is imported, twice
         for _ in range(2):
             assert main(["import", *map(str, sessions), "--url", server.url]) == 0
         with Client(server.url) as client:
-            for (reported, old, _), session in zip(runs, sessions, strict=True):
+            for killed, session in zip(runs, sessions, strict=True):
                 steps = [
                     step
                     for series in read_series(client, session.name)
@@ -53,10 +52,27 @@ def test_a_program_killed_at_any_moment_has_kept_all_that_is_older_than_a_second
                 ]
                 # then the points are there from the first on, none twice, and none of the old ones is missing
                 assert steps == list(range(len(steps)))
-                assert old <= len(steps) <= reported + 1
+                assert killed.old <= len(steps) <= killed.reported + 1
                 # and the run does not pass for one that ended well
                 assert client.task(session.name)["status"] in ("in_progress", "stalled", "lost")
-    assert sum(old for _, old, _ in runs) > 50_000
+    assert sum(killed.old for killed in runs) > 50_000
+
+
+def test_with_durability_commit_all_that_was_flushed_is_there(tmp_path: Path) -> None:
+    # given programs that flush every 500 points
+    clean = environment(tmp_path / "unused")
+    with ThreadPoolExecutor(4) as programs:
+        runs = list(
+            programs.map(
+                lambda moment: run_until_killed(tmp_path / str(moment), moment, clean, flush_every=500),
+                [0.3, 0.7, 1.1, 1.5],
+            )
+        )
+    # then
+    for killed in runs:
+        steps = steps_of(only_session(killed.state_dir))
+        assert steps == list(range(len(steps)))
+        assert len(steps) >= killed.flushed > 0
 
 
 def make_sessions(folder: Path, count: int) -> list[Path]:
