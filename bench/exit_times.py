@@ -101,8 +101,8 @@ BENCHMARK = Benchmark(
     question="How long does a program take to end, and is everything still there?",
     topology=(
         "a program logs 1,000 scalars (gigabyte: and 1,000 lines of 1 MB, frames not deflated) and calls close(5); "
-        "up = our server; down = a closed port; black_hole and gigabyte = a listening socket that nobody accepts; exit = "
-        "from the return of close() to the end of the process, as its parent sees it; what waits is read back"
+        "up = our server; down = a closed port; black_hole and gigabyte = a listening socket that nobody accepts; "
+        "exit = from the return of close() to the end of the process, as its parent sees it; what waits is read back"
     ),
     unfair="one task, one sink; the temporary folder may be memory on some machines",
     cases=("up", "down", "black_hole", "gigabyte"),
