@@ -154,7 +154,7 @@ with open(path, "r+b") as file:
     times = mmap.mmap(file.fileno(), 8 * most + 8)
 task = Task.init("faults", "killed", auto_resource_monitoring=False, auto_connect_streams=False)
 report = task.get_logger().report_scalar
-print("ready", flush=True)
+print(task.id, flush=True)
 begin = time.perf_counter()
 pack = struct.Struct("<q").pack_into
 for number in range(most):
@@ -178,6 +178,7 @@ class Killed:
     """
 
     state_dir: Path
+    task_id: str
     times: list[int]
     flushed: int
     killed_at_ns: int
@@ -237,7 +238,7 @@ def run_until_killed(
     )
     assert process.stdout is not None
     with process.stdout:
-        process.stdout.readline()
+        task_id = process.stdout.readline().decode().strip()
         # The kill comes at a moment of the program's own, so this is one of the few waits for time itself.
         time.sleep(after_s)
         killed_at_ns = time.time_ns()
@@ -245,4 +246,4 @@ def run_until_killed(
         process.wait()
     *moments, flushed = struct.unpack(f"<{most + 1}q", ring.read_bytes())
     ring.unlink()
-    return Killed(folder / "state", [moment for moment in moments if moment], flushed, killed_at_ns)
+    return Killed(folder / "state", task_id, [moment for moment in moments if moment], flushed, killed_at_ns)
