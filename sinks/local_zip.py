@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import itertools
+import json
 import logging
 import os
 import zipfile
@@ -35,8 +35,11 @@ MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
 _COPY_BYTES = 1024 * 1024
 
-# Beside a forked child's segments once it has closed them: the parent may zip and remove them.
+# Beside the segments of a forked child, which makes no zip of its own: the parent zips them, too, and removes
+# them if the child has closed them.
+_FORKED_SUFFIX = ".forked"
 _CLOSED_SUFFIX = ".closed"
+_MARKS = (_FORKED_SUFFIX, _CLOSED_SUFFIX)
 
 
 class LocalZipSink:
@@ -80,6 +83,7 @@ class LocalZipSink:
         # Not the disk thread: frames must be safe on disk while a part is zipped.
         self._zipper = DaemonExecutor("telemetry-zip-parts")
         self._zipping: asyncio.Task[None] | None = None
+        self._has_parts = False
         self._disk = DaemonExecutor("telemetry-zip")
         self._journal: Journal | None = None
         self.session_folder: Path | None = None
@@ -119,7 +123,9 @@ class LocalZipSink:
         )
         try:
             await journal.open(task)
-        except JournalError as error:
+            if self._is_clone:
+                await asyncio.get_running_loop().run_in_executor(self._disk, self._mark, _FORKED_SUFFIX)
+        except (JournalError, OSError) as error:
             raise SinkUnavailable(str(error)) from error
         self._journal = journal
 
@@ -174,6 +180,7 @@ class LocalZipSink:
             while paths := journal.full_segments[:1]:
                 part = await loop.run_in_executor(self._zipper, _reserve_part, self.zip_file)
                 await loop.run_in_executor(self._zipper, _zip_reserved, self.session_folder, part, paths)
+                self._has_parts = True
                 await journal.give_away(paths)
         except OSError as error:
             log.warning("%s: a part could not be zipped: %s; it stays in %s", self.name, error, self.session_folder)
@@ -185,17 +192,21 @@ class LocalZipSink:
         folder = self.session_folder
         assert folder is not None
         if self._is_clone:
-            (folder / SEGMENTS / f"{self._writer_hex}{_CLOSED_SUFFIX}").touch(mode=0o600)
+            self._mark(_CLOSED_SUFFIX)
         if self.zip_file is None:
             return
-        ours, others = _own_and_others(folder, self._writer_hex)
-        if self._max_zip_bytes is not None and not any(path.stat().st_size for path in ours):
-            zipped = {path.relative_to(folder).as_posix(): 0 for path in ours}  # all of it is in the parts
+        ours, children, others = _sorted_segments(folder, self._writer_hex)
+        if not any(path.stat().st_size for path in (*ours, *children)) and self._has_parts:
+            zipped = {path.relative_to(folder).as_posix(): 0 for path in ours}
         else:
             target = _reserve(self.zip_file, folder.name)
-            zipped = _zip_reserved(folder, target, None if not others else ours)
+            zipped = _zip_reserved(folder, target, None if not others else [*ours, *children])
             self.zip_file = target
         _remove_zipped(folder, zipped, ours)
+
+    def _mark(self, suffix: str) -> None:
+        assert self.session_folder is not None
+        (self.session_folder / SEGMENTS / f"{self._writer_hex}{suffix}").touch(mode=0o600)
 
 
 def _slices(frames: Sequence[Frame], max_bytes: int) -> Iterator[list[Frame]]:
@@ -212,18 +223,25 @@ def _slices(frames: Sequence[Frame], max_bytes: int) -> Iterator[list[Frame]]:
         yield some
 
 
-def _own_and_others(folder: Path, writer_hex: str) -> tuple[list[Path], list[Path]]:
-    """Return the segments that this sink may zip and remove, and those of processes that may still write."""
+def _sorted_segments(folder: Path, writer_hex: str) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the segments that nobody writes any more but this sink; those of forked children that may still
+    write; and those of processes that make zips of their own."""
     files = sorted((folder / SEGMENTS).iterdir())
-    closed = {path.name.removesuffix(_CLOSED_SUFFIX) for path in files if path.suffix == _CLOSED_SUFFIX}
-    ours = [path for path in files if path.name.partition("-")[0] in {writer_hex, *closed} and path.suffix == ".frames"]
-    others = [path for path in files if path.suffix == ".frames" and path not in ours]
-    return ours, others
+    segments = [path for path in files if path.suffix == ".frames"]
+    closed, forked = (
+        {path.stem for path in files if path.suffix == suffix} for suffix in (_CLOSED_SUFFIX, _FORKED_SUFFIX)
+    )
+    ours, children, others = [], [], []
+    for path in segments:
+        writer = path.name.partition("-")[0]
+        whose = ours if writer == writer_hex or writer in closed else children if writer in forked else others
+        whose.append(path)
+    return ours, children, others
 
 
 def _reserve(target: Path, task_id: str) -> Path:
     """Return the name for the last zip: `target`, or the next number if a process of the same task took it."""
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(target.parent)
     try:
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -233,7 +251,7 @@ def _reserve(target: Path, task_id: str) -> Path:
 
 def _reserve_part(target: Path) -> Path:
     """Make an empty file run-0001.zip, or with the next number that is free; it is ours then."""
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(target.parent)
     for number in itertools.count(1):
         part = target.with_name(f"{target.stem}-{number:04d}.zip")
         try:
@@ -299,7 +317,7 @@ def zip_session(folder: Path, zip_path: Path, segments: Collection[Path] | None 
 def _members(folder: Path, segments: Collection[Path] | None) -> list[Path]:
     if segments is not None:
         return [folder / SESSION_FILE, *segments]
-    return sorted(item for item in folder.rglob("*") if item.is_file() and item.suffix != _CLOSED_SUFFIX)
+    return sorted(item for item in folder.rglob("*") if item.is_file() and item.suffix not in _MARKS)
 
 
 def _add_member(archive: zipfile.ZipFile, path: Path, member: str) -> dict[str, object]:
@@ -325,7 +343,7 @@ def _remove_zipped(folder: Path, zipped: Mapping[str, int], ours: Collection[Pat
     left = [path for path in folder.rglob("*") if path.is_file()]
     if any(path.suffix == ".frames" for path in left):
         return
-    known = {path.relative_to(folder).as_posix(): path for path in left if path.suffix != _CLOSED_SUFFIX}
+    known = {path.relative_to(folder).as_posix(): path for path in left if path.suffix not in _MARKS}
     # Without others all files were zipped; with them, only what every zip holds may go.
     if any(path.stat().st_size != zipped.get(member) for member, path in known.items() if member != SESSION_FILE):
         return
@@ -352,7 +370,7 @@ def split_target(url: str) -> tuple[str, int | None]:
 
 
 def open_sink(url: str, settings: Settings) -> LocalZipSink:
-    """Entry point for `zip:` (a session folder in the state directory, no zip), `zip:PATH`, `zip:PATH?max_zip_bytes=N`."""
+    """Entry point for `zip:` (a session folder in the state directory, no zip) and `zip:PATH[?max_zip_bytes=N]`."""
     target, max_zip_bytes = split_target(url)
     if not target:
         folder, zip_path = settings.state_dir / "sessions", None

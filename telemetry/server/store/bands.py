@@ -56,11 +56,13 @@ def band_over(parts: Sequence[Summary], query: PointsQuery) -> Band:
         np.concatenate([getattr(part, name) for part in parts])[order] for name in ("mean", "low", "high", "weight")
     )
     starts = np.flatnonzero(np.append(True, x[1:] != x[:-1]))
-    exact = all(part.exact for part in parts) and len(starts) <= query.max_samples
+    # Two ranks share their iterations and never an instant: by time there is always a bucket around each point.
+    exact = all(part.exact for part in parts) and len(starts) <= query.max_samples and not query.by_time
     if not exact:
         first = int(x[0]) if query.low is None else query.low
         last = int(x[-1]) if query.high is None else query.high
-        edges = np.array(bucket_edges(first, last, query.max_samples), np.int64)
+        buckets = min(query.max_samples, max(len(part.x) for part in parts))
+        edges = np.array(bucket_edges(first, last, buckets), np.int64)
         starts = np.unique(np.searchsorted(x, edges, side="left"))
         starts = starts[starts < len(x)]
     ends = np.append(starts[1:], len(x)) - 1
