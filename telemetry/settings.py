@@ -211,6 +211,9 @@ class Settings:
     segment_bytes: int = _setting(
         "TELEMETRY_SEGMENT_BYTES", _parse_count, 64 * 1024 * 1024, "a journal segment's size before the next"
     )
+    max_zip_bytes: int | None = _setting(
+        "TELEMETRY_MAX_ZIP_BYTES", _parse_count, None, "a zip's size, after which a run that goes on starts the next"
+    )
     request_timeout_s: float = _setting(
         "TELEMETRY_REQUEST_TIMEOUT", _parse_positive, 30.0, "seconds that one request to the server may take"
     )

@@ -341,7 +341,7 @@ def test_the_lines_name_the_place_and_the_counts(
     first, last = capsys.readouterr().err.splitlines()
     assert first == f'telemetry: task "a task" -> {state_dir / "sessions" / task.id}'
     logged = task.ledger().logged
-    assert last == f"telemetry: completed. {logged} events logged: {logged} delivered."
+    assert last == f"telemetry: completed. {logged} events logged: {logged} delivered. See it with: telemetry server"
 
     monkeypatch.setenv("TELEMETRY_QUIET", "1")
     start().close()

@@ -21,15 +21,18 @@ def start_line(name: str, places: list[str]) -> str:
     return f'telemetry: task "{name}" -> {", ".join(places)}'
 
 
-def end_line(status: str, ledger: Ledger, *, left_in: Path | None) -> str:
-    """Return the line at the end: the counts, and the command that sends what is left.
+def end_line(status: str, ledger: Ledger, *, left_in: Path | None, afterwards: str = "") -> str:
+    """Return the line at the end: the counts, and the command that sends what is left or shows what is kept.
 
     Args:
         left_in: the session folder with the events that are on disk and not delivered.
+        afterwards: the command that shows a run that no server has; "" where one has it.
     """
     line = f"telemetry: {status}. {ledger}."
     if ledger.on_disk and left_in is not None:
         line += f" Send what is on disk with: telemetry sync {shlex.quote(str(left_in))}"
+    elif afterwards:
+        line += f" See it with: {afterwards}"
     return line
 
 

@@ -9,6 +9,7 @@ nothing                         a session folder in the state directory, kept as
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,12 +33,14 @@ class Destination:
         places: what the start line names, in the order of the sinks.
         page: the link to the task's page; "" where no sink is a server.
         urls: of the sinks that were given as one, good in any working directory.
+        afterwards: the command that shows what is kept on this machine; "" where a server has it.
     """
 
     sinks: list[Sink]
     places: list[str]
     page: str
     urls: list[str] = field(default_factory=list)
+    afterwards: str = ""
 
 
 def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *, task_id: str) -> Destination | None:
@@ -59,11 +62,13 @@ def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *
     places: list[str] = []
     page = ""
     urls: list[str] = []
+    afterwards = ""
     for item in asked:
         if isinstance(item, str):
             sink = open_sink(item, settings)
             urls.append(_absolute(item))
             place = _place(item, settings, task_id)
+            afterwards = afterwards or _afterwards(item, place)
             page = page or (place if scheme_of(item) in _SERVER_SCHEMES else "")
         elif isinstance(item, Sink):
             sink, place = item, item.name
@@ -71,7 +76,7 @@ def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *
             raise ConfigurationError(f"sinks: {item!r:.80} is neither a sink's URL nor a Sink")
         sinks.append(sink)
         places.append(place)
-    return Destination(sinks, places, page, urls)
+    return Destination(sinks, places, page, urls, "" if page else afterwards)
 
 
 def _absolute(url: str) -> str:
@@ -94,8 +99,20 @@ def _place(url: str, settings: Settings, task_id: str) -> str:
         return f"{mask_url(url).rstrip('/')}/tasks/{task_id}"
     if scheme != "zip":
         return url
-    target = url.partition(":")[2].removeprefix("//")
+    target = _zip_target(url)
     if not target:
         return str(settings.state_dir / "sessions" / task_id)
     path = Path(target).expanduser().absolute()
     return str(path if path.suffix == ".zip" else path / f"{task_id}.zip")
+
+
+def _afterwards(url: str, place: str) -> str:
+    if scheme_of(url) != "zip":
+        return ""
+    return f"telemetry import {shlex.quote(place)}" if _zip_target(url) else "telemetry server"
+
+
+def _zip_target(url: str) -> str:
+    from telemetry.sinks.local_zip import split_target
+
+    return split_target(url)[0]

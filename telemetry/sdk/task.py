@@ -422,7 +422,9 @@ class Task:
         complete = ledger.delivered == ledger.logged
         if isinstance(self._pipeline, Pipeline) and (self._launched.membership.leads or not complete):
             left_in = self._pipeline.spool_folder
-            self._launched.announcer.say(end_line(outcome.status, ledger, left_in=left_in))
+            destination = self._launched.destination
+            afterwards = "" if destination is None else destination.afterwards
+            self._launched.announcer.say(end_line(outcome.status, ledger, left_in=left_in, afterwards=afterwards))
 
     def _write_end(self, outcome: Outcome, timeout_s: float) -> None:
         """Write how the task ended, and what became of its events."""
