@@ -44,6 +44,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/api/v1/tasks/{task_id}"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/series"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/points"): Scope.READ,
+    ("GET", "/api/v1/tasks/{task_id}/bands"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/console"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/models"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/values"): Scope.READ,
