@@ -224,14 +224,17 @@ def _slices(frames: Sequence[Frame], max_bytes: int) -> Iterator[list[Frame]]:
 
 
 def _sorted_segments(folder: Path, writer_hex: str) -> tuple[list[Path], list[Path], list[Path]]:
-    """Return the segments that nobody writes any more but this sink; those of forked children that may still
-    write; and those of processes that make zips of their own."""
+    """Return the segments that only this sink writes; those of forked children that may still write; all others.
+
+    The others belong to processes that make zips of their own.
+    """
     files = sorted((folder / SEGMENTS).iterdir())
     segments = [path for path in files if path.suffix == ".frames"]
-    closed, forked = (
-        {path.stem for path in files if path.suffix == suffix} for suffix in (_CLOSED_SUFFIX, _FORKED_SUFFIX)
-    )
-    ours, children, others = [], [], []
+    closed = {path.stem for path in files if path.suffix == _CLOSED_SUFFIX}
+    forked = {path.stem for path in files if path.suffix == _FORKED_SUFFIX}
+    ours: list[Path] = []
+    children: list[Path] = []
+    others: list[Path] = []
     for path in segments:
         writer = path.name.partition("-")[0]
         whose = ours if writer == writer_hex or writer in closed else children if writer in forked else others

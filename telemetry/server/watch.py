@@ -98,8 +98,8 @@ class Watcher:
                 log.error("the watched folders could not be listed; they are tried again", exc_info=error)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            for path, error in found.errors:
-                self._say_once(f"{path} cannot be watched: {error}; it is tried again")
+            for path, refusal in found.errors:
+                self._say_once(f"{path} cannot be watched: {refusal}; it is tried again")
             self._zips = found.zips
             for place in found.segments:
                 await self._guard(place, self._take_segment(place))
