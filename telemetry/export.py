@@ -150,15 +150,15 @@ def export_tasks(
 
 
 def read_series(client: Client, task_id: str) -> Iterator[Series]:
-    """Yield the series of a task by kind, title and name, each whole and sorted. One series at a time is in memory."""
-    key: tuple[str, str, str, str] | None = None
+    """Yield the series of a task by kind, title, name and rank, each whole and sorted; one at a time in memory."""
+    key: tuple[str, str, str, str, int | None] | None = None
     parts: list[list[bytes]] = []
     for page in _pages(client, task_id, "points", lambda following: f"{following[0]},{following[1]}"):
-        for kind, title, name, unit, *columns in page["runs"]:
-            if key is not None and key != (kind, title, name, unit):
+        for kind, title, name, unit, rank, *columns in page["runs"]:
+            if key is not None and key != (kind, title, name, unit, rank):
                 yield _sorted_series(key, parts)
                 parts = []
-            key = (kind, title, name, unit)
+            key = (kind, title, name, unit, rank)
             parts.append(columns)
     if key is not None:
         yield _sorted_series(key, parts)
@@ -186,7 +186,7 @@ def _pages(client: Client, task_id: str, part: str, cursor: Callable[[Any], str]
             yield page
 
 
-def _sorted_series(key: tuple[str, str, str, str], parts: list[list[bytes]]) -> Series:
+def _sorted_series(key: tuple[str, str, str, str, int | None], parts: list[list[bytes]]) -> Series:
     iterations, times, values = (
         np.frombuffer(b"".join([part[column] for part in parts]), kind)
         for column, kind in enumerate(("<i8", "<i8", "<f8"))
@@ -227,7 +227,7 @@ class JsonLinesFile:
             self._line({**head, **item, "iteration": iteration, "size_bytes": size_bytes})
 
     def add_series(self, task_id: str, series: Series) -> None:
-        names = {"kind": series.kind, "title": series.title, "series": series.series}
+        names = {"kind": series.kind, "title": series.title, "series": series.series, "rank": series.rank}
         self._line({"task": task_id, "type": "series", **names, "unit": series.unit, "points": len(series)})
         head = orjson.dumps({"task": task_id, "type": "point", **names})[:-1]
         for start in range(0, len(series), _ROWS_AT_ONCE):

@@ -1,6 +1,7 @@
 """An export as Parquet: a folder of five files, each with a column `task`.
 
-    points.parquet    task, kind, title, series, unit, iteration int64, time_unix_ns int64, value float64
+    points.parquet    task, kind, title, series, unit, rank int64 or null, iteration int64, time_unix_ns int64,
+                      value float64
     console.parquet   task, time_unix_ns, writer, stream, level, text
     record.parquet    task, section, key, time_unix_ns, writer, value (as JSON)
     values.parquet    task, name, time_unix_ns, value float64
@@ -143,6 +144,8 @@ class ParquetFolder:
         arrow, runs = self._arrow, self._runs
         counts = [rows.stop - rows.start for _, _, rows in runs]
         columns = [_coded(arrow, [names[index] for names, _, _ in runs], counts) for index in range(len(_NAMES))]
+        ranks = np.repeat([-1 if series.rank is None else series.rank for _, series, _ in runs], counts)
+        columns.append(arrow.array(ranks.astype(np.int64), mask=ranks < 0))
         columns += [
             arrow.array(np.concatenate([getattr(series, name)[rows] for _, series, rows in runs]))
             for name in ("iterations", "times_unix_ns", "values")
@@ -164,7 +167,9 @@ def _schemas(arrow: Any) -> dict[str, Any]:
     coded = arrow.dictionary(arrow.int32(), text)
     clock = ("time_unix_ns", number)
     return {
-        "points": arrow.schema([*((name, coded) for name in _NAMES), ("iteration", number), clock, ("value", real)]),
+        "points": arrow.schema(
+            [*((name, coded) for name in _NAMES), ("rank", number), ("iteration", number), clock, ("value", real)]
+        ),
         "console": arrow.schema(
             [("task", text), clock, ("writer", text), ("stream", text), ("level", number), ("text", text)]
         ),

@@ -19,6 +19,7 @@ class Series:
 
     Attributes:
         kind: "scalar" or "resource".
+        rank: None where the task has one process.
         iterations: int64[n]; for kind "resource" the Unix time in milliseconds.
         times_unix_ns: int64[n].
         values: float64[n], every bit kept.
@@ -28,6 +29,7 @@ class Series:
     title: str
     series: str
     unit: str
+    rank: int | None
     iterations: npt.NDArray[np.int64]
     times_unix_ns: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]

@@ -22,6 +22,7 @@ from server_support import (
     WRITER,
     Http,
     Row,
+    batch_of,
     content_of,
     frame_of,
     rows_of,
@@ -31,7 +32,7 @@ from server_support import (
 from telemetry.cli import main
 from telemetry.events import ConsoleLine, ModelSaved, RecordChange, SeriesKey, SingleValue
 from telemetry.server.store import Store, export
-from telemetry.wire import Frame
+from telemetry.wire import Frame, encode
 
 ODD_NAN = struct.unpack("<d", bytes.fromhex("010000000000f87f"))[0]
 ODD_VALUES = [1.0, -0.0, float("nan"), ODD_NAN, float("inf"), float("-inf"), 5e-324, 0.1]
@@ -106,7 +107,17 @@ def test_parquet_keeps_every_bit(url: str, tmp_path: Path) -> None:
     folder = exported(url, tmp_path / "out", OTHER_TASK, "--format", "parquet")
 
     table = pyarrow.parquet.read_table(folder / "points.parquet")
-    assert table.column_names == ["task", "kind", "title", "series", "unit", "iteration", "time_unix_ns", "value"]
+    assert table.column_names == [
+        "task",
+        "kind",
+        "title",
+        "series",
+        "unit",
+        "rank",
+        "iteration",
+        "time_unix_ns",
+        "value",
+    ]
     values = table["value"].to_numpy().tolist()
     assert struct.pack("<8d", *values) == struct.pack("<8d", *ODD_VALUES)
     assert table["iteration"].to_pylist() == list(range(8))
@@ -170,7 +181,7 @@ def test_a_series_that_grows_meanwhile_has_no_point_twice(tmp_path: Path, monkey
     for sequence in range(1, 100):
         page = store.export_points(TASK, after)
         for run in page["runs"]:
-            found += struct.unpack(f"<{len(run[4]) // 8}q", run[4])
+            found += struct.unpack(f"<{len(run[5]) // 8}q", run[5])
         if page["next"] is None:
             break
         after = (page["next"][0], page["next"][1])
@@ -242,3 +253,20 @@ def test_a_cursor_that_is_none_is_refused(url: str, after: str) -> None:
 
 def test_a_cursor_of_another_task_is_not_found(url: str) -> None:
     assert Http(url).api(f"/tasks/{TASK}/export/points", after="12345,0").status == 404
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_the_series_of_each_rank_are_apart(form: str, tmp_path: Path) -> None:
+    with started(tmp_path / "store") as server:
+        for rank in (1, 0):
+            batch = batch_of({LOSS: rows_of([float(rank)] * 2)})
+            batch.rank = rank
+            Http(server.url).send(encode(batch, writer_id=b"writer number %02d" % rank, sequence=0))
+        out = exported(server.url, tmp_path / "out", "--all", "--format", form)
+    if form == "parquet":
+        table = pyarrow.parquet.read_table(out / "points.parquet").to_pydict()
+        found = list(zip(table["rank"], table["value"], strict=True))
+    else:
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        found = [(line["rank"], line["value"]) for line in lines if line["type"] == "point"]
+    assert found == [(0, 0.0), (0, 0.0), (1, 1.0), (1, 1.0)]

@@ -33,10 +33,10 @@ _LINES_AT_ONCE = 5000
 
 
 def read_points_page(connection: Connection, task_id: str, after: Cursor | None) -> dict[str, Any]:
-    """Return runs of points, series by kind, title and name, and the cursor of the next page or None.
+    """Return runs of points, series by kind, title, name and rank, and the cursor of the next page or None.
 
-    A run is [kind, title, series, unit, iterations, times, values]; the columns are little-endian bytes. Its points
-    are in the order in which they arrived.
+    A run is [kind, title, series, unit, rank or None, iterations, times, values]; the columns are little-endian
+    bytes. Its points are in the order in which they arrived.
 
     Raises:
         NotFound: no such task, or `after` names a series that is not one of its.
@@ -108,11 +108,13 @@ def read_events(connection: Connection, task_id: str) -> dict[str, Any]:
 def _ordered_series(connection: Connection, task_id: str) -> Sequence[Any]:
     metrics, series, stats = schema.metrics.c, schema.series.c, schema.series_stats.c
     query = (
-        select(series.id, series.unit, metrics.kind, metrics.title, metrics.series.label("name"), stats.count)
+        select(
+            series.id, series.unit, series.rank, metrics.kind, metrics.title, metrics.series.label("name"), stats.count
+        )
         .join(schema.metrics, metrics.id == series.metric)
         .join(schema.series_stats, stats.series == series.id)
         .where(series.task == task_row_id(connection, task_id))
-        .order_by(metrics.kind, metrics.title, metrics.series)
+        .order_by(metrics.kind, metrics.title, metrics.series, series.rank)
     )
     return connection.execute(query).all()
 
@@ -181,6 +183,7 @@ def _run(row: Row[Any], points: Points) -> list[Any]:
         row.title,
         row.name,
         row.unit,
+        None if row.rank == schema.NO_RANK else row.rank,
         np.ascontiguousarray(points.iterations, "<i8").tobytes(),
         np.ascontiguousarray(points.times, "<i8").tobytes(),
         np.ascontiguousarray(points.values, "<f8").tobytes(),
