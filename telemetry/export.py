@@ -1,8 +1,8 @@
 """`telemetry export`: everything the server has of some tasks, as JSON lines or Parquet.
 
 The same data give the same bytes, in whatever order they came to the server and however often: tasks by id; the
-record by section and key; single values by name; models by time; series by kind, title and name, points by (iteration,
-time, bits of the value); console lines by time, then in the order in which their writer wrote them.
+record by section and key; single values by name; models by time; series by kind, title, name and rank, points by
+(iteration, time, bits of the value); console lines by time, then in the order in which their writer wrote them.
 
 Values are float64 and keep every bit in Parquet. JSON has no NaN: there it is the string "NaN" ("Infinity",
 "-Infinity"), with its bits beside it where they are not the usual ones.
@@ -74,7 +74,9 @@ def run(
         ServerUnreachable: no answer, or the server went away meanwhile; nothing was written.
         ConfigurationError: `out` does not fit the format, or pyarrow is missing.
     """
-    with Client(url, token=settings.token or "", timeout_s=settings.request_timeout_s) as client:
+    with Client(
+        url, token=settings.token or "", token_file=settings.token_file, timeout_s=settings.request_timeout_s
+    ) as client:
         chosen = sorted(set(task_ids)) if task_ids else find_tasks(client, None if every else project)
         if not chosen:
             print("no task to export" + ("" if every else f" in project {project}"), file=sys.stderr)

@@ -270,3 +270,19 @@ def test_the_series_of_each_rank_are_apart(form: str, tmp_path: Path) -> None:
         lines = [json.loads(line) for line in out.read_text().splitlines()]
         found = [(line["rank"], line["value"]) for line in lines if line["type"] == "point"]
     assert found == [(0, 0.0), (0, 0.0), (1, 1.0), (1, 1.0)]
+
+
+def test_a_server_with_a_token_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with started(tmp_path / "server", token="a-good-token") as server:
+        Http(server.url, {"Authorization": "Bearer a-good-token"}).send(*frames())
+        out = tmp_path / "out.jsonl"
+
+        assert main(["export", "--all", "--out", str(out), "--url", server.url]) == 1
+        assert "401" in capsys.readouterr().err
+        assert not out.exists()
+
+        monkeypatch.setenv("TELEMETRY_TOKEN", "a-good-token")
+        assert main(["export", "--all", "--out", str(out), "--url", server.url]) == 0
+        assert len(lines_of(out)) > 1000
