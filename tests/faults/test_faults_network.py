@@ -97,7 +97,7 @@ def test_retry_after_is_obeyed_to_the_second(tmp_path: Path, state_dir: Path) ->
 def test_a_server_killed_again_and_again_has_everything_once(
     tmp_path: Path, state_dir: Path, quick_retries: None
 ) -> None:
-    per_round, rounds = 20_000, 4
+    per_round, rounds = 10_000, 4
     random_ = random.Random(2)
     with ServerProcess(tmp_path / "server") as server:
         with FaultyProxy(lambda: server.url, at_random(3, share=0.05, faults=[Fault.CUT_ANSWER])) as proxy:
