@@ -336,6 +336,17 @@ def test_64_processes_with_only_rank_variables_are_one_task(tmp_path: Path) -> N
         assert [line.partition(" -> ")[0] for line in lines if " -> " in line] == ['telemetry: task "ddp"']
 
 
+def test_wrappers_around_each_rank_make_no_difference(tmp_path: Path) -> None:
+    source = "from telemetry.sdk.identity import launcher_of_this_process as name; print(name())"
+    found = []
+    for wrapper in ([], ["timeout", "30"], ["nice", "timeout", "30"], ["bash", "-c", '"$@"; true', "bash"]):
+        env = environment(tmp_path / "state", RANK=str(len(found)), WORLD_SIZE="4")
+        command = [*wrapper, sys.executable, "-c", source]
+        found.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert len(set(found)) == 1
+    assert f":{os.getpid()}:" in found[0]
+
+
 ATTEMPT_PROGRAM = """
 import os, signal, sys
 from telemetry import Task

@@ -36,6 +36,7 @@ TASK_VARIABLE = "TELEMETRY_TASK"
 _INTERACTIVE_STEP = "4294967290"
 
 _MAX_RANK = 2**31 - 1
+_MAX_WRAPPERS = 16
 _MAX_VARIABLE_CHARS = 16_384
 
 
@@ -211,19 +212,36 @@ def is_requeueable(environ: Mapping[str, str]) -> bool:
 
 
 def launcher_of_this_process() -> str:
-    """Return a name for the parent process that no other process of any machine has, or ever will have.
+    """Return a name for the process that launched the ranks, which no other process of any machine ever has.
 
-    Ranks that were started one by one by one parent have this in common. On Linux boot id, process id and start
-    time; elsewhere the process id.
+    It is the nearest ancestor that was not itself started as this rank: what stands in between (timeout, numactl,
+    a script for each rank) is passed over. On Linux boot id, process id and start time; elsewhere the parent's id.
     """
-    parent = os.getppid()
+    launcher = os.getppid()
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        # Fields after the command's name, which may itself hold spaces and brackets; start time is the 22nd of all.
-        started = Path(f"/proc/{parent}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        for _ in range(_MAX_WRAPPERS):
+            if not _started_as_this_rank(launcher):
+                break
+            launcher = int(_process_stat(launcher)[1])
+        started = _process_stat(launcher)[19]
+    except (OSError, IndexError, ValueError):
         boot, started = "", ""
-    return f"{boot}:{parent}:{started}"
+    return f"{boot}:{launcher}:{started}"
+
+
+def _process_stat(pid: int) -> list[str]:
+    # From the third field on: the command's name before it may itself hold spaces and brackets.
+    return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+
+
+def _started_as_this_rank(pid: int) -> bool:
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False  # another user's: no wrapper of ours
+    mine = [f"{names[0]}={os.environ[names[0]]}" for (names, *_) in _LAUNCHERS if names[0] in os.environ]
+    return any(os.fsencode(word) in environ for word in mine)
 
 
 # ---- parents and children --------------------------------------------------------------------------
