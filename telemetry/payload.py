@@ -21,11 +21,11 @@ __all__ = ["MAX_KEYS", "Parts", "array_items", "build", "payload_parts"]
 MAX_KEYS = 64
 MAX_KEY_BYTES = 64
 
-# Built at once: becomes 80 MB at the worst, which is gone before the next is built.
-PIECE_BYTES = 1024 * 1024
+# Built at once: becomes 20 MB at the worst, which is gone before the next is built.
+PIECE_BYTES = 256 * 1024
 
 # What one piece that is larger may hold: a record value of a million numbers is no value any more.
-MAX_PIECE_OBJECTS = 524_288
+MAX_PIECE_OBJECTS = 262_144
 
 # Key -> (first byte, one after the last).
 Parts: TypeAlias = dict[str, tuple[int, int]]
