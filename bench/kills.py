@@ -2,8 +2,9 @@
 
     python bench/kills.py --kills 500 [--commit]
 
-Prints one line of JSON. Each session that was begun must open, hold every point that was reported more than a second before the
-kill, without a gap, and after two imports the server must have each point once. The tests do 25 (tests/faults/).
+Prints one line of JSON. Each session that was begun must open and hold every point that was reported more than a
+second before the kill, without a gap, and after two imports the server must have each point once. The tests do 25
+(tests/faults/).
 Unfair in it: a SIGKILL is not a power cut; what the page cache holds survives it.
 """
 
