@@ -39,6 +39,9 @@ MAX_MEMBER_BYTES = 4 * 1024**3
 MAX_RATIO = 200
 SMALL_MEMBER_BYTES = 1024 * 1024
 
+# A disk's bad blocks damage some frames; forged headers do it by the hundred thousand, and each is to be told of.
+MAX_DAMAGES = 1000
+
 _ENTRY = b"PK\x01\x02"
 _BLOCK_BYTES = 4 * 1024 * 1024
 _MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
@@ -161,6 +164,7 @@ def member_items(archive: zipfile.ZipFile, member: zipfile.ZipInfo, sha256: str 
 
 def _items(blocks: Iterator[bytes], digest: Any) -> Iterator[Frame | Damage]:
     data, base = b"", 0
+    damages = 0
     ended = False
     while not ended:
         block = next(blocks, b"")
@@ -176,6 +180,9 @@ def _items(blocks: Iterator[bytes], digest: Any) -> Iterator[Frame | Damage]:
             # Where a frame could still reach over the end of what was read, only the next block can tell.
             if not ended and position + _MAX_FRAME_BYTES > len(data):
                 break
+            damages += 1
+            if damages > MAX_DAMAGES:
+                raise ValueError(f"it has more than {MAX_DAMAGES} damaged frames; those before were read")
             # Half of a magic number may stand at the very end.
             end = position + item.length
             used = end if ended or end < len(data) else max(position + 1, end - len(MAGIC) + 1)
