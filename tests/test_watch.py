@@ -270,7 +270,7 @@ def test_a_restart_reads_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mon
         offsets.append((place.path.parent.parent.name, place.offset))
         return read_growth(place, now_s)
 
-    monkeypatch.setattr("telemetry.server.watch.read_growth", read)
+    monkeypatch.setattr("telemetry.server.watch_files.read_growth", read)
     # When the session grows, and the next server starts
     append(segment_of(folder), second.data)
     with watching(tmp_path) as url:

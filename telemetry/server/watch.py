@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -22,7 +22,7 @@ from telemetry.disk import DaemonExecutor
 from telemetry.errors import FrameError, JournalError, TelemetryError
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, BodyTooLarge, Ingest
-from telemetry.server.watch_files import Block, Listing, Memory, Place, blocks_of, read_growth
+from telemetry.server.watch_files import Block, Growth, Listing, Memory, Place, blocks_of, read_some
 from telemetry.sessions import is_foreign_zip, open_session
 from telemetry.wire import Frame
 
@@ -33,8 +33,6 @@ _T = TypeVar("_T")
 log = logging.getLogger("telemetry.server")
 
 POLL_S = 1.0
-# Of one session before the next has its turn: a run that moves now must not wait for ten gigabytes of an old one.
-_TURN_BLOCKS = 4
 # After a folder, the store or the writer said no.
 _RETRY_S = 5.0
 # After something unforeseen, which will most likely be the same again.
@@ -90,6 +88,7 @@ class Watcher:
 
     async def _watch_segments(self) -> None:
         remembered_s = time.monotonic()
+        pending: dict[Path, Place] = {}
         while True:
             begun_s = time.monotonic()
             try:
@@ -102,11 +101,11 @@ class Watcher:
                 self._say_once(f"{path} cannot be watched: {refusal}; it is tried again")
             self._zips = found.zips
             for place in found.segments:
-                await self._guard(place, self._take_segment(place))
-                # Those that move now come first in each look, so look again before the old ones take long.
-                if time.monotonic() - begun_s > self._poll_s:
-                    break
-            else:
+                pending[place.path] = place
+            # Those that move now come first, and old ones must not keep them waiting: look again in between.
+            while pending and time.monotonic() - begun_s < self._poll_s:
+                await self._take_segments(pending)
+            if not pending:
                 await asyncio.sleep(max(0.0, begun_s + self._poll_s - time.monotonic()))
             if time.monotonic() - remembered_s > _REMEMBER_S:
                 remembered_s = time.monotonic()
@@ -114,18 +113,28 @@ class Watcher:
                 if changes is not None:
                     await self._call(self._segment_disk, self._memory.write, changes)
 
-    async def _take_segment(self, place: Place) -> None:
-        for _ in range(_TURN_BLOCKS):
-            growth = await self._call(self._segment_disk, read_growth, place, time.monotonic())
-            if growth.frames and not await self._take(place.path, growth.frames):
+    async def _take_segments(self, pending: dict[Path, Place]) -> None:
+        """Take a body of frames from the segments that moved last; what was read to its end leaves `pending`."""
+        latest = sorted(pending.values(), key=lambda place: place.seen[1], reverse=True)
+        read = await self._call(self._segment_disk, read_some, latest, time.monotonic())
+        frames = [
+            (place.path, frame) for place, growth in read if isinstance(growth, Growth) for frame in growth.frames
+        ]
+        taken = not frames or await self._take(frames)
+        for place, growth in read:
+            if not isinstance(growth, Growth):
+                self._note_trouble(place, growth)
+            elif growth.frames and not taken:
                 place.retry_at_s = time.monotonic() + _RETRY_S
-                return
-            place.advance(growth)
-            self._memory.note(place)
-            if growth.skipped:
-                self._say_once(f"{place.path}: {growth.skipped}")
-            if growth.ended:
-                return
+            else:
+                place.advance(growth)
+                self._memory.note(place)
+                if growth.skipped:
+                    self._say_once(f"{place.path}: {growth.skipped}")
+                if not growth.ended:
+                    continue
+            # What is left out now is found again by a later look.
+            del pending[place.path]
 
     # -- zips that appear
 
@@ -136,7 +145,9 @@ class Watcher:
                 # The listing goes on meanwhile and would name it again.
                 place.busy = True
                 try:
-                    await self._guard(place, self._take_zip(place))
+                    await self._take_zip(place)
+                except Exception as error:  # noqa: BLE001  somebody else's file: whatever it does, the others go on
+                    self._note_trouble(place, error)
                 finally:
                     place.busy = False
             await asyncio.sleep(self._poll_s)
@@ -148,7 +159,7 @@ class Watcher:
             while (block := await self._call(self._zip_disk, _next_block, blocks)) is not None:
                 for damage in block.damage:
                     self._say_once(f"{place.path}: {damage}")
-                if block.frames and not await self._take(place.path, block.frames):
+                if block.frames and not await self._take([(place.path, frame) for frame in block.frames]):
                     place.retry_at_s = time.monotonic() + _RETRY_S
                     return
                 place.note_last(block.frames)
@@ -163,38 +174,33 @@ class Watcher:
 
     # -- both
 
-    async def _guard(self, place: Place, work: Coroutine[Any, Any, None]) -> None:
-        """Await one piece of work. Whatever is wrong with one file, the others go on."""
-        try:
-            await work
-        except FileNotFoundError:
+    def _note_trouble(self, place: Place, error: Exception) -> None:
+        """Whatever is wrong with one file, the others go on."""
+        if isinstance(error, FileNotFoundError):
             self._listing.forget(place)  # its run has ended, or somebody tidied up
-        except OSError as error:
+        elif isinstance(error, OSError):
             place.retry_at_s = time.monotonic() + _RETRY_S
             self._say_once(f"{place.path} cannot be read: {error.strerror or error}; it is tried again")
-        except Exception as error:
+        else:
             place.retry_at_s = time.monotonic() + _PUZZLED_S
             log.error("%s could not be read; it is tried again in a minute", place.path, exc_info=error)
 
-    async def _take(self, path: Path, frames: list[Frame]) -> bool:
-        """Store frames; False if the server cannot take any now."""
-        body = b"".join([frame.data for frame in frames])
+    async def _take(self, frames: list[tuple[Path, Frame]]) -> bool:
+        """Store frames, each with where it comes from; False if the server cannot take any now."""
+        body = b"".join([frame.data for _, frame in frames])
         try:
             with self._ingest.admitted(len(body)):
                 answers = await self._ingest.take(body)
-        except BodyTooLarge as error:
+        except (BodyTooLarge, FrameError) as error:
             if len(frames) == 1:
-                self._say_once(f"{path}: a frame is refused: {error}")
+                self._say_once(f"{frames[0][0]}: a frame is refused: {error}")
                 return True
             half = len(frames) // 2
-            return await self._take(path, frames[:half]) and await self._take(path, frames[half:])
-        except FrameError as error:
-            self._say_once(f"{path}: frames are refused: {error}")
-            return True
+            return await self._take(frames[:half]) and await self._take(frames[half:])
         except TelemetryError as error:
-            log.debug("%s waits: %s", path, error)  # busy, or the disk is full: the writer has said so itself
+            log.debug("%d frames wait: %s", len(frames), error)  # busy, or a full disk: the writer says so itself
             return False
-        for answer in answers:
+        for (path, _), answer in zip(frames, answers, strict=True):
             if answer["result"] == "rejected":
                 self._say_once(f"{path}: a frame is refused: {answer['reason']}")
         return True

@@ -16,12 +16,13 @@ from telemetry.journal import SEGMENTS, SESSION_FILE, SegmentDamage
 from telemetry.sessions import Session
 from telemetry.wire import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, scan
 
-__all__ = ["Block", "Found", "Growth", "Listing", "Memory", "Place", "blocks_of", "read_growth"]
+__all__ = ["Block", "Found", "Growth", "Listing", "Memory", "Place", "blocks_of", "read_growth", "read_some"]
 
 log = logging.getLogger("telemetry.server")
 
 # One visit reads this much; large enough to be efficient, small enough that others have their turn.
 BLOCK_BYTES = 4 * 1024 * 1024
+_MAX_PLACES = 256
 # A session that moved within the last ten seconds is looked at in each poll, one that has been idle for an hour
 # in every tenth: what starts again is seen within 15 s.
 _IDLE_SHARE = 0.1
@@ -344,6 +345,27 @@ def read_growth(place: Place, now_s: float) -> Growth:
                 skipped = f"{len(data)} bytes at {offset} skipped: no frame begins there"
                 return Growth([], offset + len(data), False, signature, now_s, skipped=skipped)
             block_bytes *= 4
+
+
+def read_some(places: Sequence[Place], now_s: float) -> list[tuple[Place, Growth | Exception]]:
+    """Read from one place after the other until it is enough for a transaction; at least from one.
+
+    Returns:
+        For each that was read what it had, or what was wrong with it.
+    """
+    found: list[tuple[Place, Growth | Exception]] = []
+    size = 0
+    for place in places[:_MAX_PLACES]:
+        try:
+            growth = read_growth(place, now_s)
+        except Exception as error:  # noqa: BLE001  somebody else's file: whatever it does, the others go on
+            found.append((place, error))
+            continue
+        found.append((place, growth))
+        size += sum(map(len, growth.frames))
+        if size >= BLOCK_BYTES:
+            break
+    return found
 
 
 def _growth_of(
