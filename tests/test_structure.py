@@ -32,7 +32,6 @@ FLOORS = {
     "telemetry.credentials": 1,
     "telemetry.protocols": 1,
     "telemetry.payload": 1,
-    "telemetry.payload": 1,
     "telemetry.wire": 1,
     "telemetry.queue": 1,
     "telemetry.journal": 2,
