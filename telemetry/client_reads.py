@@ -1,0 +1,130 @@
+"""The calls that read tasks, series, points and console lines; one method a route of docs/server.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from telemetry.client_http import HttpApi
+from telemetry.client_types import (
+    ConsoleAnswer,
+    ModelInfo,
+    PointsAnswer,
+    ProjectInfo,
+    SeriesInfo,
+    ServerInfo,
+    TaskDetail,
+    TasksAnswer,
+    ValueInfo,
+)
+from telemetry.errors import ServerUnreachable
+
+__all__ = ["ReadCalls"]
+
+
+class ReadCalls(HttpApi):
+    """What can be read of tasks. Each call raises ServerError with the HTTP status when the server refuses."""
+
+    async def server(self) -> ServerInfo:
+        """Return the server's version: also the way to ask whether it is there."""
+        return cast(ServerInfo, await self._get("/server"))
+
+    async def tasks(
+        self,
+        *,
+        search: str | None = None,
+        project: str | None = None,
+        status: str | None = None,
+        sort: str = "-last_update",
+        page: int = 0,
+        page_size: int = 50,
+    ) -> TasksAnswer:
+        """Return one page of the tasks that match.
+
+        Args:
+            sort: name, project, status, progress, started, last_update, created or
+                `last:<title>/<series>`; a leading "-" puts the greatest first.
+        """
+        query = {"search": search, "project": project, "status": status}
+        answer = await self._get("/tasks", {**query, "sort": sort, "page": page, "page_size": page_size})
+        return cast(TasksAnswer, answer)
+
+    async def projects(self) -> list[ProjectInfo]:
+        """Return every project with its number of tasks."""
+        return cast(list[ProjectInfo], (await self._get("/projects"))["projects"])
+
+    async def task(self, task_id: str) -> TaskDetail:
+        """Return one task with its record."""
+        return cast(TaskDetail, await self._get(f"/tasks/{task_id}"))
+
+    async def series(self, task_id: str, *, kind: str | None = None) -> list[SeriesInfo]:
+        """Return the task's series. `kind`: "scalar", "resource", or None for both."""
+        return cast(list[SeriesInfo], (await self._get(f"/tasks/{task_id}/series", {"kind": kind}))["series"])
+
+    async def points(
+        self,
+        task_id: str,
+        series: Sequence[int],
+        *,
+        x: str = "iteration",
+        start: int | None = None,
+        end: int | None = None,
+        max_samples: int = 2000,
+        half_life: float | None = None,
+    ) -> PointsAnswer:
+        """Return the points of `series` (ids from `series()`) between `start` and `end`, both included.
+
+        A range of more than `max_samples` points is answered by the minimum and maximum of each
+        bucket (`exact` is then False): a spike is never lost.
+
+        Args:
+            x: "iteration", or "time" in Unix milliseconds.
+            half_life: of the smoothing, in units of x; None asks for none.
+        """
+        query = {"series": ",".join(map(str, series)), "x": x, "from": start, "to": end}
+        answer = await self._get(
+            f"/tasks/{task_id}/points", {**query, "max_samples": max_samples, "half_life": half_life}
+        )
+        return cast(PointsAnswer, answer)
+
+    async def console(
+        self,
+        task_id: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = 1000,
+        tail: bool = False,
+        stream: str | None = None,
+        search: str | None = None,
+    ) -> ConsoleAnswer:
+        """Return console lines with ids in (after, before); with `tail` the last `limit` of them."""
+        query = {"after": after, "before": before, "limit": limit, "tail": 1 if tail else None}
+        answer = await self._get(f"/tasks/{task_id}/console", {**query, "stream": stream, "search": search})
+        return cast(ConsoleAnswer, answer)
+
+    async def models(self, task_id: str) -> list[ModelInfo]:
+        """Return the model files that the task saved."""
+        return cast(list[ModelInfo], (await self._get(f"/tasks/{task_id}/models"))["models"])
+
+    async def values(self, task_id: str) -> list[ValueInfo]:
+        """Return the task's single values."""
+        return cast(list[ValueInfo], (await self._get(f"/tasks/{task_id}/values"))["values"])
+
+    async def export_page(self, task_id: str, part: str, after: str | None = None) -> dict[str, Any]:
+        """Return a page of all that the server has of a task; docs/server.md lists the fields.
+
+        Args:
+            part: "points", "console" or "events" (one page: record, single values, models).
+            after: where it goes on, from `next` of the page before; None for the first one.
+        """
+        import msgpack
+
+        answer = await self._send("GET", f"/tasks/{task_id}/export/{part}", query={"after": after})
+        if answer.status != 200:
+            raise self._refusal(answer)
+        try:
+            page: dict[str, Any] = msgpack.unpackb(answer.body)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise ServerUnreachable(f"{self.url} answers, but not as a telemetry server does") from error
+        return page

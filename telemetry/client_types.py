@@ -1,0 +1,163 @@
+"""What the server's API answers, as types: the shapes that telemetry.client returns and docs/server.md lists."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+__all__ = [
+    "ConsoleAnswer",
+    "ConsoleLineInfo",
+    "LastScalar",
+    "ModelInfo",
+    "Number",
+    "PointsAnswer",
+    "PointsInfo",
+    "ProjectInfo",
+    "SeriesInfo",
+    "ServerInfo",
+    "TaskDetail",
+    "TaskInfo",
+    "TasksAnswer",
+    "ValueInfo",
+]
+
+# A float, or "NaN", "Infinity", "-Infinity": JSON has no other way to carry these.
+Number = float | str
+
+
+class ServerInfo(TypedDict):
+    """What answers: `api` and `schema` are integers that grow with each incompatible change."""
+
+    version: str
+    api: int
+    schema: int
+
+
+class LastScalar(TypedDict):
+    """The newest point of a series, as the task table shows it."""
+
+    title: str
+    series: str
+    value: Number | None
+    iteration: int
+
+
+class TaskInfo(TypedDict):
+    """A row of the task table. Times are Unix milliseconds; None where there is none yet."""
+
+    id: str
+    name: str
+    project: str
+    type: str
+    status: str
+    status_reason: str | None
+    progress: float | None
+    tags: list[str]
+    created_unix_ms: int | None
+    started_unix_ms: int | None
+    ended_unix_ms: int | None
+    last_update_unix_ms: int | None
+    last_iteration: int | None
+    points: int
+    writers: int
+    host: str | None
+    last_scalars: list[LastScalar]
+
+
+class TaskDetail(TaskInfo):
+    """A task with its whole record, section -> key -> value, and its counts."""
+
+    record: dict[str, dict[str, Any]]
+    counts: dict[str, int]
+
+
+class TasksAnswer(TypedDict):
+    """One page of the task table; `total` counts the tasks of all pages."""
+
+    tasks: list[TaskInfo]
+    total: int
+    page: int
+    page_size: int
+
+
+class ProjectInfo(TypedDict):
+    """A project and how many tasks it holds."""
+
+    name: str
+    tasks: int
+
+
+class SeriesInfo(TypedDict):
+    """A series and its summary. `min` and `max` are over finite values only."""
+
+    id: int
+    kind: str
+    title: str
+    series: str
+    unit: str
+    count: int
+    last: Number | None
+    last_iteration: int
+    last_unix_ms: int
+    min: float | None
+    min_iteration: int | None
+    max: float | None
+    max_iteration: int | None
+    first_iteration: int
+    non_finite: int
+
+
+class PointsInfo(TypedDict):
+    """The points of one series: `x` and `y` of equal length, y None where the value is not finite."""
+
+    id: int
+    count: int
+    exact: bool
+    x: list[int]
+    y: list[float | None]
+    smooth: list[float | None] | None
+    non_finite: list[tuple[int, str]]
+    non_finite_count: int
+
+
+class PointsAnswer(TypedDict):
+    """Points of the asked series; `x` says whether they are over "iteration" or "time" (Unix ms)."""
+
+    x: str
+    series: list[PointsInfo]
+
+
+class ConsoleLineInfo(TypedDict):
+    """A console line; `id` grows with arrival and pages the answer."""
+
+    id: int
+    unix_ms: int
+    stream: str
+    level: int | None
+    text: str
+
+
+class ConsoleAnswer(TypedDict):
+    """Console lines in order; `more` says that the range holds further ones."""
+
+    lines: list[ConsoleLineInfo]
+    more: bool
+
+
+class ModelInfo(TypedDict):
+    """A saved model file, by the path the program gave it."""
+
+    name: str
+    path: str
+    framework: str
+    iteration: int | None
+    size_bytes: int | None
+    unix_ms: int
+
+
+class ValueInfo(TypedDict):
+    """A single value of the task; the last one reported under a name."""
+
+    name: str
+    value: Number
+    unix_ms: int
