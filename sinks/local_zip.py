@@ -89,6 +89,15 @@ class LocalZipSink:
         self.session_folder: Path | None = None
         self.zip_file: Path | None = None
 
+    def places(self, task_id: str) -> list[Path]:
+        """Return where a task's session lies, or will: its folder while it is written, its zips after it."""
+        zips: list[Path] = []
+        if self._zip_path is not None:
+            target = self._zip_path if self._zip_path.suffix == ".zip" else self._zip_path / f"{task_id}.zip"
+            parts = target.parent.glob(f"{target.stem}-[0-9]*.zip") if target.parent.is_dir() else []
+            zips = [*sorted(parts), target]
+        return [self._parent / task_id, *zips]
+
     def clone(self) -> LocalZipSink:
         """Return a sink for a forked child: it writes segments into the same session folder; the parent zips."""
         twin = LocalZipSink(

@@ -291,7 +291,7 @@ task = Task.init("jobs", "ddp", auto_connect_streams=False, auto_resource_monito
 logger = task.get_logger()
 for step in range(100):
     logger.report_scalar("loss", "train", float(os.environ["RANK"]), step)
-if task._launched.membership.samples_machine:
+if task._running.launched.membership.samples_machine:
     import threading
     pause, before = threading.Event(), task.ledger().logged
     while task.ledger().logged <= before:  # until the machine was sampled

@@ -1,4 +1,4 @@
-"""docs/sdk.md and docs/quickstart.md: nothing public is missing from the one, and the other's words are true."""
+"""docs/sdk/ and docs/quickstart.md: nothing public is missing from the one, and the other's words are true."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from telemetry.sdk.options import TASK_TYPES
 from telemetry.sdk.status import TaskStatus
 
 DOCS = Path(__file__).parent.parent / "docs"
-SDK = (DOCS / "sdk.md").read_text(encoding="utf-8")
+SDK = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "sdk").glob("*.md")))
 QUICKSTART = (DOCS / "quickstart.md").read_text(encoding="utf-8")
 
 

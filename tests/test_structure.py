@@ -32,6 +32,7 @@ FLOORS = {
     "telemetry.credentials": 1,
     "telemetry.protocols": 1,
     "telemetry.payload": 1,
+    "telemetry.fold": 1,
     "telemetry.wire": 1,
     "telemetry.queue": 1,
     "telemetry.journal": 2,

@@ -18,6 +18,7 @@ from telemetry.sdk.announce import Announcer
 from telemetry.sdk.destination import Destination, choose_destination
 from telemetry.sdk.disabled import DisabledPipeline
 from telemetry.sdk.membership import Membership, shareable_urls
+from telemetry.sdk.modes import load_settings
 from telemetry.sdk.options import choose_resource_interval_s, choose_streams
 from telemetry.sdk.plugins import InstalledCollectors
 from telemetry.settings import Settings
@@ -82,7 +83,7 @@ def prepare(
         ConfigurationError: a setting, URL or argument that cannot be used.
     """
     # True asks for it; False is the argument's default and leaves TELEMETRY_STRICT in force.
-    settings = Settings.load(strict=request.strict or None)
+    settings = load_settings(strict=request.strict or None)
     header = TaskHeader(
         task_id=membership.task_id,
         writer_id=Pipeline.new_writer_id(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from telemetry.errors import ConfigurationError, JournalError
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.masking import mask_url
+from telemetry.sdk.modes import load_settings
 from telemetry.sessions import Source
 from telemetry.settings import Settings
 
@@ -25,7 +26,7 @@ def import_offline_session(
     if iteration_offset:
         raise ConfigurationError("import_offline_session: iteration_offset is not supported yet; leave it out")
     source = _source(Path(session_folder_zip))
-    settings = Settings.load()
+    settings = load_settings()
     if settings.url is None or not settings.url.startswith(("http://", "https://")):
         raise ConfigurationError(
             f"importing {source.path} needs a server, and TELEMETRY_URL is {mask_url(settings.url or 'not set')}. "
@@ -40,6 +41,9 @@ def import_offline_session(
 
 def _source(path: Path) -> Source:
     path = path.expanduser()
+    zipped = path.with_name(f"{path.name}.zip")
+    if not path.exists() and zipped.is_file():
+        path = zipped  # the folder of a task that has ended since became the zip beside it
     try:
         found = path.stat()
     except OSError as error:

@@ -10,12 +10,24 @@ from typing import Any
 from telemetry.errors import InvalidEvent
 from telemetry.events import to_float
 
-__all__ = ["MIN_INTERVAL_S", "MIN_STEP_PERCENT", "Progress"]
+__all__ = ["MIN_INTERVAL_S", "MIN_STEP_PERCENT", "Progress", "checked_progress"]
 
 # A progress bar is a few hundred pixels wide: a smaller step cannot be seen ...
 MIN_STEP_PERCENT = 0.1
 # ... unless the job is so slow that a second passes between two calls.
 MIN_INTERVAL_S = 1.0
+
+
+def checked_progress(progress: Any) -> float:
+    """Return a progress in percent as a float.
+
+    Raises:
+        InvalidEvent: not a number from 0 to 100.
+    """
+    value = to_float(progress)
+    if not 0.0 <= value <= 100.0:
+        raise InvalidEvent(f"progress is in percent, 0 to 100; {value!r} is not, and changes nothing")
+    return value
 
 
 class Progress:
@@ -49,10 +61,7 @@ class Progress:
         Raises:
             InvalidEvent: not a number in that range; the progress stays as it was.
         """
-        value = to_float(progress)
-        if not 0.0 <= value <= 100.0:
-            raise InvalidEvent(f"progress is in percent, 0 to 100; {value!r} is not, and changes nothing")
-        self._value = value
+        self._value = value = checked_progress(progress)
         sent, now_s = self._sent, self._clock()
         # The two ends are always sent: "not begun" and "done" are what people look for.
         if (

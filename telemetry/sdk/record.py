@@ -1,6 +1,6 @@
 """A task's record: what is written into it at the start, and every change after.
 
-The record is the fold of RecordChange events, so writing it is emitting; nothing is read back.
+The record is the fold of RecordChange events, so writing it is emitting; what was written here is folded here as well.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from telemetry.events import RecordChange, TaskHeader
-from telemetry.protocols import Emit
+from telemetry.fold import RecordFold
 from telemetry.sdk.identity import Attempt, Ranks
 from telemetry.sdk.masking import mask_command
 from telemetry.sdk.membership import Membership
@@ -30,12 +30,27 @@ class Record:
     fold takes the youngest, and a task that ended must not stay in_progress.
     There is no lock, which a fork could leave held: two threads that change one field at the same
     instant have no order to keep.
+
+    Args:
+        emit: takes the changes one by one.
+        send: takes those of one call together, for a task whose changes are sent at once; instead of `emit`.
+
+    Attributes:
+        own: the fold of what was written here.
     """
 
-    def __init__(self, emit: Emit, *, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        emit: Callable[[RecordChange], object] | None = None,
+        *,
+        send: Callable[[Sequence[RecordChange]], None] | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._emit = emit
+        self._send = send
         self._clock = clock
         self._last_unix_ns = 0
+        self.own = RecordFold()
 
     def change(self, section: str, key: str, value: Any) -> None:
         """Give one field a new value; None removes it."""
@@ -43,14 +58,30 @@ class Record:
 
     def default_all(self, section: str, values: Mapping[str, Any]) -> None:
         """Give fields a value that any change ever made has preference over: it is as old as time itself."""
-        for key, value in values.items():
-            self._emit(RecordChange(0, section, key, value))
+        self._write([RecordChange(0, section, key, value) for key, value in values.items()])
 
     def change_all(self, section: str, values: Mapping[str, Any]) -> None:
-        """Give several fields of a section new values, all of the same instant."""
+        """Give several fields of a section new values, all of the same instant; None removes a field."""
+        self.change_sections({section: values})
+
+    def change_sections(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give fields of several sections new values, all of the same instant."""
         self._last_unix_ns = moment = max(self._clock(), self._last_unix_ns + 1)
-        for key, value in values.items():
-            self._emit(RecordChange(moment, section, key, value))
+        self._write(
+            [
+                RecordChange(moment, section, key, value)
+                for section, values in sections.items()
+                for key, value in values.items()
+            ]
+        )
+
+    def _write(self, changes: list[RecordChange]) -> None:
+        if self._send is not None and changes:
+            self._send(changes)
+        for change in changes:
+            if self._emit is not None:
+                self._emit(change)
+            self.own.apply(change)
 
 
 def start_fields(header: TaskHeader, *, tags: list[str]) -> dict[str, Any]:

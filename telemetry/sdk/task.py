@@ -11,59 +11,35 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from telemetry import lifecycle
 from telemetry.collectors.models import Frameworks
 from telemetry.errors import ConfigurationError, InvalidEvent, TelemetryError
 from telemetry.events import clean_text, to_iteration
-from telemetry.ledger import DropReason, Ledger
-from telemetry.pipeline import Pipeline
+from telemetry.ledger import Ledger
 from telemetry.protocols import Collector, Sink
 from telemetry.sdk import options
-from telemetry.sdk.announce import end_line, start_line
-from telemetry.sdk.identity import is_requeueable
-from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
-from telemetry.sdk.launch import Launch, Request, prepare
+from telemetry.sdk.current import current
+from telemetry.sdk.interrupt import release_leaked_import_lock
+from telemetry.sdk.launch import Request, prepare
 from telemetry.sdk.logger import Logger
-from telemetry.sdk.membership import Heirloom, Membership, found_membership, join, lineage_of_this_process, lineage_to
-from telemetry.sdk.progress import Progress
-from telemetry.sdk.record import Record, WriterRecord, start_fields
-from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception, outcome_of_exit
+from telemetry.sdk.membership import Membership, found_membership, join, lineage_of_this_process
+from telemetry.sdk.progress import checked_progress
+from telemetry.sdk.record import WriterRecord
+from telemetry.sdk.running import Running
+from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception
+from telemetry.sdk.task_offline import TaskOffline
 
 __all__ = ["Task"]
 
 log = logging.getLogger(__name__)
 
-# What the end may take when a signal asked for it, in seconds.
-SIGNAL_TIMEOUT_S = 5.0
 
-
-class _Current:
-    """The process's task, and the lock that lets only one Task.init start it."""
-
-    def __init__(self) -> None:
-        self.task: Task | None = None
-        self.lock = threading.Lock()
-        # How many tasks of one job's name were begun here.
-        self.turns: dict[str, int] = {}
-        lifecycle.watch_forks(self)
-
-    def reset_after_fork(self) -> None:
-        """In a forked child: another thread of the parent may have held the lock."""
-        self.lock = threading.Lock()
-
-
-_current = _Current()
-
-
-class Task:
-    """A running task; made by `Task.init`, found anywhere in the program by `Task.current_task`."""
+class Task(TaskOffline):
+    """A task: made by `Task.init`, found anywhere in the program by `Task.current_task`, read by `Task.get_task`."""
 
     @classmethod
     def init(
@@ -113,12 +89,12 @@ class Task:
             output_uri=output_uri,
             auto_connect_arg_parser=auto_connect_arg_parser,
         )
-        with _current.lock:
-            current = _current.task
-            if current is not None and not current.ended:
-                if current._is_same(project_name, task_name, task_type):
-                    return current
-                current._refuse_another(project_name, task_name, task_type)
+        with current.lock:
+            running = current.task
+            if running is not None and not running.ended:
+                if running._is_same(project_name, task_name, task_type):
+                    return running
+                running._refuse_another(project_name, task_name, task_type)
             request = Request(
                 project=options.choose_project(project_name),
                 name=options.choose_name(task_name),
@@ -136,7 +112,7 @@ class Task:
                 request = replace(request, project=lineage.project, name=lineage.name, type=lineage.type)
                 membership = join(lineage, os.environ)
             else:
-                membership = found_membership(request.project, request.name, os.environ, _current.turns)
+                membership = found_membership(request.project, request.name, os.environ, current.turns)
             return cls._begin(request, membership)
 
     @classmethod
@@ -144,8 +120,8 @@ class Task:
         """Start this process's part of a task; the lock is held."""
         part = WriterRecord(membership)
         launched = prepare(request, membership, on_child=part.tell_of_fork)
-        task = cls(launched, tags=request.tags, part=part, hooks=hooks)
-        _current.task = task
+        task = cls(Running(launched, tags=request.tags, part=part, hooks=hooks))
+        current.task = task
         launched.start()
         return task
 
@@ -155,20 +131,20 @@ class Task:
 
         In a child process that has not called Task.init it is the parent's task, to which this process then reports.
         """
-        current = _current.task
-        if current is None:
-            current = cls._attach()
-        return None if current is None or current.ended else current
+        task = current.task
+        if task is None:
+            task = cls._attach()
+        return None if task is None or task.ended else task
 
     @classmethod
     def _attach(cls) -> Task | None:
         """Join an ancestor's task for reporting alone: no output is captured, no signal handled."""
         if lineage_of_this_process() is None:
             return None
-        with _current.lock:
+        with current.lock:
             lineage = lineage_of_this_process()
-            if _current.task is not None or lineage is None or lineage.pid == os.getpid():
-                return _current.task
+            if current.task is not None or lineage is None or lineage.pid == os.getpid():
+                return current.task
             request = Request(
                 project=lineage.project,
                 name=lineage.name,
@@ -183,95 +159,25 @@ class Task:
                 log.warning("this process cannot join its parent's task %s: %s", lineage.task_id, error)
                 return None
 
-    @classmethod
-    def import_offline_session(
-        cls, session_folder_zip: str | os.PathLike[str], previous_task_id: str | None = None, iteration_offset: int = 0
-    ) -> str:
-        """Send a session folder or zip to the server at TELEMETRY_URL; return the task's id.
-
-        It becomes the task that the run was: same id, times and final status. Importing again changes nothing, and
-        the source is left as it is. Returns when everything is on the server.
-
-        Args:
-            session_folder_zip: a session folder, also one that still grows, or a session zip.
-            previous_task_id, iteration_offset: not built yet; only the defaults are accepted.
-        Raises:
-            ConfigurationError: nothing is there (it is a ValueError, too), or there is no server to send it to.
-            JournalError: it is no session, or cannot be read to its end.
-            SinkUnavailable: the server does not answer; what it took until then is there.
-        """
-        from telemetry.sdk.offline import import_offline_session
-
-        return import_offline_session(session_folder_zip, previous_task_id, iteration_offset)
-
-    def __init__(self, launched: Launch, *, tags: list[str], part: WriterRecord, hooks: bool = True) -> None:
-        """Use Task.init."""
-        self._launched = launched
-        self._header = launched.header
-        self._pipeline = launched.pipeline
-        self._owner_pid = os.getpid()
-        self._tags = tags
-        self._ends: dict[str, Outcome] = {}
-        self._logger = Logger(self._pipeline.emit)
-        self._record = Record(self._pipeline.emit)
-        self._progress = Progress(lambda value: self._record.change("task", "progress", value))
-        self._part = part
-        part.begin(self._record, self._header, start_fields(self._header, tags=tags))
-        self._exit_watch: lifecycle.ExitWatch | None = None
-        self._heirloom: Heirloom | None = None
-        if launched.destination is None:
-            return
-        membership = launched.membership
-        if hooks:
-            self._exit_watch = lifecycle.ExitWatch(self._on_exit)
-            self._heirloom = Heirloom(lineage_to(self._header, launched.urls))
-        if membership.joined:
-            # Workers of multiprocessing end without atexit.
-            lifecycle.at_worker_exit(lambda: self._end(Outcome(TaskStatus.COMPLETED)))
-        if membership.leads:
-            launched.announcer.say(start_line(self.name, launched.destination.places))
-
     # ---- what it is ------------------------------------------------------------------------------
 
     @property
-    def id(self) -> str:
-        """The task's id: 32 hexadecimal digits."""
-        return self._header.task_id
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-        return self._header.name
-
-    @property
-    def project(self) -> str:
-        """The task's project, "a/b" for b inside a."""
-        return self._header.project
-
-    @property
-    def task_type(self) -> str:
-        """The task's type, such as "training"."""
-        return self._header.type
-
-    @property
-    def status(self) -> TaskStatus:
-        """in_progress until the task ends in this process; then how it ended."""
-        outcome = self._ends.get("outcome")
-        return TaskStatus.IN_PROGRESS if outcome is None else outcome.status
+    def status(self) -> TaskStatus | str:
+        """Where the task stands: of one's own task in_progress until it ends here, of any other as it is read now."""
+        return self._core.status
 
     @property
     def ended(self) -> bool:
         """True once the task was closed or marked; what is reported after that is counted as dropped."""
-        return bool(self._ends)
+        return not self._core.is_running
 
     @property
     def page(self) -> str:
         """The link to the task's page on the server; "" where no sink is a server."""
-        destination = self._launched.destination
-        return "" if destination is None else destination.page
+        return "" if self._running is None else self._running.page
 
     def __repr__(self) -> str:
-        return f"<Task {self.id} {self.project}/{self.name} {self.status}>"
+        return f"<Task {self.id} {self.project}/{self.name}>"
 
     # ---- reporting -------------------------------------------------------------------------------
 
@@ -285,27 +191,34 @@ class Task:
         Anything else changes nothing and is counted as dropped (reason "invalid").
         """
         try:
-            self._progress.set(progress)
+            if self._running is not None:
+                self._running.progress.set(progress)
+            else:
+                self._record.change("task", "progress", checked_progress(progress))
         except InvalidEvent as error:
-            self._pipeline.emit.refuse(DropReason.INVALID, f"set_progress: {error}")
+            self._refuse(f"set_progress: {error}")
 
     def get_progress(self) -> float | None:
-        """Return the progress last set in this process, exactly; None before the first."""
-        return self._progress.value
+        """Return the progress in percent: just what this process set last, else what is read; None before the first."""
+        own = None if self._running is None else self._running.progress.value
+        if own is not None:
+            return own
+        value = self._field("progress")
+        return float(value) if isinstance(value, (int, float)) else None
 
     def add_tags(self, tags: Iterable[str]) -> None:
         """Add tags; one that the task has already stays where it is. A value that is no list of str is counted
         as dropped (reason "invalid")."""
         try:
-            self._tags = options.choose_tags([*self._tags, *options.choose_tags(tags)])
+            chosen = options.choose_tags([*self.get_tags(), *options.choose_tags(tags)])
         except (ConfigurationError, TypeError) as error:
-            self._pipeline.emit.refuse(DropReason.INVALID, f"add_tags: {error}")
+            self._refuse(f"add_tags: {error}")
             return
-        self._record.change("task", "tags", list(self._tags))
+        self._record.change("task", "tags", chosen)
 
     def get_tags(self) -> list[str]:
         """Return the tags in the order they were given."""
-        return list(self._tags)
+        return list(self._field("tags") or [])
 
     def set_comment(self, comment: str) -> None:
         """Set the task's free text; the last one counts."""
@@ -326,15 +239,18 @@ class Task:
         try:
             number = None if iteration is None else to_iteration(iteration)
         except InvalidEvent as error:
-            self._pipeline.emit.refuse(DropReason.INVALID, f"report_model: {error}")
+            self._refuse(f"report_model: {error}")
             return
-        self._launched.models.saved(path, name=name, framework=framework, iteration=number)
+        if self._running is None:
+            self._refuse("report_model: only the program that runs a task can report what it saved")
+            return
+        self._running.launched.models.saved(path, name=name, framework=framework, iteration=number)
 
     # ---- ending ----------------------------------------------------------------------------------
 
     def ledger(self) -> Ledger:
         """Return what became of the events so far: logged = delivered + on_disk + in_memory + dropped."""
-        return self._pipeline.ledger()
+        return self._core.ledger()
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Return True once everything reported before has reached the sinks or the disk.
@@ -342,8 +258,7 @@ class Task:
         Args:
             timeout: seconds; False is returned when they are over. Nothing is lost by that.
         """
-        self._progress.settle()
-        return self._pipeline.flush(timeout)
+        return self._core.flush(timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """End the task as completed and return when its events are delivered, or safe on disk.
@@ -353,7 +268,7 @@ class Task:
         Args:
             timeout: seconds that this may take; default TELEMETRY_CLOSE_TIMEOUT, 10.
         """
-        self._end(Outcome(TaskStatus.COMPLETED), timeout)
+        self._core.end(Outcome(TaskStatus.COMPLETED), timeout)
 
     def mark_completed(self) -> None:
         """End the task as completed: the same as close()."""
@@ -365,11 +280,11 @@ class Task:
         Args:
             status_reason: one line. status_message: any text, such as a traceback.
         """
-        self._end(Outcome(TaskStatus.FAILED, one_line(status_reason or ""), clean_text(status_message or "")))
+        self._core.end(Outcome(TaskStatus.FAILED, one_line(status_reason or ""), clean_text(status_message or "")))
 
     def mark_stopped(self, status_reason: str | None = None, status_message: str | None = None) -> None:
         """End the task as stopped. The program goes on; the task takes no more events."""
-        self._end(Outcome(TaskStatus.STOPPED, one_line(status_reason or ""), clean_text(status_message or "")))
+        self._core.end(Outcome(TaskStatus.STOPPED, one_line(status_reason or ""), clean_text(status_message or "")))
 
     def __enter__(self) -> Self:
         return self
@@ -380,71 +295,9 @@ class Task:
         """End the task: completed, or what the exception that leaves the block means. It is not swallowed."""
         if isinstance(error, KeyboardInterrupt):
             release_leaked_import_lock()
-        self._end(Outcome(TaskStatus.COMPLETED) if error is None else outcome_of_exception(error))
+        self._core.end(Outcome(TaskStatus.COMPLETED) if error is None else outcome_of_exception(error))
 
     # ---- inside ----------------------------------------------------------------------------------
-
-    def _on_exit(self, cause: lifecycle.ExitCause) -> None:
-        timeout_s = self._launched.settings.close_timeout_s
-        if cause.kind == "signal":
-            # Whoever sends a signal follows up with SIGKILL: after 30 s under Slurm and Kubernetes, sooner elsewhere.
-            timeout_s = min(timeout_s, SIGNAL_TIMEOUT_S)
-        if cause.reason != "SIGINT":
-            self._end(outcome_of_exit(cause, requeueable=is_requeueable(os.environ)), timeout_s)
-            return
-        release_leaked_import_lock()
-        self._end(outcome_of_exit(cause), timeout_s)
-        keep_death_by_sigint()
-
-    def _end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
-        settings = self._launched.settings
-        timeout_s = settings.close_timeout_s if timeout_s is None else timeout_s
-        deadline_s = time.monotonic() + timeout_s
-        # One atomic call: the first to come ends the task. A lock could be held across a fork, or by the very
-        # frame that a signal handler has interrupted.
-        if self._ends.setdefault("outcome", outcome) is not outcome:
-            return
-        if os.getpid() != self._owner_pid:
-            # A forked child: what it reported is delivered, and how the task ends is its parent's to tell.
-            self._pipeline.close(timeout_s)
-            return
-        if self._heirloom is not None:
-            self._heirloom.take_back()
-        if self._exit_watch is not None:
-            self._exit_watch.remove()
-        if self._launched.installed is not None:
-            self._launched.installed.stop()
-        # Before the last words: the ledger they carry is then of all events but itself.
-        self._pipeline.stop_collectors()
-        self._write_end(outcome, timeout_s)
-        ledger = self._pipeline.close(max(0.0, deadline_s - time.monotonic()))
-        # Of many processes' lines only those are worth reading that say that something is left.
-        complete = ledger.delivered == ledger.logged
-        if isinstance(self._pipeline, Pipeline) and (self._launched.membership.leads or not complete):
-            left_in = self._pipeline.spool_folder
-            destination = self._launched.destination
-            afterwards = "" if destination is None else destination.afterwards
-            self._launched.announcer.say(end_line(outcome.status, ledger, left_in=left_in, afterwards=afterwards))
-
-    def _write_end(self, outcome: Outcome, timeout_s: float) -> None:
-        """Write how the task ended, and what became of its events."""
-        self._progress.settle()
-        self._part.end(outcome)
-        if not self._launched.membership.leads:
-            return
-        self._record.change_all(
-            "task",
-            {
-                "status": outcome.status.value,
-                "status_reason": outcome.reason,
-                "status_message": outcome.message,
-                "ended_unix_ns": time.time_ns(),
-            },
-        )
-        # The page is to show what became of the events, and that is known once they have arrived. Half of
-        # the time at most: a sink that does not answer must leave some for the close itself.
-        self._pipeline.flush(timeout_s / 2)
-        self._record.change("task", "ledger", self._pipeline.ledger().as_dict())
 
     def _is_same(self, project_name: str | None, task_name: str | None, task_type: str | None) -> bool:
         asked = ((project_name, self.project), (task_name, self.name), (task_type, self.task_type))
@@ -452,7 +305,7 @@ class Task:
 
     def _refuse_another(self, project_name: str | None, task_name: str | None, task_type: str | None) -> None:
         """Raise, as a process has one task; but a forked child may leave its parent's for one of its own."""
-        if os.getpid() != self._owner_pid:
+        if self._running is not None and os.getpid() != self._running.owner_pid:
             return
         asked = {"project_name": project_name, "task_name": task_name, "task_type": task_type}
         have = {"project_name": self.project, "task_name": self.name, "task_type": self.task_type}

@@ -1,0 +1,79 @@
+"""The fold of a task's record: record changes in, in any order, and the record as it stands out.
+
+For each (section, key) the change with the greatest (time, writer, sequence) wins, and one that says None removes the
+key. `task/reset_unix_ns` begins the task anew: what is older than it does not count, but for defaults of time 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from telemetry.events import RecordChange
+
+__all__ = ["RESET_KEY", "Entry", "RecordDict", "RecordFold"]
+
+# In section "task": the Unix ns before which nothing of this task counts.
+RESET_KEY = "reset_unix_ns"
+
+# section -> key -> value
+RecordDict: TypeAlias = dict[str, dict[str, Any]]
+
+
+class Entry(NamedTuple):
+    """A key's last change. `writer` and `sequence` settle what happened in the same nanosecond."""
+
+    time_unix_ns: int
+    writer: bytes
+    sequence: int
+    value: Any
+
+    @property
+    def order(self) -> tuple[int, bytes, int]:
+        """What decides which of two changes is the later one."""
+        return self.time_unix_ns, self.writer, self.sequence
+
+
+class RecordFold:
+    """Folds changes in whatever order they come. Not safe from several threads at once, apart from single calls."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[str, Entry]] = {}
+
+    def apply(self, change: RecordChange, writer: bytes = b"", sequence: int = 0) -> None:
+        """Take one change in; of equals the later call wins."""
+        self.put(change.section, change.key, Entry(change.time_unix_ns, writer, sequence, change.value))
+
+    def put(self, section: str, key: str, entry: Entry) -> None:
+        """Take in a key's entry, if it is not older than the one that is there."""
+        keys = self._entries.setdefault(section, {})
+        known = keys.get(key)
+        if known is None or entry.order >= known.order:
+            keys[key] = entry
+
+    def update(self, other: RecordFold) -> None:
+        """Take in everything that another fold holds."""
+        for section, keys in list(other._entries.items()):
+            for key, entry in list(keys.items()):
+                self.put(section, key, entry)
+
+    @property
+    def reset_unix_ns(self) -> int:
+        """The moment before which nothing counts; 0 where the task was never begun anew."""
+        entry = self._entries.get("task", {}).get(RESET_KEY)
+        return entry.value if entry is not None and type(entry.value) is int else 0
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a section's keys and values as they stand, by key."""
+        return {key: entry.value for key, entry in sorted(self._standing(name), key=lambda item: item[0])}
+
+    def record(self) -> RecordDict:
+        """Return every section that has something in it."""
+        found = {name: self.section(name) for name in sorted(self._entries)}
+        return {name: section for name, section in found.items() if section}
+
+    def _standing(self, name: str) -> Iterator[tuple[str, Entry]]:
+        reset = self.reset_unix_ns
+        for key, entry in list(self._entries.get(name, {}).items()):
+            if entry.value is not None and (entry.time_unix_ns >= reset or not entry.time_unix_ns):
+                yield key, entry

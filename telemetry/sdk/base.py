@@ -1,0 +1,91 @@
+"""TaskBase: what every part of Task stands on.
+
+Task is made of mixins, one file for each section of the Task page; each is a thin skin that finds what it needs here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from telemetry.errors import ConfigurationError
+from telemetry.ledger import DropReason
+from telemetry.sdk.core import TaskCore
+from telemetry.sdk.logger import Logger
+from telemetry.sdk.record import Record
+from telemetry.sdk.running import Running
+from telemetry.sdk.view import View, section_of
+
+__all__ = ["TaskBase"]
+
+
+class TaskBase:
+    """A task with its core. Use Task.
+
+    Attributes of use to the parts: `_core`, `_record`, `_view`, `_section(name)`, `_refuse(message)`.
+    """
+
+    def __init__(self, core: TaskCore) -> None:
+        self._core = core
+        self._logger = Logger(core.emit)
+
+    @property
+    def _record(self) -> Record:
+        return self._core.record
+
+    @property
+    def _view(self) -> View:
+        return self._core.view
+
+    @property
+    def _running(self) -> Running | None:
+        """The core, if this process began the task (it may have ended since)."""
+        return self._core if isinstance(self._core, Running) else None
+
+    def _section(self, name: str) -> dict[str, Any]:
+        """Return a section of the record as it stands; see fold.py."""
+        return section_of(self._view, name)
+
+    def _field(self, key: str, default: Any = None) -> Any:
+        """Return one of the task's own fields."""
+        return self._section("task").get(key, default)
+
+    def _refuse(self, message: str) -> None:
+        """Count an invalid call and go on, in a running program; anywhere else raise.
+
+        Raises:
+            ConfigurationError: the task is not this process's, so nobody's training is at stake.
+        """
+        if self._running is None:
+            raise ConfigurationError(f"{message}. Nothing was changed")
+        self._core.emit.refuse(DropReason.INVALID, message)
+
+    # ---- what it is ------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The task's id: 32 hexadecimal digits."""
+        return self._core.header.task_id
+
+    @property
+    def task_id(self) -> str:
+        """The task's id: the same as `id`."""
+        return self._core.header.task_id
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self._core.header.name
+
+    @property
+    def project(self) -> str:
+        """The task's project, "a/b" for b inside a."""
+        return self._core.header.project
+
+    @property
+    def task_type(self) -> str:
+        """The task's type, such as "training"."""
+        return self._core.header.type
+
+    def reload(self) -> None:
+        """Read anew what other processes, and people on the pages, have changed since."""
+        self._view.reload()

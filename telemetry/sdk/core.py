@@ -1,0 +1,59 @@
+"""What stands behind a Task: a run of this process, or a task that runs, ran or waits elsewhere.
+
+Task is a skin over one of two cores:
+
+    Running   (running.py)   this process's own task: events go into the pipeline, nothing waits for a network
+    Other     (other.py)     any other task: changes are sent to the server at once, and an error is raised
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from telemetry.events import TaskHeader
+from telemetry.ledger import Ledger
+from telemetry.protocols import Emit
+from telemetry.sdk.record import Record
+from telemetry.sdk.status import Outcome
+from telemetry.sdk.view import View
+from telemetry.settings import Settings
+
+__all__ = ["TaskCore"]
+
+
+class TaskCore(Protocol):
+    """What the parts of Task stand on.
+
+    Attributes:
+        header: the task's id, and its name, project and type as this process knows them.
+        settings: as they were when the task was begun or found.
+        record: writes changes of the record.
+        view: reads the record and the reports.
+        emit: takes events that are no change of the record.
+        is_running: True while this process runs the task: False once it has ended, and for any other task.
+    """
+
+    header: TaskHeader
+    settings: Settings
+    record: Record
+    view: View
+    emit: Emit
+
+    @property
+    def is_running(self) -> bool: ...
+
+    @property
+    def status(self) -> str:
+        """Return where the task stands, as far as this process knows."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Bring what was reported to the sinks or to disk; False if the time ran out."""
+
+    def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
+        """End the task; only the first call does anything."""
+
+    def ledger(self) -> Ledger:
+        """Return what became of this process's events of the task."""
+
+    def reports(self) -> View:
+        """Return where the reports can be read, which have arrived there when this returns."""

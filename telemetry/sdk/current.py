@@ -1,0 +1,29 @@
+"""The process's task, and the lock that lets only one Task.init start it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from telemetry import lifecycle
+
+if TYPE_CHECKING:
+    from telemetry.sdk.task import Task
+
+__all__ = ["current"]
+
+
+class _Current:
+    def __init__(self) -> None:
+        self.task: Task | None = None
+        self.lock = threading.Lock()
+        # How many tasks of one job's name were begun here.
+        self.turns: dict[str, int] = {}
+        lifecycle.watch_forks(self)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self.lock = threading.Lock()
+
+
+current = _Current()

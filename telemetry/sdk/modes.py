@@ -1,0 +1,40 @@
+"""Whether this process is offline, and the settings with that in them.
+
+`Task.set_offline` speaks for the process and is stronger than the environment, as an argument is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from telemetry.settings import Settings
+
+__all__ = ["is_offline", "load_settings", "set_offline"]
+
+
+class _Mode:
+    """What the program has said; None leaves it to the settings."""
+
+    offline: bool | None = None
+
+
+def load_settings(**arguments: Any) -> Settings:
+    """Return the settings in force in this process; see Settings.load.
+
+    Raises:
+        ConfigurationError: a setting that cannot be used.
+    """
+    settings = Settings.load(**arguments)
+    if _Mode.offline is None or settings.mode == "disabled" or (settings.mode == "offline") == _Mode.offline:
+        return settings
+    return Settings.load(**{**arguments, "mode": "offline" if _Mode.offline else "online"})
+
+
+def set_offline(offline: bool) -> None:
+    """Say whether tasks that begin from now on are offline."""
+    _Mode.offline = offline
+
+
+def is_offline() -> bool:
+    """Return True if a task that begins now is offline."""
+    return load_settings().mode == "offline"

@@ -1,0 +1,210 @@
+"""Other: a task that this process does not run. Its changes are sent at once, and whoever makes them hears of errors.
+
+The changes travel as a frame, as everything does: an edit of a draft, a tag on a finished run and a clone's record are
+events like those of the run itself. Without a server, a session on this machine can be read, not changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from telemetry import lifecycle
+from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable, SinkUnavailable, TelemetryError
+from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, RecordChange, TaskHeader
+from telemetry.ledger import Ledger
+from telemetry.pipeline import Pipeline
+from telemetry.retry import delay_s
+from telemetry.sdk.record import Record
+from telemetry.sdk.servers import server_client, server_url
+from telemetry.sdk.sessions import local_places
+from telemetry.sdk.status import Outcome
+from telemetry.sdk.view import ServerView, SessionView, View, section_of
+from telemetry.settings import Settings
+from telemetry.wire import encode
+
+__all__ = ["Other", "open_other"]
+
+
+class _Sender:
+    """Sends single frames to a server, one after another, as this process's second writer."""
+
+    def __init__(self) -> None:
+        self.reset_after_fork()
+        lifecycle.watch_forks(self)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: a writer of its own."""
+        self._lock = threading.Lock()
+        self._writer_id = Pipeline.new_writer_id()
+        self._sequence = 0
+
+    def send(self, task_id: str, events: Sequence[FrameEvent], settings: Settings, url: str) -> None:
+        """Return when the server has committed the events, all of them.
+
+        Raises:
+            ServerUnreachable, ServerError: they are not known to be there.
+        """
+        with self._lock:
+            sequence, self._sequence = self._sequence, self._sequence + 1
+        frame = encode(
+            Batch(task_id, events=list(events), events_logged=len(events)),
+            writer_id=self._writer_id,
+            sequence=sequence,
+        )
+        # On a thread of its own: a notebook's has an event loop running already.
+        with ThreadPoolExecutor(1, "telemetry-change") as pool:
+            refused = pool.submit(lambda: asyncio.run(_send(frame, url, settings))).result()
+        if refused:
+            raise ServerError(f"{url} refuses a change of task {task_id}: {refused}. Nothing was changed", status=422)
+
+
+async def _send(frame: Any, url: str, settings: Settings) -> str:
+    """Return why the server refuses the frame, "" if it took it. A server that is away is asked again for a while."""
+    from telemetry.sinks.http import open_sink
+
+    sink = open_sink(url, settings)
+    await sink.connect()
+    deadline_s = time.monotonic() + settings.request_timeout_s
+    attempt = 0
+    try:
+        while True:
+            try:
+                refused = await sink.send([frame])
+                return next(iter(refused.values()), "")
+            except SinkUnavailable as error:
+                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
+                if time.monotonic() + wait_s > deadline_s:
+                    raise ServerUnreachable(f"{error}. Whether the change arrived is not known") from error
+                attempt += 1
+                await asyncio.sleep(wait_s)
+    finally:
+        await sink.close()
+
+
+_sender = _Sender()
+
+
+class _SendingEmit:
+    """An Emit whose events are on the server when the call returns. Scalars have no hot path here."""
+
+    def __init__(self, core: Other) -> None:
+        self.rows: list[Any] = []
+        # Every scalar crosses: it is sent by itself.
+        self.mark = 0
+        self._core = core
+
+    def __call__(self, event: Event) -> bool:
+        self._core.send([event])
+        return True
+
+    def crossed(self) -> None:
+        """Refuse scalars: points belong to the program that runs the task."""
+        self.rows.clear()
+        raise ConfigurationError("scalars are reported by the program that runs a task; this one is another's")
+
+    def refuse(self, reason: str, message: str) -> None:
+        """Raise: there is no loop here that must go on."""
+        raise ConfigurationError(message)
+
+
+class Other:
+    """See core.TaskCore."""
+
+    def __init__(self, header: TaskHeader, settings: Settings, view: View, url: str | None) -> None:
+        self.header = header
+        self.settings = settings
+        self.view = view
+        self._url = url
+        self.record = Record(send=self.send)
+        self.emit = _SendingEmit(self)
+
+    @property
+    def is_running(self) -> bool:
+        """False: whoever runs it, it is not this process."""
+        return False
+
+    @property
+    def status(self) -> str:
+        """Return the status as it is read now."""
+        return str(section_of(self.view, "task").get("status", ""))
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Send events at once; they are committed when this returns.
+
+        Raises:
+            ConfigurationError: there is no server: the task is a session on this machine.
+            ServerError: the server can't be reached or refuses them.
+        """
+        if self._url is None:
+            raise ConfigurationError(
+                f"task {self.header.task_id} is a session on this machine, and can be read but not changed. "
+                "Import it to a server first: Task.import_offline_session(...) or `telemetry import`"
+            )
+        travelling = [event for event in events if isinstance(event, (RecordChange, ConsoleLine))]
+        travelling_events: list[FrameEvent] = list(travelling)
+        _sender.send(self.header.task_id, travelling_events, self.settings, self._url)
+        self.view.reload()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Return True: nothing waits."""
+        return True
+
+    def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
+        """Write the status that the task ends with."""
+        self.record.change_all(
+            "task",
+            {
+                "status": outcome.status.value,
+                "status_reason": outcome.reason,
+                "status_message": outcome.message,
+                "ended_unix_ns": time.time_ns(),
+            },
+        )
+
+    def ledger(self) -> Ledger:
+        """Return empty counts: every change was committed or raised."""
+        return Ledger(logged=0, delivered=0, on_disk=0, in_memory=0)
+
+    def reports(self) -> View:
+        """Return the view: what is there is there."""
+        return self.view
+
+
+def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
+    """Return the core of a task by its id, read from the server, or offline from this machine's sessions.
+
+    Raises:
+        ValueError: no such task.
+        ConfigurationError: there is neither a server nor a session of it.
+        ServerUnreachable: the server does not answer.
+    """
+    url = server_url(settings)
+    view: View
+    if url is not None:
+        view = ServerView(server_client(settings, what), task_id)
+    elif any(path.exists() for path in local_places(settings, task_id)):
+        view = SessionView(lambda: local_places(settings, task_id), task_id)
+    else:
+        server_client(settings, what)
+        raise AssertionError("a server that is not set is an error")
+    try:
+        fields = section_of(view, "task")
+    except ServerError as error:
+        if error.status in (400, 404):
+            raise ConfigurationError(f"there is no task {task_id!r:.60} on {url}") from error
+        raise
+    except TelemetryError as error:
+        raise ConfigurationError(f"the session of task {task_id} can't be read: {error}") from error
+    header = TaskHeader(
+        task_id,
+        writer_id=bytes(16),
+        project=str(fields.get("project", "")),
+        name=str(fields.get("name", "")),
+        type=str(fields.get("type", "training")),
+    )
+    return Other(header, settings, view, url)

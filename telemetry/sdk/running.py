@@ -1,0 +1,193 @@
+"""Running: this process's own task, from Task.init to its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from telemetry import lifecycle
+from telemetry.events import TaskHeader
+from telemetry.ledger import Ledger
+from telemetry.pipeline import Pipeline
+from telemetry.protocols import Emit
+from telemetry.sdk.announce import end_line, start_line
+from telemetry.sdk.identity import is_requeueable
+from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
+from telemetry.sdk.launch import Launch
+from telemetry.sdk.membership import Heirloom, lineage_to
+from telemetry.sdk.progress import Progress
+from telemetry.sdk.record import Record, WriterRecord, start_fields
+from telemetry.sdk.servers import client_of
+from telemetry.sdk.sessions import local_places
+from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
+from telemetry.sdk.view import RunningView, ServerView, SessionView, View
+
+__all__ = ["Running"]
+
+# What the end may take when a signal asked for it, in seconds.
+SIGNAL_TIMEOUT_S = 5.0
+
+# What a read may wait until what was reported has arrived where it is read.
+SETTLE_TIMEOUT_S = 10.0
+
+
+class Running:
+    """See core.TaskCore. Made by Task.init; `launched.start()` is still to come.
+
+    Args:
+        hooks: watch the program's exit, and leave the task to child processes.
+    """
+
+    def __init__(self, launched: Launch, *, tags: list[str], part: WriterRecord, hooks: bool = True) -> None:
+        self.launched = launched
+        self.header: TaskHeader = launched.header
+        self.settings = launched.settings
+        self.pipeline = launched.pipeline
+        self.emit: Emit = self.pipeline.emit
+        self.owner_pid = os.getpid()
+        self.record = Record(self.emit)
+        self.progress = Progress(lambda value: self.record.change("task", "progress", value))
+        self._ends: dict[str, Outcome] = {}
+        self._part = part
+        part.begin(self.record, self.header, start_fields(self.header, tags=tags))
+        membership = launched.membership
+        self._base = self._base_view()
+        self.view: View = RunningView(
+            self.record.own,
+            self._base,
+            settle=lambda: self.flush(SETTLE_TIMEOUT_S),
+            began_elsewhere=membership.joined or not membership.leads or membership.attempt.number > 1,
+        )
+        self._exit_watch: lifecycle.ExitWatch | None = None
+        self._heirloom: Heirloom | None = None
+        if launched.destination is None:
+            return
+        if hooks:
+            self._exit_watch = lifecycle.ExitWatch(self._on_exit)
+            self._heirloom = Heirloom(lineage_to(self.header, launched.urls))
+        if membership.joined:
+            # Workers of multiprocessing end without atexit.
+            lifecycle.at_worker_exit(lambda: self.end(Outcome(TaskStatus.COMPLETED)))
+        if membership.leads:
+            launched.announcer.say(start_line(self.header.name, launched.destination.places))
+
+    # ---- what it is ------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """True until the task was closed or marked."""
+        return not self._ends
+
+    @property
+    def status(self) -> str:
+        """in_progress until the task ends in this process; then how it ended."""
+        outcome = self._ends.get("outcome")
+        return TaskStatus.IN_PROGRESS if outcome is None else outcome.status
+
+    @property
+    def page(self) -> str:
+        """The link to the task's page on the server; "" where no sink is a server."""
+        destination = self.launched.destination
+        return "" if destination is None else destination.page
+
+    # ---- reading ---------------------------------------------------------------------------------
+
+    def reports(self) -> View:
+        """Return where the reports can be read, which have arrived there when this returns."""
+        view = self.view
+        return view.reports() if isinstance(view, RunningView) else view
+
+    def _base_view(self) -> View | None:
+        """Return where this task's events can be read back: a server first, else a session."""
+        destination = self.launched.destination
+        if destination is None:
+            return None
+        for url in destination.urls:
+            if url.startswith(("http://", "https://")):
+                return ServerView(client_of(url, self.settings), self.header.task_id)
+        for sink in destination.sinks:
+            places: Callable[[str], list[Path]] | None = getattr(sink, "places", None)
+            if places is not None:
+                return SessionView(partial(places, self.header.task_id), self.header.task_id)
+        return None
+
+    def session_places(self) -> list[Path]:
+        """Return the folders and zips in which this task's session may lie, there or to come."""
+        base = self._base
+        return base.places() if isinstance(base, SessionView) else local_places(self.settings, self.header.task_id)
+
+    # ---- ending ----------------------------------------------------------------------------------
+
+    def ledger(self) -> Ledger:
+        """Return what became of the events so far: logged = delivered + on_disk + in_memory + dropped."""
+        return self.pipeline.ledger()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Return True once everything reported before has reached the sinks or the disk."""
+        self.progress.settle()
+        return self.pipeline.flush(timeout_s)
+
+    def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
+        """End the task and return when its events are delivered, or safe on disk. Only the first call does anything."""
+        timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        # One atomic call: the first to come ends the task. A lock could be held across a fork, or by the very
+        # frame that a signal handler has interrupted.
+        if self._ends.setdefault("outcome", outcome) is not outcome:
+            return
+        if os.getpid() != self.owner_pid:
+            # A forked child: what it reported is delivered, and how the task ends is its parent's to tell.
+            self.pipeline.close(timeout_s)
+            return
+        if self._heirloom is not None:
+            self._heirloom.take_back()
+        if self._exit_watch is not None:
+            self._exit_watch.remove()
+        if self.launched.installed is not None:
+            self.launched.installed.stop()
+        # Before the last words: the ledger they carry is then of all events but itself.
+        self.pipeline.stop_collectors()
+        self._write_end(outcome, timeout_s)
+        ledger = self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
+        # Of many processes' lines only those are worth reading that say that something is left.
+        complete = ledger.delivered == ledger.logged
+        if isinstance(self.pipeline, Pipeline) and (self.launched.membership.leads or not complete):
+            left_in = self.pipeline.spool_folder
+            destination = self.launched.destination
+            afterwards = "" if destination is None else destination.afterwards
+            self.launched.announcer.say(end_line(outcome.status, ledger, left_in=left_in, afterwards=afterwards))
+
+    def _on_exit(self, cause: lifecycle.ExitCause) -> None:
+        timeout_s = self.settings.close_timeout_s
+        if cause.kind == "signal":
+            # Whoever sends a signal follows up with SIGKILL: after 30 s under Slurm and Kubernetes, sooner elsewhere.
+            timeout_s = min(timeout_s, SIGNAL_TIMEOUT_S)
+        if cause.reason != "SIGINT":
+            self.end(outcome_of_exit(cause, requeueable=is_requeueable(os.environ)), timeout_s)
+            return
+        release_leaked_import_lock()
+        self.end(outcome_of_exit(cause), timeout_s)
+        keep_death_by_sigint()
+
+    def _write_end(self, outcome: Outcome, timeout_s: float) -> None:
+        """Write how the task ended, and what became of its events."""
+        self.progress.settle()
+        self._part.end(outcome)
+        if not self.launched.membership.leads:
+            return
+        self.record.change_all(
+            "task",
+            {
+                "status": outcome.status.value,
+                "status_reason": outcome.reason,
+                "status_message": outcome.message,
+                "ended_unix_ns": time.time_ns(),
+            },
+        )
+        # The page is to show what became of the events, and that is known once they have arrived. Half of
+        # the time at most: a sink that does not answer must leave some for the close itself.
+        self.pipeline.flush(timeout_s / 2)
+        self.record.change("task", "ledger", self.pipeline.ledger().as_dict())

@@ -1,0 +1,231 @@
+"""Views: how a Task reads what it, another process, or a run of last week has reported.
+
+A view answers in the same words wherever the events are:
+
+    ServerView    on a server, through its API
+    SessionView   in a session folder or zip on this machine; nothing but the files is needed
+    RunningView   in this process: its own changes over what one of the others knows
+
+The record is read through `fold()`; reports (points, values, console, plots) have a method each.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from telemetry.client import Client
+from telemetry.errors import ConfigurationError, JournalError, ServerError
+from telemetry.events import Batch, RecordChange
+from telemetry.fold import Entry, RecordDict, RecordFold
+from telemetry.sessions import open_session
+from telemetry.wire import Frame, decode
+
+__all__ = ["RunningView", "ServerView", "SessionView", "View", "record_of", "section_of"]
+
+log = logging.getLogger(__name__)
+
+# A record that was read from a server is good for this long: a script reads many fields in a row.
+FRESH_S = 1.0
+
+
+class View(Protocol):
+    """What a task's past looks like from here. Every method may block, on a network or a disk."""
+
+    def fold(self) -> RecordFold:
+        """Return the record's fold; not to be changed."""
+
+    def reload(self) -> None:
+        """Forget what was read; the next call reads again."""
+
+    def batches(self) -> Iterator[tuple[Frame, Batch]]:
+        """Yield the task's frames, decoded, as far as this view has any; those on a server have none here."""
+
+
+def section_of(view: View, name: str) -> dict[str, Any]:
+    """Return a section of the record as it stands."""
+    return view.fold().section(name)
+
+
+def record_of(view: View) -> RecordDict:
+    """Return the whole record as it stands."""
+    return view.fold().record()
+
+
+class ServerView:
+    """A task on a server.
+
+    Args:
+        client: not closed by the view.
+    """
+
+    def __init__(self, client: Client, task_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.client = client
+        self.task_id = task_id
+        self._clock = clock
+        self._fold: RecordFold | None = None
+        self._read_at_s = 0.0
+
+    def fold(self) -> RecordFold:
+        """Return the record, at most a second old.
+
+        Raises:
+            ServerUnreachable, ServerError: 404 for a task of which the server has nothing.
+        """
+        if self._fold is None or self._clock() - self._read_at_s > FRESH_S:
+            page = self.client.export_page(self.task_id, "events")
+            fold = RecordFold()
+            for section, key, time_unix_ns, writer, value in page["record"]:
+                fold.put(section, key, Entry(time_unix_ns, writer, 0, value))
+            self._fold, self._read_at_s = fold, self._clock()
+        return self._fold
+
+    def reload(self) -> None:
+        """Ask the server again at the next call."""
+        self._fold = None
+
+    def batches(self) -> Iterator[tuple[Frame, Batch]]:
+        """Yield nothing: a server has rows, not frames."""
+        yield from ()
+
+
+@dataclass(slots=True)
+class _Story:
+    """What the files of a session told when they were `signature`."""
+
+    signature: tuple[tuple[str, int], ...]
+    fold: RecordFold = field(default_factory=RecordFold)
+    batches: list[tuple[Frame, Batch]] = field(default_factory=list)
+
+
+class SessionView:
+    """A task in session folders and zips on this machine, read again when they have grown.
+
+    Args:
+        places: where parts of the task may lie by now: the folder while it runs, the zips after it.
+        task_id: frames of other tasks, which a folder may hold too, are passed over.
+    """
+
+    def __init__(self, places: Callable[[], Sequence[Path]], task_id: str) -> None:
+        self._places = places
+        self.task_id = task_id
+        self._story: _Story | None = None
+
+    def places(self) -> list[Path]:
+        """Return the folders and zips that are there now."""
+        return [path for path in self._places() if path.exists()]
+
+    def fold(self) -> RecordFold:
+        """Return the record; damage in the files is passed over, as an importer does.
+
+        Raises:
+            JournalError: there is no session of this task here.
+        """
+        return self._read().fold
+
+    def reload(self) -> None:
+        """Read the files again at the next call."""
+        self._story = None
+
+    def batches(self) -> Iterator[tuple[Frame, Batch]]:
+        """Yield each frame once with what it holds, by writer and in order."""
+        yield from self._read().batches
+
+    def _read(self) -> _Story:
+        places = self.places()
+        signature = _signature(places)
+        if self._story is None or self._story.signature != signature:
+            self._story = self._tell(places, signature)
+        return self._story
+
+    def _tell(self, places: list[Path], signature: tuple[tuple[str, int], ...]) -> _Story:
+        if not places:
+            raise JournalError(f"no session of task {self.task_id} is on this machine")
+        story = _Story(signature)
+        seen: set[tuple[bytes, int]] = set()
+        for path in places:
+            for item in open_session(path).read():
+                if not isinstance(item, Frame) or (item.writer_id, item.sequence) in seen:
+                    continue
+                seen.add((item.writer_id, item.sequence))
+                batch = decode(item)
+                if batch.task_id == self.task_id:
+                    story.batches.append((item, batch))
+        for frame, batch in story.batches:
+            for event in batch.events:
+                if isinstance(event, RecordChange):
+                    story.fold.apply(event, frame.writer_id, frame.sequence)
+        return story
+
+
+class RunningView:
+    """This process's own task: what was changed here, over what `base` knows.
+
+    A task that began in this process is known here whole, so its record is read without asking anybody. One that
+    an earlier run or another process began is read from `base` first.
+
+    Args:
+        own: the fold of this process's changes, which goes on growing.
+        base: None where the events can't be read back (standard output, a sink of the user's).
+        settle: brings what was reported so far to where `base` reads; False if it did not within its time.
+        began_elsewhere: other processes have a part in the record.
+    """
+
+    def __init__(
+        self,
+        own: RecordFold,
+        base: View | None,
+        *,
+        settle: Callable[[], bool],
+        began_elsewhere: bool,
+    ) -> None:
+        self._own = own
+        self._base = base
+        self._settle = settle
+        self._asks_base = began_elsewhere
+
+    def fold(self) -> RecordFold:
+        """Return the record; without an answer from elsewhere, what this process knows of it."""
+        merged = RecordFold()
+        if self._asks_base and self._base is not None:
+            try:
+                merged.update(self._base.fold())
+            except (ServerError, JournalError):
+                # The program must not fail because a server is away: what it set itself it can read.
+                log.debug("the record is read from this process alone", exc_info=True)
+        merged.update(self._own)
+        return merged
+
+    def reload(self) -> None:
+        """From now on read what other processes, and people on the pages, have changed."""
+        self._asks_base = True
+        if self._base is not None:
+            self._settle()
+            self._base.reload()
+
+    def reports(self) -> View:
+        """Return where what was reported so far can be read; it has arrived there when this returns.
+
+        Raises:
+            ConfigurationError: the task's events go where they can't be read back from.
+        """
+        if self._base is None:
+            raise ConfigurationError(
+                "the reports of this task can't be read back: its events go to a sink that only takes. "
+                "Give it a server (TELEMETRY_URL) or a session folder (the default)"
+            )
+        self._settle()
+        return self._base
+
+    def batches(self) -> Iterator[tuple[Frame, Batch]]:
+        """Yield the frames of the session, if this task has one."""
+        yield from self.reports().batches()
+
+
+def _signature(places: Sequence[Path]) -> tuple[tuple[str, int], ...]:
+    files = [item for path in places for item in ([path] if path.is_file() else sorted(path.rglob("*.frames")))]
+    return tuple((str(path), path.stat().st_size) for path in files)
