@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from telemetry.pipeline import Pipeline
+from telemetry.sdk import modes
 from telemetry.testing import MemorySink
 
 # No deadline: the machine may be busy. The seed is the test's name, so a failure comes again.
@@ -28,7 +29,9 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     os.environ["HOME"] = str(home)
     for name, folder in (("XDG_STATE_HOME", "state"), ("XDG_CONFIG_HOME", "config"), ("XDG_CACHE_HOME", "cache")):
         os.environ[name] = str(home / folder)
+    modes.set_offline(None)
     yield
+    modes.set_offline(None)
     os.environ.clear()
     os.environ.update(kept)
 

@@ -30,8 +30,8 @@ def load_settings(**arguments: Any) -> Settings:
     return Settings.load(**{**arguments, "mode": "offline" if _Mode.offline else "online"})
 
 
-def set_offline(offline: bool) -> None:
-    """Say whether tasks that begin from now on are offline."""
+def set_offline(offline: bool | None) -> None:
+    """Say whether tasks that begin from now on are offline; None leaves it to the settings again."""
     _Mode.offline = offline
 
 

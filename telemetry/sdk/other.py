@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from telemetry import lifecycle
@@ -20,7 +21,7 @@ from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.retry import delay_s
 from telemetry.sdk.record import Record
-from telemetry.sdk.servers import server_client, server_url
+from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.view import ServerView, SessionView, View, section_of
@@ -186,7 +187,7 @@ def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
     url = server_url(settings)
     view: View
     if url is not None:
-        view = ServerView(server_client(settings, what), task_id)
+        view = ServerView(partial(client_of, url, settings), task_id)
     elif any(path.exists() for path in local_places(settings, task_id)):
         view = SessionView(lambda: local_places(settings, task_id), task_id)
     else:

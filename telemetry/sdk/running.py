@@ -107,7 +107,7 @@ class Running:
             return None
         for url in destination.urls:
             if url.startswith(("http://", "https://")):
-                return ServerView(client_of(url, self.settings), self.header.task_id)
+                return ServerView(partial(client_of, url, self.settings), self.header.task_id)
         for sink in destination.sinks:
             places: Callable[[str], list[Path]] | None = getattr(sink, "places", None)
             if places is not None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from telemetry import lifecycle
-from telemetry.client import Client
 from telemetry.errors import ConfigurationError
 from telemetry.sdk.masking import mask_url
 from telemetry.settings import Settings
+
+if TYPE_CHECKING:
+    from telemetry.client import Client
 
 __all__ = ["client_of", "server_client", "server_url"]
 
@@ -30,6 +33,8 @@ class _Clients:
 
     def get(self, url: str, settings: Settings) -> Client:
         """Return the client for a server, made at the first call."""
+        from telemetry.client import Client  # with orjson, which a program that only reports never needs
+
         key = (url, settings.token or "", str(settings.token_file or ""), os.getpid())
         with self._lock:
             client = self._clients.get(key)

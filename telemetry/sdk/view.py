@@ -16,14 +16,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from telemetry.client import Client
 from telemetry.errors import ConfigurationError, JournalError, ServerError
 from telemetry.events import Batch, RecordChange
 from telemetry.fold import Entry, RecordDict, RecordFold
 from telemetry.sessions import open_session
 from telemetry.wire import Frame, decode
+
+if TYPE_CHECKING:
+    from telemetry.client import Client
 
 __all__ = ["RunningView", "ServerView", "SessionView", "View", "record_of", "section_of"]
 
@@ -60,15 +62,22 @@ class ServerView:
     """A task on a server.
 
     Args:
-        client: not closed by the view.
+        connect: gives the client, at the first question; the view does not close it.
     """
 
-    def __init__(self, client: Client, task_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.client = client
+    def __init__(
+        self, connect: Callable[[], Client], task_id: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._connect = connect
         self.task_id = task_id
         self._clock = clock
         self._fold: RecordFold | None = None
         self._read_at_s = 0.0
+
+    @property
+    def client(self) -> Client:
+        """The client of the task's server."""
+        return self._connect()
 
     def fold(self) -> RecordFold:
         """Return the record, at most a second old.
