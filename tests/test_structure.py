@@ -29,6 +29,7 @@ FLOORS = {
     "telemetry.disk": 0,
     "telemetry.lazy": 0,
     "telemetry.terminal": 0,
+    "telemetry.values": 0,
     "telemetry.credentials": 1,
     "telemetry.protocols": 1,
     "telemetry.payload": 1,
