@@ -3,6 +3,7 @@
     TelemetryError
     ├── ConfigurationError      a setting, argument or URL that cannot be used (also a ValueError)
     ├── InvalidEvent            an event that cannot be kept as it is (also a ValueError)
+    ├── InvalidQuery            a filter or tag expression that cannot be read (also a ValueError)
     ├── QueueClosed             the pipeline was closed before the event came
     ├── EventsDropped           strict mode only: the first drop, with its reason
     ├── FrameError              bytes that are not a whole, sound frame (also a ValueError)
@@ -27,6 +28,7 @@ __all__ = [
     "FrameError",
     "FrameTruncated",
     "InvalidEvent",
+    "InvalidQuery",
     "JournalError",
     "QueueClosed",
     "ServerError",
@@ -48,6 +50,10 @@ class ConfigurationError(TelemetryError, ValueError):
 
 class InvalidEvent(TelemetryError, ValueError):
     """An event that cannot be kept as it is: a wrong type, or a number outside its range."""
+
+
+class InvalidQuery(TelemetryError, ValueError):
+    """A filter or tag expression that cannot be read; nothing was asked."""
 
 
 class QueueClosed(TelemetryError):
