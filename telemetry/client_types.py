@@ -53,10 +53,17 @@ class TaskInfo(TypedDict):
     status_reason: str | None
     progress: float | None
     tags: list[str]
+    system_tags: list[str]
+    comment: str | None
+    parent: str | None
+    published: bool
     created_unix_ms: int | None
     started_unix_ms: int | None
     ended_unix_ms: int | None
     last_update_unix_ms: int | None
+    last_change_unix_ms: int | None
+    status_changed_unix_ms: int | None
+    last_seen_unix_ms: int | None
     last_iteration: int | None
     points: int
     writers: int

@@ -84,7 +84,7 @@ TagExpression: TypeAlias = Has | HasNone | Not | AllOf | AnyOf
 _MARK = "__$"
 _OR, _AND, _DEFAULT, _NOT = "or", "and", "nop", "not"
 _OPERATORS = {"or": _OR, "any": _OR, "and": _AND, "all": _AND, "nop": _DEFAULT, "not": _NOT}
-_JOINERS = {_OR: AnyOf, _AND: AllOf}
+_JOINERS: dict[str, type[AnyOf] | type[AllOf]] = {_OR: AnyOf, _AND: AllOf}
 
 
 @dataclass(frozen=True, slots=True)

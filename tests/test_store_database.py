@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -11,7 +12,7 @@ import pytest
 from server_support import LOSS, START_NS, TASK, WRITER, content_of, rows_of
 
 from telemetry.errors import ConfigurationError
-from telemetry.events import ConsoleLine
+from telemetry.events import ConsoleLine, RecordChange
 from telemetry.server.store import ConsoleQuery, Store, StoreUnavailable, TasksQuery
 from telemetry.server.store.database import DATABASE_NAME
 from telemetry.server.store.schema import SCHEMA_VERSION
@@ -53,7 +54,23 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) ->
     assert (tmp_path / DATABASE_NAME).read_bytes() == before
 
 
-BACK_TO_VERSION_1 = """
+BACK_TO_VERSION_3 = """
+    DROP INDEX ix_tasks_parent;
+    ALTER TABLE tasks DROP COLUMN comment;
+    ALTER TABLE tasks DROP COLUMN parent;
+    ALTER TABLE tasks DROP COLUMN published;
+    ALTER TABLE tasks DROP COLUMN archived;
+    ALTER TABLE tasks DROP COLUMN last_change;
+    ALTER TABLE tasks DROP COLUMN status_changed;
+    DROP INDEX metrics_by_md5;
+    ALTER TABLE metrics DROP COLUMN title_md5;
+    ALTER TABLE metrics DROP COLUMN series_md5;
+    DROP TABLE task_tags;
+    DROP TABLE deleted_tasks;
+"""
+
+BACK_TO_VERSION_1 = f"""
+    {BACK_TO_VERSION_3}
     ALTER TABLE console_lines DROP COLUMN writer;
     ALTER TABLE console_lines DROP COLUMN sequence;
     ALTER TABLE tasks DROP COLUMN seen;
@@ -87,6 +104,32 @@ def test_a_store_of_version_1_is_migrated_and_keeps_its_lines(tmp_path: Path) ->
     # then
     assert [item["text"] for item in store.console(TASK, ConsoleQuery())["lines"]] == ["old", "new"]
     store.close()
+
+
+def test_a_store_of_version_3_is_migrated_and_can_be_queried_by_what_it_held(tmp_path: Path) -> None:
+    # given a store as version 3 wrote it
+    store = Store(tmp_path)
+    fields = {"name": "old", "comment": "by hand", "tags": ["a"], "system_tags": ["archived"], "status": "completed"}
+    events = [RecordChange(START_NS + n, "task", key, value) for n, (key, value) in enumerate(fields.items())]
+    store.write([content_of({LOSS: rows_of([1.0])}, events)])
+    before = store.task(TASK)
+    store.close()
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
+        connection.executescript(BACK_TO_VERSION_3)
+        connection.execute("UPDATE schema_info SET version = 3")
+    connection.close()
+    # when it is opened
+    store = Store(tmp_path)
+    # then all is there as if it had been written today
+    assert store.task(TASK) == before
+    assert (before["comment"], before["system_tags"]) == ("by hand", ["archived"])
+    store.close()
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
+        assert connection.execute("SELECT kind, tag FROM task_tags").fetchall() == [(0, "a"), (1, "archived")]
+        assert connection.execute("SELECT title_md5, series_md5 FROM metrics").fetchall() == [
+            (hashlib.md5(b"loss").hexdigest(), hashlib.md5(b"train").hexdigest())
+        ]
+    connection.close()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import schema
 from telemetry.server.store.errors import StoreUnavailable
+from telemetry.server.store.migrate import migrate
 
 __all__ = ["DATABASE_NAME", "Database", "DirectoryLock"]
 
@@ -111,10 +112,7 @@ class Database:
             if version is None:
                 connection.execute(insert(schema.schema_info), {"version": schema.SCHEMA_VERSION})
             elif version < schema.SCHEMA_VERSION:
-                for number in range(version + 1, schema.SCHEMA_VERSION + 1):
-                    for statement in schema.MIGRATIONS[number]:
-                        connection.exec_driver_sql(statement)
-                connection.execute(update(schema.schema_info).values(version=schema.SCHEMA_VERSION))
+                migrate(connection, version)
             elif version != schema.SCHEMA_VERSION:
                 raise ConfigurationError(
                     f"{path} has schema version {version}, this server knows version "

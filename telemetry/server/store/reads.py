@@ -373,6 +373,7 @@ def _summaries(connection: Connection, rows: Sequence[Row[Any]], now: int) -> li
                 "value": json_number(last),
                 "iteration": iteration,
             }
+    system_tags = _system_tags(connection, [row.id for row in rows])
     return [
         {
             "id": row.task_id,
@@ -383,10 +384,16 @@ def _summaries(connection: Connection, rows: Sequence[Row[Any]], now: int) -> li
             "status_reason": row.status_reason,
             "progress": row.progress,
             "tags": orjson.loads(row.tags),
+            "system_tags": system_tags.get(row.id, []),
+            "comment": row.comment,
+            "parent": row.parent,
+            "published": bool(row.published),
             "created_unix_ms": _ms(row.created),
             "started_unix_ms": _ms(row.started),
             "ended_unix_ms": _ms(row.ended),
             "last_update_unix_ms": _ms(row.last_update),
+            "last_change_unix_ms": _ms(row.last_change),
+            "status_changed_unix_ms": _ms(row.status_changed),
             "last_seen_unix_ms": _ms(row.seen),
             "last_iteration": row.last_iteration,
             "points": row.points,
@@ -399,6 +406,18 @@ def _summaries(connection: Connection, rows: Sequence[Row[Any]], now: int) -> li
         }
         for row in rows
     ]
+
+
+def _system_tags(connection: Connection, rows: Sequence[int]) -> dict[int, list[str]]:
+    columns = schema.task_tags.c
+    found: dict[int, list[str]] = {}
+    for start in range(0, len(rows), 1000):
+        query = select(columns.task, columns.tag).where(
+            columns.task.in_(rows[start : start + 1000]), columns.kind == schema.SYSTEM_TAG
+        )
+        for task, tag in connection.execute(query.order_by(columns.tag)):
+            found.setdefault(task, []).append(tag)
+    return found
 
 
 def _json_value(value: Any) -> Any:

@@ -14,7 +14,13 @@ import orjson
 
 from telemetry.events import INT64_MAX, INT64_MIN
 
-__all__ = ["RECORD_COLUMNS", "columns_of"]
+__all__ = ["ARCHIVED", "RECORD_COLUMNS", "columns_of", "tags_of"]
+
+# The system tag of a task that is put away.
+ARCHIVED = "archived"
+
+# Beyond this a comment is not searched: one of megabytes would slow down every search.
+_MAX_SEARCHED_CHARS = 20_000
 
 # Keys of section "task" that have a column in `tasks`.
 RECORD_COLUMNS = (
@@ -25,6 +31,10 @@ RECORD_COLUMNS = (
     "status_reason",
     "progress",
     "tags",
+    "system_tags",
+    "comment",
+    "parent",
+    "published",
     "host",
     "started_unix_ns",
     "ended_unix_ns",
@@ -33,9 +43,9 @@ RECORD_COLUMNS = (
 
 def columns_of(task_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of `tasks` that follow from section "task" of the record."""
-    tags = record.get("tags")
-    kept_tags = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    tags = tags_of(record, "tags")
     name, project = _text(record.get("name")) or "", _text(record.get("project")) or ""
+    comment = _text(record.get("comment"))
     return {
         "name": name,
         "project": project,
@@ -43,13 +53,23 @@ def columns_of(task_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "status": _text(record.get("status")) or "",
         "status_reason": _text(record.get("status_reason")),
         "progress": _progress(record.get("progress")),
-        "tags": orjson.dumps(kept_tags).decode(),
+        "tags": orjson.dumps(tags).decode(),
+        "comment": comment,
+        "parent": _text(record.get("parent")),
+        "published": int(record.get("published") is True),
+        "archived": int(ARCHIVED in tags_of(record, "system_tags")),
         "host": _text(record.get("host")),
         "started": _time(record.get("started_unix_ns")),
         "ended": _time(record.get("ended_unix_ns")),
         # Newlines keep a search from matching across two fields.
-        "search_text": "\n".join((name, project, task_id, *kept_tags)).casefold(),
+        "search_text": "\n".join((name, project, task_id, *tags, (comment or "")[:_MAX_SEARCHED_CHARS])).casefold(),
     }
+
+
+def tags_of(record: Mapping[str, Any], key: str) -> list[str]:
+    """Return the texts of "tags" or "system_tags", each once, in the order given."""
+    tags = record.get(key)
+    return list(dict.fromkeys(tag for tag in tags if isinstance(tag, str))) if isinstance(tags, list) else []
 
 
 def _text(value: Any) -> str | None:

@@ -24,9 +24,12 @@ __all__ = [
     "MIGRATIONS",
     "NO_RANK",
     "SCHEMA_VERSION",
+    "SYSTEM_TAG",
+    "TAG",
     "chunk_data",
     "chunks",
     "console",
+    "deleted_tasks",
     "frame_ranges",
     "metadata",
     "metrics",
@@ -37,15 +40,16 @@ __all__ = [
     "series_stats",
     "tails",
     "task_bytes",
+    "task_tags",
     "task_writers",
     "tasks",
     "values",
 ]
 
 # Raised by every change of a table; a store of a newer version is refused, an older one migrated.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
-# What makes each version out of the one before it, for tables that are there already.
+# What makes each version out of the one before it, for tables that are there already (migrate.py has what SQL cannot).
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: (
         "ALTER TABLE console_lines ADD COLUMN writer BLOB",
@@ -67,10 +71,25 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX series_stats_by_metric ON series_stats (metric, last, task, rank)",
         "CREATE INDEX series_stats_by_task ON series_stats (task, metric, rank)",
     ),
+    4: (
+        "ALTER TABLE tasks ADD COLUMN comment TEXT",
+        "ALTER TABLE tasks ADD COLUMN parent TEXT",
+        "ALTER TABLE tasks ADD COLUMN published INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tasks ADD COLUMN archived INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tasks ADD COLUMN last_change BIGINT",
+        "ALTER TABLE tasks ADD COLUMN status_changed BIGINT",
+        "CREATE INDEX ix_tasks_parent ON tasks (parent)",
+        "ALTER TABLE metrics ADD COLUMN title_md5 TEXT",
+        "ALTER TABLE metrics ADD COLUMN series_md5 TEXT",
+        "CREATE INDEX metrics_by_md5 ON metrics (title_md5, series_md5)",
+    ),
 }
 
 # A NULL would be different from every other NULL in a unique key.
 NO_RANK = -1
+
+# Kinds of tags.
+TAG, SYSTEM_TAG = 0, 1
 
 metadata = MetaData()
 
@@ -109,8 +128,36 @@ tasks = Table(
     Column("writers", Integer, nullable=False),
     # JSON of the scalar series ids that were updated most recently: [[series id, time], ...].
     Column("recent_series", Text, nullable=False),
-    # Case-folded name, project, id and tags, for the search box.
+    # Case-folded name, project, id, tags and comment, for the search box.
     Column("search_text", Text, nullable=False),
+    Column("comment", Text),
+    Column("parent", Text, index=True),
+    Column("published", Integer, nullable=False, server_default="0"),
+    Column("archived", Integer, nullable=False, server_default="0"),
+    # Times of the latest record change (heartbeats apart), and of the one that made the status.
+    Column("last_change", BigInteger),
+    Column("status_changed", BigInteger),
+)
+
+# The tags of each task once more, to be found by.
+task_tags = Table(
+    "task_tags",
+    metadata,
+    Column("kind", Integer, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    Column("task", BigInteger, primary_key=True),
+    Index("task_tags_by_task", "task"),
+    sqlite_with_rowid=False,
+)
+
+# Tasks that were deleted: what their writers still send is taken and thrown away. `row` was the task's row id;
+# NULL once nothing of it is left (delete.py).
+deleted_tasks = Table(
+    "deleted_tasks",
+    metadata,
+    Column("task_id", String(32), primary_key=True),
+    Column("row", BigInteger),
+    sqlite_with_rowid=False,
 )
 
 task_writers = Table(
@@ -204,7 +251,11 @@ metrics = Table(
     Column("title", Text, nullable=False),
     Column("series", Text, nullable=False),
     Column("path", Text, nullable=False, index=True),  # title/series
+    # What queries name them by: last_metrics.<md5 of title>.<md5 of series>.value
+    Column("title_md5", Text),
+    Column("series_md5", Text),
     UniqueConstraint("kind", "title", "series"),
+    Index("metrics_by_md5", "title_md5", "series_md5"),
 )
 
 series = Table(

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from telemetry.events import HEARTBEATS
 from telemetry.server.store.chunks import Points
 from telemetry.server.store.content import FrameContent, SeriesRun
 
@@ -112,6 +113,7 @@ class TaskState:
     seen: int | None = None
     active: int | None = None
     last_iteration: int | None = None
+    last_change: int | None = None
     points: int = 0
     resource_points: int = 0
     console_lines: int = 0
@@ -144,6 +146,9 @@ class TaskState:
             self.seen = _greatest(self.seen, now - max(0, sent - content.last_time))
             if content.active_time is not None:
                 self.active = _greatest(self.active, now - max(0, sent - content.active_time))
+        for event in content.records:
+            if event.section != HEARTBEATS and event.time_unix_ns > 0:
+                self.last_change = _greatest(self.last_change, event.time_unix_ns)
         for run in content.runs:
             if run.key.kind == "scalar":
                 self.points += len(run.points)
@@ -169,6 +174,7 @@ class TaskState:
             "seen": self.seen,
             "active": self.active,
             "last_iteration": self.last_iteration,
+            "last_change": self.last_change,
             "points": self.points,
             "resource_points": self.resource_points,
             "console_lines": self.console_lines,

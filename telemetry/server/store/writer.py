@@ -28,7 +28,9 @@ from telemetry.server.store.chunks import (
     unpack,
 )
 from telemetry.server.store.content import FrameContent, SeriesRun
+from telemetry.server.store.fold import refold
 from telemetry.server.store.gate import Gate, ProjectLimits, Usage
+from telemetry.server.store.metrics import md5_columns
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of
 from telemetry.server.store.state import MetricKey, SeriesState, TaskState
@@ -180,7 +182,7 @@ class Transaction:
         if totals:
             self._connection.execute(_UPDATE_TOTALS, totals)
         for task in self._refolded.values():
-            self._refold(task)
+            refold(self._connection, task.id, task.task_id)
         self._write_ranges()
         if self._task_bytes:
             rows = [{"task": task, "frame_bytes": count} for task, count in self._task_bytes.items()]
@@ -226,6 +228,7 @@ class Transaction:
             seen=row.seen,
             active=row.active,
             last_iteration=row.last_iteration,
+            last_change=row.last_change,
             points=row.points,
             resource_points=row.resource_points,
             console_lines=row.console_lines,
@@ -290,7 +293,7 @@ class Transaction:
                 known[key] = self._cache.next_id(schema.metrics)
                 kind, title, series = key
                 names = {"kind": kind, "title": title, "series": series, "path": f"{title}/{series}"}
-                rows.append({"id": known[key], **names})
+                rows.append({"id": known[key], **names, **md5_columns(title, series)})
         if rows:
             self._connection.execute(insert(schema.metrics), rows)
 
@@ -334,16 +337,6 @@ class Transaction:
             self._connection.execute(_UPSERT_RECORD, rows)
             if any(event.section == "task" and event.key in RECORD_COLUMNS for event in content.records):
                 self._refolded[task.task_id] = task
-
-    def _refold(self, task: TaskState) -> None:
-        columns = schema.records.c
-        query = select(columns.key, columns.value).where(
-            columns.task == task.id, columns.section == "task", columns.key.in_(RECORD_COLUMNS)
-        )
-        record = {key: msgpack.unpackb(value) for key, value in self._connection.execute(query) if value is not None}
-        self._connection.execute(
-            update(schema.tasks).where(schema.tasks.c.id == task.id).values(columns_of(task.task_id, record))
-        )
 
     # -- points
 
