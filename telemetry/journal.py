@@ -47,6 +47,9 @@ QUARANTINE = "quarantine"
 
 _fsync = aiofiles.os.wrap(os.fsync)
 
+# A folder that could not be made is not tried again sooner: each try takes several calls of a file system that may be slow.
+OPEN_RETRY_S = 1.0
+
 
 @dataclass(slots=True)
 class _Segment:
@@ -98,6 +101,9 @@ class Journal:
         self._fsync_interval_s = fsync_interval_s
         self._segments: list[_Segment] = []
         self._file: Any = None
+        self._task: TaskHeader | None = None
+        self._open_error: OSError | None = None
+        self._open_tried_at = 0.0
         self._writer_hex = ""
         self._next_index = 1
         self._delivered = -1
@@ -110,24 +116,41 @@ class Journal:
         """Make the folder and the first segment.
 
         Raises:
-            JournalError: the folder cannot be made or written.
+            JournalError: the folder cannot be made or written. Each append tries again, once a second at most.
         """
-        self._writer_hex = task.writer_id.hex()
+        self._task, self._writer_hex = task, task.writer_id.hex()
+        try:
+            await self._open(task)
+        except OSError as error:
+            raise JournalError(f"no journal can be written in {self.folder}: {error}") from error
+
+    @property
+    def opened(self) -> bool:
+        return self._task is not None and self._open_error is None
+
+    async def _open(self, task: TaskHeader) -> None:
+        self._open_tried_at = time.monotonic()
         try:
             await self._call(_make_session, self.folder, task)
             await self._roll()
         except OSError as error:
-            raise JournalError(f"no journal can be written in {self.folder}: {error}") from error
+            self._open_error = error
+            raise
+        self._open_error = None
 
     async def append(self, frames: Sequence[Frame]) -> None:
         """Append frames; when it returns they survive this process, and within a second this machine.
 
         Raises:
-            OSError: the disk is full or gone, or `max_bytes` is reached. What was half written is skipped by
-                every reader.
+            OSError: the disk is full or gone, the folder could not be made yet, or `max_bytes` is reached. What
+                was half written is skipped by every reader.
         """
         if self._max_bytes is not None and self.size + sum(map(len, frames)) > self._max_bytes:
             raise OSError(errno.EDQUOT, f"the journal has reached its {self._max_bytes:,} bytes (max_journal_bytes)")
+        if self._open_error is not None and self._task is not None:
+            if time.monotonic() - self._open_tried_at < OPEN_RETRY_S:
+                raise self._open_error.with_traceback(None)
+            await self._open(self._task)
         if self._file is None or self._segments[-1].size >= self._segment_bytes:
             await self._roll()
         segment = self._segments[-1]

@@ -2,7 +2,9 @@
 
 A sink with a journal (`spool = True`): each frame is appended to the journal first and is safe from then
 on. What fits waits in memory as well; what does not is read back from the journal when its turn comes. So a
-sink that is down costs disk, not memory and not the job's time.
+sink that is down costs disk, not memory and not the job's time. What the disk refuses waits in memory alone, the
+copies of what lies in the journal making room for it, and is appended as soon as the disk takes it: the journal
+stays in the order of sequence numbers, for nothing newer goes in before it.
 
 A sink without one: frames wait in memory up to the bound, then the batcher is held back, and behind it
 the queue, whose policy decides. A sink that took nothing for STALL_S no longer holds anybody back: what
@@ -15,6 +17,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import chain
 
 from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
@@ -40,14 +44,33 @@ LOCAL_MAX_DELAY_S = 2.0
 # While closing, a sink that fails is tried again this often at most; one that already failed before gets one try.
 CLOSING_TRIES = 5
 
+# What missed the journal is offered to it again this often, also while nothing is reported.
+JOURNAL_RETRY_S = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A frame in memory.
+
+    Attributes:
+        in_journal: it can be read back.
+        settled: the sink has it, or has refused it for good.
+    """
+
+    frame: Frame
+    in_journal: bool
+    settled: bool = False
+
 
 class Lane:
     """Delivers frames to `sink`, in order. All methods run on the pipeline's loop.
 
     Args:
         journal: where frames lie until delivered, or None.
-        memory_bytes: encoded frames kept in memory at most.
+        memory_bytes: encoded frames kept in memory at most. What is just being written does not count against
+            frames that the journal could not take.
         monotonic: a clock in seconds.
+        journal_error: why the journal could not be opened, if it could not: it is tried again.
     """
 
     def __init__(
@@ -58,6 +81,7 @@ class Lane:
         journal: Journal | None,
         memory_bytes: int,
         monotonic: Callable[[], float],
+        journal_error: BaseException | None = None,
     ) -> None:
         self.sink = sink
         self.journal = journal
@@ -65,10 +89,16 @@ class Lane:
         self._account = book.open(sink.name)
         self._memory_bytes = memory_bytes
         self._monotonic = monotonic
-        self._window: deque[tuple[Frame, bool]] = deque()  # (frame, is it in the journal)
-        self._window_bytes = 0
+        # In order: being written, copies of frames of the journal, [the journal alone], in memory alone.
+        self._flight: list[_Held] = []
+        self._copies: deque[_Held] = deque()
+        self._loose: deque[_Held] = deque()
+        self._copies_bytes = 0  # what is being written is in these two as well
+        self._loose_bytes = 0
         self._journaled = -1  # the greatest sequence number in the journal
-        self._passed = -1  # every frame up to here was delivered, rejected or is in the window
+        self._passed = -1  # every frame of the journal up to here was delivered, rejected or is in memory
+        self._journal_lock = asyncio.Lock()
+        self._rescue: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -78,7 +108,8 @@ class Lane:
         self._failures = 0
         self._said: set[type[Exception]] = set()
         self._took_at = monotonic()
-        self._journal_error: OSError | None = None
+        self._journal_error: BaseException | None = None
+        self._note_journal(journal_error)
         self.last_error: SinkUnavailable | None = None
 
     @property
@@ -86,44 +117,94 @@ class Lane:
         """True while frames lie in the journal that are not in memory."""
         return self._journaled > self._passed
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the frames in memory."""
+        return self._copies_bytes + self._loose_bytes
+
     # ---- the batcher's side ----------------------------------------------------------------------
 
     async def offer(self, frame: Frame) -> None:
         """Take a frame: after this returns it is counted in memory, on disk or as dropped."""
-        in_journal = False
-        if self.journal is not None:
+        if self.journal is not None and await self._append(frame):
+            return
+        if not self._has_room(frame) and not await self._wait_for_room(frame):
+            self._book.drop(self._account, frame.events, DropReason.SINK_STALLED, from_disk=False)
+            return
+        self._note_begin()
+        self._loose.append(_Held(frame, in_journal=False))
+        self._loose_bytes += len(frame)
+        self._changed.set()
+        if self.journal is not None and (self._rescue is None or self._rescue.done()):
+            self._rescue = asyncio.get_running_loop().create_task(self._rescue_loose())
+
+    async def _append(self, frame: Frame) -> bool:
+        """Append a frame to the journal; False if the disk refuses it, or one before it."""
+        assert self.journal is not None
+        async with self._journal_lock:
             try:
+                await self._append_loose()
                 await self.journal.append([frame])
             except OSError as error:
                 self._note_journal(error)
-            else:
-                self._note_journal(None)
-                in_journal = True
-                self._journaled = frame.sequence
-                self._book.store(self._account, frame.events)
-        fits = self._window_bytes + len(frame) <= self._memory_bytes or not self._window
-        if in_journal and (self.behind_before(frame) or not fits):
-            self._changed.set()
-            return
-        if not fits and not await self._wait_for_room(frame):
-            self._book.drop(self._account, frame.events, DropReason.SINK_STALLED, from_disk=False)
-            return
-        if not self._window:
-            # The sink had nothing to take until now: its time starts with this frame.
-            self._took_at = self._monotonic()
-        self._window.append((frame, in_journal))
-        self._window_bytes += len(frame)
-        if in_journal or not self.behind:
-            # A frame that missed the journal may overtake older ones that lie there; they must still be read.
-            self._passed = frame.sequence
+                return False
+            self._note_journal(None)
+            self._book.store(self._account, frame.events)
+            up_to_date = not self.behind
+            self._journaled = frame.sequence
+            fits = self.held_bytes + len(frame) <= self._memory_bytes or not self.held_bytes
+            if up_to_date and fits:
+                self._note_begin()
+                self._copies.append(_Held(frame, in_journal=True))
+                self._copies_bytes += len(frame)
+                self._passed = frame.sequence
         self._changed.set()
+        return True
 
-    def behind_before(self, frame: Frame) -> bool:
-        """True if an older frame than this one is only in the journal: then this one must queue behind it."""
-        return self._passed < frame.sequence - 1 and self.journal is not None
+    async def _append_loose(self) -> None:
+        """Append what only memory holds, oldest first.
+
+        Raises:
+            OSError: the disk refuses one; those before it are in.
+        """
+        assert self.journal is not None
+        while held := next((held for held in chain(self._flight, self._loose) if not held.in_journal), None):
+            await self.journal.append([held.frame])
+            held.in_journal = True
+            up_to_date = not self.behind
+            self._journaled = held.frame.sequence
+            if held.settled:
+                # It was delivered while it was written: the journal owes it to nobody.
+                await self._forget_delivered()
+                continue
+            self._book.store(self._account, held.frame.events)
+            self._loose_bytes -= len(held.frame)
+            if self._loose and self._loose[0] is held:
+                self._loose.popleft()
+                if not up_to_date:
+                    continue  # others wait in the journal before it: it will be read back with them
+                self._copies.append(held)
+            self._copies_bytes += len(held.frame)
+            self._passed = held.frame.sequence
+
+    async def _rescue_loose(self) -> None:
+        """Offer to the journal again what it refused, until it has taken it, or the sink has."""
+        while self._loose_bytes and not self._closing.is_set():
+            try:
+                await asyncio.wait_for(self._closing.wait(), JOURNAL_RETRY_S)
+            except TimeoutError:
+                await self.save_rest()
+
+    def _has_room(self, frame: Frame) -> bool:
+        """Tell if memory can hold a frame that nothing else holds; copies of frames of the journal make room for it."""
+        while self._copies and self.held_bytes + len(frame) > self._memory_bytes:
+            copy = self._copies.pop().frame
+            self._copies_bytes -= len(copy)
+            self._passed = copy.sequence - 1
+        return self._loose_bytes + len(frame) <= self._memory_bytes or not self._loose_bytes
 
     async def _wait_for_room(self, frame: Frame) -> bool:
-        while self._window and self._window_bytes + len(frame) > self._memory_bytes:
+        while not self._has_room(frame):
             left = STALL_S - (self._monotonic() - self._took_at)
             if left <= 0 or self._closing.is_set():
                 return False
@@ -133,6 +214,11 @@ class Lane:
             except TimeoutError:
                 return False
         return True
+
+    def _note_begin(self) -> None:
+        if not self.held_bytes:
+            # The sink had nothing to take until now: its time starts with this frame.
+            self._took_at = self._monotonic()
 
     # ---- delivering ------------------------------------------------------------------------------
 
@@ -150,20 +236,20 @@ class Lane:
 
     @property
     def _idle(self) -> bool:
-        return not self._window and not self.behind
+        return not self.held_bytes and not self.behind
 
     async def _deliver_next(self) -> bool:
         """Deliver one write's worth of frames; False when closing and the sink will not take them."""
-        if not self._window and self.behind and not await self._attempt_until_done(self._refill):
+        if not self._copies and self.behind and not await self._attempt_until_done(self._refill):
             return False
-        if not self._window:
+        self._take_off()
+        if not self._flight:
             self._changed.clear()
             if self._closing.is_set() or self.behind:
                 return True
             await self._changed.wait()
             return True
-        batch = self._next_write()
-        frames = [frame for frame, _ in batch]
+        frames = [held.frame for held in self._flight]
         rejected: dict[int, str] = {}
 
         async def write() -> None:
@@ -174,44 +260,54 @@ class Lane:
 
         if not await self._attempt_until_done(write):
             return False
-        await self._settle(batch, rejected)
+        await self._settle(rejected)
         return True
 
-    def _next_write(self) -> list[tuple[Frame, bool]]:
-        batch: list[tuple[Frame, bool]] = []
+    def _take_off(self) -> None:
+        """Move the frames of the next write to `_flight`: the oldest that there are, in order."""
+        source = self._copies
+        if not source and not self.behind:
+            source = self._loose
         size = 0
-        for item in self._window:
-            size += len(item[0])
-            if batch and (size > WRITE_BYTES or len(batch) >= WRITE_FRAMES):
+        while source:
+            size += len(source[0].frame)
+            if self._flight and (size > WRITE_BYTES or len(self._flight) >= WRITE_FRAMES):
                 break
-            batch.append(item)
-        return batch
+            self._flight.append(source.popleft())
 
     async def _refill(self) -> None:
         journal = self.journal
         if journal is None:
             return
-        # The cursor runs ahead of what is delivered by the window, which is empty here.
+        # The cursor runs ahead of what is delivered by the copies, of which there are none here.
         lost = self._journaled  # before reading: what is appended meanwhile is not lost
         try:
-            frames = await journal.read_after(self._passed, WRITE_BYTES)
+            found = await journal.read_after(self._passed, WRITE_BYTES)
         except OSError as error:
             raise SinkUnavailable(f"the journal in {journal.folder} cannot be read: {error}") from error
-        if not frames:
+        for frame in found:
+            # What is just being appended may be read already, and is not accounted for yet. A frame is there twice
+            # if it was written and could not be synced.
+            if self._passed < frame.sequence <= self._journaled:
+                self._copies.append(_Held(frame, in_journal=True))
+                self._copies_bytes += len(frame)
+                self._passed = frame.sequence
+        if not self._copies:
             # Damaged or removed from outside: what is not readable is not ours to wait for.
             log.warning("frames up to %d in %s can no longer be read", lost, journal.folder)
             self._passed = lost
-            return
-        for frame in frames:
-            self._window.append((frame, True))
-            self._window_bytes += len(frame)
-        self._passed = frames[-1].sequence
 
-    async def _settle(self, batch: list[tuple[Frame, bool]], rejected: dict[int, str]) -> None:
-        """The sink has these frames: move them in the ledger, and let memory and journal forget them."""
-        for frame, in_journal in batch:
-            self._window.popleft()
-            self._window_bytes -= len(frame)
+    async def _settle(self, rejected: dict[int, str]) -> None:
+        """The sink has what was in flight: move it in the ledger, and let memory and journal forget it."""
+        flight, self._flight = self._flight, []
+        for held in flight:
+            frame, in_journal = held.frame, held.in_journal
+            held.settled = True
+            if in_journal:
+                self._copies_bytes -= len(frame)
+            else:
+                self._loose_bytes -= len(frame)
+                self._passed = max(self._passed, frame.sequence)  # nothing older lies in the journal
             reason = rejected.get(frame.sequence)
             if reason is None:
                 self._book.deliver(self._account, frame.events, from_disk=in_journal)
@@ -222,9 +318,14 @@ class Lane:
         self._room.set()
         self._changed.set()
         self._progress.set()
-        journaled = [frame.sequence for frame, in_journal in batch if in_journal]
-        if self.journal is not None and journaled:
-            await self.journal.forget(journaled[-1])
+        if any(held.in_journal for held in flight):
+            await self._forget_delivered()
+
+    async def _forget_delivered(self) -> None:
+        """Let the journal forget the frames that come before all that is still owed."""
+        owed = next((held.frame.sequence for held in chain(self._flight, self._copies) if held.in_journal), None)
+        if self.journal is not None:
+            await self.journal.forget(self._passed if owed is None else owed - 1)
 
     async def _quarantine(self, frame: Frame, reason: str) -> None:
         refused = f"{self.sink.name} refused frame {frame.sequence} ({reason})"
@@ -292,7 +393,7 @@ class Lane:
             kept = "events are kept on disk" if self.journal is not None else "events are kept in memory"
             log.warning("%s: %s; %s and sent once it is back", self.sink.name, error, kept)
 
-    def _note_journal(self, error: OSError | None) -> None:
+    def _note_journal(self, error: BaseException | None) -> None:
         """Say once when the disk stops taking frames, and once when it does again."""
         if self.journal is not None and (error is None) != (self._journal_error is None):
             if error is not None:
@@ -315,31 +416,32 @@ class Lane:
             return  # the journal keeps its part, and the book writes the rest off
 
     async def save_rest(self) -> None:
-        """At the very end: what only memory holds goes to the journal, if the disk takes it by now."""
-        if self.journal is None:
+        """What only memory holds goes to the journal, as far as the disk takes it by now."""
+        if self.journal is None or not self._loose_bytes:
             return
-        for position, (frame, in_journal) in enumerate(self._window):
-            if in_journal:
-                continue
+        async with self._journal_lock:
             try:
-                await self.journal.append([frame])
+                await self._append_loose()
             except OSError as error:
                 self._note_journal(error)
-                return
-            self._window[position] = (frame, True)
-            self._book.store(self._account, frame.events)
+            else:
+                self._note_journal(None)
 
-    async def sync(self) -> None:
+    async def sync(self) -> bool:
         """Bring to stable storage what lies on this machine: the journal, or the sink's own files.
 
+        Returns:
+            False if some of it is in memory alone, because the journal could not take it.
         Raises:
             OSError: the disk refuses.
         """
         if self.journal is not None:
+            await self.save_rest()
             await self.journal.sync()
         sync = getattr(self.sink, "sync", None)
         if sync is not None:
             await sync()
+        return self.journal is None or not self._loose_bytes
 
     async def settled(self) -> None:
         """Return when the sink has everything offered so far, or it lies in the journal while the sink is down."""

@@ -27,7 +27,7 @@ from typing import Any
 from telemetry import lazy, lifecycle
 from telemetry.batcher import Batcher
 from telemetry.disk import DaemonExecutor
-from telemetry.errors import TelemetryError
+from telemetry.errors import JournalError
 from telemetry.events import Event, TaskHeader
 from telemetry.journal import Journal
 from telemetry.lane import Lane
@@ -208,6 +208,7 @@ class Pipeline:
 
     async def _make_lane(self, sink: Sink, disk: DaemonExecutor, spool_folder: str) -> Lane:
         journal: Journal | None = None
+        refusal: BaseException | None = None
         if sink.spool:
             journal = Journal(
                 self.settings.state_dir / "spool" / spool_folder,
@@ -219,15 +220,15 @@ class Pipeline:
             )
             try:
                 await journal.open(self.task)
-            except TelemetryError as error:
-                log.warning("%s; events for %s wait in memory only", error, sink.name)
-                journal = None
+            except JournalError as error:
+                refusal = error.__cause__ or error
         return Lane(
             sink,
             self._book,
             journal=journal,
             memory_bytes=self.settings.lane_memory_bytes,
             monotonic=time.monotonic,
+            journal_error=refusal,
         )
 
     # ---- using -----------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ class Pipeline:
         Args:
             timeout_s: None means `settings.close_timeout_s`.
         Returns:
-            False if the time ran out; nothing is lost by that.
+            False if the time ran out, or if neither sink nor disk takes what is there; nothing is lost by that.
         """
         limit = self.settings.close_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
@@ -280,7 +281,8 @@ class Pipeline:
         for lane in self._lanes:
             await lane.settled()
             try:
-                await lane.sync()
+                if not await lane.sync():
+                    return False
             except OSError as error:
                 log.warning("what waits for %s could not be synced: %s", lane.sink.name, error)
                 return False
@@ -292,9 +294,9 @@ class Pipeline:
 
     @property
     def spool_folder(self) -> Any:
-        """The session folder in which events wait for a network sink, or None if no sink has one."""
+        """The session folder in which events wait for a network sink, or None if there is none, or none yet."""
         for lane in self._lanes:
-            if lane.journal is not None:
+            if lane.journal is not None and lane.journal.opened:
                 return lane.journal.folder
         return None
 

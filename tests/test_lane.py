@@ -136,7 +136,7 @@ def test_a_long_outage_costs_disk_and_not_memory(tmp_path: Path) -> None:
         async with driven(sink, tmp_path / "s", memory_bytes=3000) as lane:
             # When far more comes than memory may hold
             await lane.offer(*range(100), size=500)
-            assert lane.lane._window_bytes <= 3000
+            assert lane.lane.held_bytes <= 3000
             assert lane.lane.behind
             assert (lane.ledger.on_disk, lane.ledger.in_memory) == (100, 0)
             # and the sink comes back while more is coming
@@ -151,40 +151,54 @@ def test_a_long_outage_costs_disk_and_not_memory(tmp_path: Path) -> None:
     asyncio.run(given_a_sink_that_is_down_and_little_memory())
 
 
+class Full:
+    """A lane's journal on a disk that is full for a while, and that may answer only after `answers` is set."""
+
+    def __init__(self, lane: Lane) -> None:
+        assert lane.journal is not None
+        self.inner = lane.journal
+        self.full = False
+        self.wrote = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
+        lane.journal = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    async def append(self, frames: Sequence[Frame]) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        await self.inner.append(frames)
+        self.wrote.set()
+        await self.answers.wait()
+
+
+def in_segments(folder: Path) -> list[int]:
+    return [item.sequence for item in read_segments(folder) if isinstance(item, Frame)]
+
+
 def test_frames_that_missed_the_journal_cost_none_that_are_in_it(tmp_path: Path, caplog: Any) -> None:
-    class Full:
-        """A journal on a disk that is full for a while."""
-
-        def __init__(self, inner: Journal) -> None:
-            self.inner = inner
-            self.full = False
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.inner, name)
-
-        async def append(self, frames: Sequence[Frame]) -> None:
-            if self.full:
-                raise OSError(28, "No space left on device")
-            await self.inner.append(frames)
-
     async def given_a_sink_that_is_down_and_then_a_full_disk() -> None:
         sink = FlakySink(spool=True)
         sink.down = True
         async with driven(sink, tmp_path / "s", memory_bytes=5000) as lane:
-            disk: Any = Full(lane.journal)  # type: ignore[arg-type]
-            lane.lane.journal = disk
+            disk = Full(lane.lane)
             await lane.offer(*range(10), size=500)
             assert lane.lane.behind
             disk.full = True
             await lane.offer(*range(10, 12), size=10)
+            assert (lane.ledger.on_disk, lane.ledger.in_memory) == (10, 2)
             disk.full = False
             await lane.offer(*range(12, 20), size=500)
-            assert (lane.ledger.on_disk, lane.ledger.in_memory) == (18, 2)
+            # Then what missed the journal is in it as well, before what came later
+            assert (lane.ledger.on_disk, lane.ledger.in_memory) == (20, 0)
+            assert in_segments(tmp_path / "s") == list(range(20))
             # When the sink is back
             sink.down = False
             ledger = await lane.finish()
             # Then every frame arrives once, wherever it waited
-            assert sorted(sequences(sink)) == list(range(20))
+            assert sequences(sink) == list(range(20))
             assert (ledger.delivered, ledger.on_disk, ledger.in_memory) == (20, 0, 0)
 
     caplog.set_level(logging.INFO)
@@ -193,6 +207,108 @@ def test_frames_that_missed_the_journal_cost_none_that_are_in_it(tmp_path: Path,
     assert len(said) == 2
     assert "No space left" in said[0]
     assert "can be written again" in said[1]
+
+
+def test_copies_of_what_is_in_the_journal_make_room_when_the_disk_is_full(tmp_path: Path) -> None:
+    """They used to fill a lane's memory, so that a disk that filled up during an outage cost events at once."""
+
+    async def given_memory_full_of_copies_and_a_full_disk() -> None:
+        sink = FlakySink(spool=True)
+        async with driven(sink, tmp_path / "s", memory_bytes=10_000) as lane:
+            disk = Full(lane.lane)
+            sink.down = True
+            await lane.offer(*range(30), size=500)
+            assert lane.lane.held_bytes > 9000
+            disk.full = True
+            # When about as much comes as memory holds
+            await lane.offer(*range(30, 45), size=500)
+            assert (lane.ledger.on_disk, lane.ledger.in_memory, lane.ledger.dropped) == (30, 15, {})
+            sink.down = False
+            ledger = await lane.finish()
+        # Then all of it arrives, in order
+        assert sequences(sink) == list(range(45))
+        assert (ledger.delivered, ledger.on_disk, ledger.dropped) == (45, 0, {})
+
+    asyncio.run(given_memory_full_of_copies_and_a_full_disk())
+
+
+def test_what_missed_the_journal_goes_to_it_later_although_nothing_more_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_module, "JOURNAL_RETRY_S", 0.01)
+
+    async def given_frames_in_memory_alone() -> None:
+        sink = Stuck(spool=True)
+        async with driven(sink, tmp_path / "s") as lane:
+            disk = Full(lane.lane)
+            disk.full = True
+            await lane.offer(0, 1, 2)
+            await sink.entered.wait()
+            assert (lane.ledger.on_disk, lane.ledger.in_memory) == (0, 3)
+            # When the disk has room again
+            disk.full = False
+            while lane.ledger.on_disk < 3:
+                await asyncio.sleep(0)
+            assert in_segments(tmp_path / "s") == [0, 1, 2]
+            # Then also what the sink had begun to take is counted once
+            sink.go_on.set()
+            ledger = await lane.finish()
+        assert sequences(sink) == [0, 1, 2]
+        assert (ledger.delivered, ledger.on_disk, ledger.in_memory) == (3, 0, 0)
+
+    asyncio.run(given_frames_in_memory_alone())
+
+
+def test_a_frame_that_is_delivered_while_it_is_saved_is_owed_to_nobody(tmp_path: Path) -> None:
+    async def given_a_slow_disk_that_has_room_again() -> None:
+        sink = Stuck(spool=True)
+        async with driven(sink, tmp_path / "s") as lane:
+            disk = Full(lane.lane)
+            disk.full = True
+            await lane.offer(0)
+            await sink.entered.wait()
+            disk.full = False
+            disk.answers.clear()
+            # When the sink takes the frame before the disk has answered
+            saving = asyncio.create_task(lane.lane.save_rest())
+            await disk.wrote.wait()
+            sink.go_on.set()
+            await lane.lane.settled()
+            disk.answers.set()
+            await saving
+            assert (lane.ledger.delivered, lane.ledger.on_disk, lane.ledger.in_memory) == (1, 0, 0)
+            await lane.finish()
+            # Then nothing is left in the folder
+            await disk.inner.close(remove_if_delivered=True)
+            assert not (tmp_path / "s").exists()
+
+    asyncio.run(given_a_slow_disk_that_has_room_again())
+
+
+def test_a_frame_that_is_just_being_appended_is_not_read_back_before_it_is_counted(tmp_path: Path) -> None:
+    """With an fsync after each append, one that was written and not synced was read back, and kept twice."""
+
+    async def given_a_backlog_and_a_slow_fsync() -> None:
+        sink = FlakySink(spool=True)
+        sink.down = True
+        async with driven(sink, tmp_path / "s", memory_bytes=1000) as lane:
+            disk = Full(lane.lane)
+            await lane.offer(*range(4), size=500)
+            disk.wrote.clear()
+            disk.answers.clear()
+            offering = asyncio.create_task(lane.offer(4, size=500))
+            await disk.wrote.wait()
+            # When the sink comes back meanwhile and the backlog is read
+            sink.down = False
+            while lane.ledger.delivered < 4:
+                await asyncio.sleep(0)
+            disk.answers.set()
+            await offering
+            ledger = await lane.finish()
+        assert sequences(sink) == list(range(5))
+        assert (ledger.delivered, ledger.on_disk, ledger.in_memory) == (5, 0, 0)
+
+    asyncio.run(given_a_backlog_and_a_slow_fsync())
 
 
 class Stuck(MemorySink):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgpack
 import pytest
@@ -22,7 +25,7 @@ from telemetry.events import ConsoleLine, RecordChange
 from telemetry.server.config import Limits
 from telemetry.server.ingest import Ingest
 from telemetry.server.store import FrameContent, Store, StoreUnavailable, Written
-from telemetry.wire import HEADER_BYTES, MAGIC, Frame
+from telemetry.wire import CONTENT_TYPE, HEADER_BYTES, MAGIC, Frame
 
 
 @pytest.fixture
@@ -338,3 +341,21 @@ def test_concurrent_senders_lose_nothing(http: Http) -> None:
     # then
     task = http.get(f"/tasks/{TASK}")
     assert (task["points"], task["writers"], task["counts"]["frames"]) == (1800, 6, 90)
+
+
+def test_a_sender_that_goes_away_is_no_fault_of_the_server(http: Http, caplog: pytest.LogCaptureFixture) -> None:
+    # given a request whose connection is reset in the middle of its body
+    caplog.set_level(logging.DEBUG, "telemetry.server")
+    address = urlsplit(http.url)
+    assert address.hostname is not None and address.port is not None
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        head = (
+            f"POST /api/v1/frames HTTP/1.1\r\nHost: x\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: 1000\r\n\r\n"
+        )
+        connection.sendall(head.encode() + b"half")
+        assert counts(http) == 0  # it is under way
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # then it is noted, and nothing is said to have failed
+    while "the connection was lost" not in caplog.text:
+        http.api("/tasks")
+    assert "failed" not in caplog.text

@@ -168,6 +168,10 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         if error.status < 400 or not request.path.startswith("/api/"):
             raise
         response = _error(error.status, error.text or error.reason, request, error)
+    except ConnectionResetError:
+        # Whoever asked has gone away, and nobody reads the answer; a sender sends again.
+        log.debug("%s %s: the connection was lost", request.method, request.path)
+        response = _error(400, "the connection was lost", request)
     except Exception as error:
         log.error("%s %s failed", request.method, request.path, exc_info=error)
         response = _error(500, "the server failed on this request; its log says why", request)

@@ -16,7 +16,8 @@ from telemetry.sinks.http import HttpSink
 from telemetry.sinks.local_zip import LocalZipSink
 
 from telemetry import retry
-from telemetry.journal import read_segments
+from telemetry.journal import OPEN_RETRY_S, read_segments
+from telemetry.lane import JOURNAL_RETRY_S
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Sink
@@ -67,6 +68,38 @@ def test_a_full_disk_raises_nothing_and_what_is_counted_as_on_disk_is_there(tmp_
         assert ledger.on_disk > 10_000 and ledger.dropped_total > 10_000, ledger
         numbers = sound_points(disk)
         assert len(set(numbers)) == len(numbers) == ledger.on_disk
+
+
+@pytest.mark.parametrize("fault", ["full", "no folder"])
+def test_a_journal_that_could_not_be_opened_is_opened_later(
+    fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a disk that is full, or a folder that cannot be made, from the start, and a server that is away
+    with small_disk(tmp_path / "disk", 1024 * 1024) as disk:
+        state, filler = disk / "state", disk / "filler"
+        if fault == "full":
+            with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        else:
+            state.write_bytes(b"a file where the folder should be")
+        sink = FlakySink(spool=True)
+        sink.down = True
+        with logging_to(sink, state) as pipeline:
+            log_points(pipeline, 0, 3000)
+            assert not pipeline.flush(timeout_s=10.0)
+            adds_up(pipeline.ledger(), 3000)
+            assert (pipeline.ledger().in_memory, pipeline.spool_folder) == (3000, None)
+            # when there is room, and nothing more is reported
+            (filler if fault == "full" else state).unlink()
+            until(lambda: pipeline.ledger().on_disk == 3000, "the journal")
+            # then it is used from then on, and it was said once
+            log_points(pipeline, 3000, 3000)
+            assert pipeline.flush(timeout_s=10.0)
+        assert pipeline.ledger().on_disk == 6000
+        assert sound_points(disk) == list(range(6000))
+    assert caplog.text.count("events wait in memory") == 1
+    assert JOURNAL_RETRY_S + OPEN_RETRY_S < 5.0  # the promise
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
