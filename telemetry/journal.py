@@ -47,7 +47,7 @@ QUARANTINE = "quarantine"
 
 _fsync = aiofiles.os.wrap(os.fsync)
 
-# A folder that could not be made is not tried again sooner: each try takes several calls of a file system that may be slow.
+# A folder that could not be made is not tried again sooner: each try is several calls, and the disk may be slow.
 OPEN_RETRY_S = 1.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,11 @@ class Driven:
         for sequence in sequences:
             self.book.take(1)
             await self.lane.offer(frame(sequence, size))
+
+    async def until(self, fact: Callable[[Ledger], bool]) -> None:
+        """Return when the ledger says so: nothing tells of it, but it comes."""
+        while not fact(self.ledger):  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
     @property
     def ledger(self) -> Ledger:
@@ -247,8 +252,7 @@ def test_what_missed_the_journal_goes_to_it_later_although_nothing_more_is_repor
             assert (lane.ledger.on_disk, lane.ledger.in_memory) == (0, 3)
             # When the disk has room again
             disk.full = False
-            while lane.ledger.on_disk < 3:
-                await asyncio.sleep(0)
+            await lane.until(lambda ledger: ledger.on_disk == 3)
             assert in_segments(tmp_path / "s") == [0, 1, 2]
             # Then also what the sink had begun to take is counted once
             sink.go_on.set()
@@ -300,8 +304,7 @@ def test_a_frame_that_is_just_being_appended_is_not_read_back_before_it_is_count
             await disk.wrote.wait()
             # When the sink comes back meanwhile and the backlog is read
             sink.down = False
-            while lane.ledger.delivered < 4:
-                await asyncio.sleep(0)
+            await lane.until(lambda ledger: ledger.delivered == 4)
             disk.answers.set()
             await offering
             ledger = await lane.finish()
