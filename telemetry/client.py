@@ -85,6 +85,7 @@ class Client:
 
     server = blocking(AsyncClient.server)
     tasks = blocking(AsyncClient.tasks)
+    choices = blocking(AsyncClient.choices)
     projects = blocking(AsyncClient.projects)
     task = blocking(AsyncClient.task)
     series = blocking(AsyncClient.series)

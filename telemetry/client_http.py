@@ -7,7 +7,7 @@ telemetry/client.py. aiohttp is imported on the first request, so that importing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,8 @@ DEFAULT_TIMEOUT_S = 30.0
 
 _STREAM_BYTES = 1 << 20
 
-# None leaves a parameter out.
-Query = Mapping[str, str | int | float | None]
+# None leaves a parameter out; of a sequence each item is given.
+Query = Mapping[str, str | int | float | Sequence[str] | None]
 
 
 class Answer(NamedTuple):
@@ -182,7 +182,12 @@ class HttpApi:
             return await self._session.request(
                 method,
                 f"{self.url}{API_PREFIX}{path}",
-                params={name: str(value) for name, value in (query or {}).items() if value is not None},
+                params=[
+                    (name, str(item))
+                    for name, value in (query or {}).items()
+                    for item in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])
+                    if item is not None
+                ],
                 data=body,
                 headers={**(headers or {}), **self._credentials.headers()},
                 timeout=limit,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from telemetry.client_http import HttpApi
+from telemetry.client_http import HttpApi, Query
 from telemetry.client_types import (
+    ChoicesAnswer,
     ConsoleAnswer,
     ModelInfo,
     PointsAnswer,
@@ -34,7 +35,12 @@ class ReadCalls(HttpApi):
         *,
         search: str | None = None,
         project: str | None = None,
-        status: str | None = None,
+        subprojects: bool = False,
+        status: str | Sequence[str] | None = None,
+        type: str | Sequence[str] | None = None,
+        tags: Sequence[str] = (),
+        archived: bool | None = False,
+        columns: Sequence[str] = (),
         sort: str = "-last_update",
         page: int = 0,
         page_size: int = 50,
@@ -42,12 +48,34 @@ class ReadCalls(HttpApi):
         """Return one page of the tasks that match.
 
         Args:
-            sort: name, project, status, progress, started, last_update, created or
-                `last:<title>/<series>`; a leading "-" puts the greatest first.
+            project: its exact name; with `subprojects` also what is below it.
+            status, type: one of these.
+            tags: a tag expression, see telemetry/tag_query.py.
+            archived: True: only archived tasks, False: only the others, None: all.
+            columns: what to tell of each task besides, such as "param:Args/lr", "last:loss/train", "value:accuracy".
+            sort: name, project, type, status, progress, started, created, completed, last_update, last_change,
+                status_changed, last_iteration, active_duration, comment, parent, id or a column; a leading "-" puts
+                the greatest first.
         """
-        query = {"search": search, "project": project, "status": status}
-        answer = await self._get("/tasks", {**query, "sort": sort, "page": page, "page_size": page_size})
-        return cast(TasksAnswer, answer)
+        query: Query = {
+            "search": search,
+            "project": project,
+            "subprojects": 1 if subprojects else None,
+            "status": status,
+            "type": type,
+            "tags": tags,
+            "archived": "all" if archived is None else int(archived),
+            "columns": columns,
+            "sort": sort,
+            "page": page,
+            "page_size": page_size,
+        }
+        return cast(TasksAnswer, await self._get("/tasks", query))
+
+    async def choices(self, *, project: str | None = None, subprojects: bool = False) -> ChoicesAnswer:
+        """Return the tags, types and columns that `tasks` can be asked for."""
+        query: Query = {"project": project, "subprojects": 1 if subprojects else None}
+        return cast(ChoicesAnswer, await self._get("/choices", query))
 
     async def projects(self) -> list[ProjectInfo]:
         """Return every project with its number of tasks."""

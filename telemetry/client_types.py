@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 __all__ = [
+    "ChoicesAnswer",
     "ConsoleAnswer",
     "ConsoleLineInfo",
     "LastScalar",
@@ -17,6 +18,7 @@ __all__ = [
     "ServerInfo",
     "TaskDetail",
     "TaskInfo",
+    "TaskRow",
     "TasksAnswer",
     "ValueInfo",
 ]
@@ -71,6 +73,12 @@ class TaskInfo(TypedDict):
     last_scalars: list[LastScalar]
 
 
+class TaskRow(TaskInfo, total=False):
+    """A row of the table; `columns` only where some were asked for, by the names that they were asked for."""
+
+    columns: dict[str, Any]
+
+
 class TaskDetail(TaskInfo):
     """A task with its whole record, section -> key -> value, and its counts."""
 
@@ -81,10 +89,21 @@ class TaskDetail(TaskInfo):
 class TasksAnswer(TypedDict):
     """One page of the task table; `total` counts the tasks of all pages."""
 
-    tasks: list[TaskInfo]
+    tasks: list[TaskRow]
     total: int
     page: int
     page_size: int
+
+
+class ChoicesAnswer(TypedDict):
+    """What the table of tasks can be filtered by, and the columns that it can show."""
+
+    tags: list[str]
+    types: list[str]
+    parameters: list[str]
+    properties: list[str]
+    metrics: list[str]
+    values: list[str]
 
 
 class ProjectInfo(TypedDict):

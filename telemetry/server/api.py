@@ -17,29 +17,26 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from telemetry.errors import InvalidQuery
 from telemetry.server.access import access_of
 from telemetry.server.config import STORE
 from telemetry.server.params import choice, flag, integer, integers, number, task_id_of, text
 from telemetry.server.store import (
-    METRIC_SORT,
-    TASK_SORTS,
     Band,
     ConsoleQuery,
     NotFound,
     PointsQuery,
     SeriesPoints,
     Store,
-    TasksQuery,
     json_number,
 )
 
-__all__ = ["API_VERSION", "READ_THREADS", "add_routes", "run_readers"]
+__all__ = ["API_VERSION", "READ_THREADS", "add_routes", "json_response", "read", "run_readers"]
 
 API_VERSION = 1
 # As many as the store has connections to read with.
 READ_THREADS = 4
 
-_MAX_PAGE_SIZE = 500
 _MAX_SERIES = 100
 _DEFAULT_SAMPLES = 2000
 _MIN_SAMPLES, _MAX_SAMPLES = 2, 20_000
@@ -56,7 +53,6 @@ def add_routes(app: web.Application) -> None:
     router = app.router
     router.add_get("/healthz", healthz)
     router.add_get("/api/v1/server", server)
-    router.add_get("/api/v1/tasks", tasks)
     router.add_get("/api/v1/projects", projects)
     router.add_get("/api/v1/tasks/{task_id}", task)
     router.add_get("/api/v1/tasks/{task_id}/series", series)
@@ -82,48 +78,26 @@ async def healthz(request: web.Request) -> web.Response:
 async def server(request: web.Request) -> web.Response:
     """`GET /server`: versions."""
     answer = {"version": _version(), "api": API_VERSION, "schema": request.app[STORE].schema_version}
-    return _json(orjson.dumps(answer))
-
-
-async def tasks(request: web.Request) -> web.Response:
-    """`GET /tasks?search=&project=&status=&sort=-last_update&page=0&page_size=50`."""
-    sort = text(request, "sort") or "-last_update"
-    key = sort.removeprefix("-")
-    if key not in TASK_SORTS and not (key.startswith(METRIC_SORT) and "/" in key):
-        raise web.HTTPBadRequest(
-            text=f"sort is {sort!r:.60}; it must be one of {', '.join(TASK_SORTS)} or last:<title>/<series>, "
-            'with "-" in front for descending'
-        )
-    query = TasksQuery(
-        search=text(request, "search") or "",
-        project=text(request, "project"),
-        status=text(request, "status"),
-        sort=key,
-        descending=sort.startswith("-"),
-        page=integer(request, "page", 0, high=10**9) or 0,
-        page_size=integer(request, "page_size", 50, low=1, high=_MAX_PAGE_SIZE) or 50,
-        within=access_of(request).projects,
-    )
-    return await _read(request, lambda store: store.tasks(query))
+    return json_response(orjson.dumps(answer))
 
 
 async def projects(request: web.Request) -> web.Response:
     """`GET /projects`."""
     within = access_of(request).projects
-    return await _read(request, lambda store: store.projects(within))
+    return await read(request, lambda store: store.projects(within))
 
 
 async def task(request: web.Request) -> web.Response:
     """`GET /tasks/{id}`: the summary, the whole record, the counts."""
     task_id = _task_id(request)
-    return await _read(request, lambda store: store.task(task_id))
+    return await read(request, lambda store: store.task(task_id))
 
 
 async def series(request: web.Request) -> web.Response:
     """`GET /tasks/{id}/series?kind=scalar|resource`."""
     task_id = _task_id(request)
     kind = choice(request, "kind", ("scalar", "resource"))
-    return await _read(request, lambda store: store.series(task_id, kind))
+    return await read(request, lambda store: store.series(task_id, kind))
 
 
 async def points(request: web.Request) -> web.Response:
@@ -139,7 +113,7 @@ async def points(request: web.Request) -> web.Response:
             "series": [_points_json(identifier, part, query.by_time) for identifier, part in found],
         }
 
-    return await _read(request, answer)
+    return await read(request, answer)
 
 
 async def bands(request: web.Request) -> web.Response:
@@ -155,7 +129,7 @@ async def bands(request: web.Request) -> web.Response:
             "series": [_band_json(identifier, part, query.by_time) for identifier, part in found],
         }
 
-    return await _read(request, answer)
+    return await read(request, answer)
 
 
 def _points_query(request: web.Request) -> PointsQuery:
@@ -187,42 +161,50 @@ async def console(request: web.Request) -> web.Response:
         stream=text(request, "stream"),
         search=text(request, "search") or "",
     )
-    return await _read(request, lambda store: store.console(task_id, query))
+    return await read(request, lambda store: store.console(task_id, query))
 
 
 async def models(request: web.Request) -> web.Response:
     """`GET /tasks/{id}/models`."""
     task_id = _task_id(request)
-    return await _read(request, lambda store: store.models(task_id))
+    return await read(request, lambda store: store.models(task_id))
 
 
 async def values(request: web.Request) -> web.Response:
     """`GET /tasks/{id}/values`."""
     task_id = _task_id(request)
-    return await _read(request, lambda store: store.values(task_id))
+    return await read(request, lambda store: store.values(task_id))
 
 
 def _task_id(request: web.Request) -> str:
     return task_id_of(request.match_info["task_id"])
 
 
-async def _read(request: web.Request, read: Callable[[Store], Any]) -> web.Response:
+async def read(request: web.Request, ask: Callable[[Store], Any]) -> web.Response:
+    """Answer with what `ask` gets from the store, on a thread of those that read.
+
+    Raises:
+        HTTPNotFound, HTTPBadRequest: the store has no such task, or the question is none.
+    """
     store = request.app[STORE]
 
     def answer() -> bytes:
-        return orjson.dumps(read(store), option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(ask(store), option=orjson.OPT_SERIALIZE_NUMPY)
 
     begin = time.perf_counter()
     try:
         body = await asyncio.get_running_loop().run_in_executor(request.app[_READERS], answer)
     except NotFound as error:
         raise web.HTTPNotFound(text=str(error)) from error
-    response = _json(body)
+    except InvalidQuery as error:
+        raise web.HTTPBadRequest(text=str(error)) from error
+    response = json_response(body)
     response.headers["Server-Timing"] = f"read;dur={(time.perf_counter() - begin) * 1e3:.2f}"
     return response
 
 
-def _json(body: bytes) -> web.Response:
+def json_response(body: bytes) -> web.Response:
+    """Return JSON that is encoded already."""
     return web.Response(body=body, content_type="application/json")
 
 

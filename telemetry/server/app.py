@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 
 from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
-from telemetry.server import api, export_api, ingest, live, pages, watch
+from telemetry.server import api, export_api, ingest, live, pages, tasks_api, watch
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
 from telemetry.server.config import CONFIG, STORE, ServerConfig
@@ -42,6 +42,7 @@ def create_app(config: ServerConfig) -> web.Application:
     live.add_routes(app)
     ingest.add_routes(app)
     api.add_routes(app)
+    tasks_api.add_routes(app)
     export_api.add_routes(app)
     pages.add_routes(app)
     # Ended in reverse: the writer finishes before the store is closed under it.

@@ -40,6 +40,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     # Which version answers: a sender wants to know it too.
     ("GET", "/api/v1/server"): None,
     ("GET", "/api/v1/tasks"): Scope.READ,
+    ("GET", "/api/v1/choices"): Scope.READ,
     ("GET", "/api/v1/projects"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/series"): Scope.READ,
@@ -69,6 +70,7 @@ _NARROWED = frozenset(
         "/api/v1/server",
         "/api/v1/frames",
         "/api/v1/tasks",
+        "/api/v1/choices",
         "/api/v1/projects",
         "/api/v1/live",
     }

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-__all__ = ["choice", "flag", "integer", "integers", "number", "task_id_of", "text"]
+__all__ = ["choice", "flag", "integer", "integers", "number", "task_id_of", "text", "words"]
 
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 _MAX_TEXT_CHARS = 2000
@@ -28,6 +28,14 @@ def text(request: web.Request, name: str) -> str | None:
     if value is not None and len(value) > _MAX_TEXT_CHARS:
         raise web.HTTPBadRequest(text=f"{name} is longer than {_MAX_TEXT_CHARS} characters")
     return value or None
+
+
+def words(request: web.Request, name: str, *, most: int) -> tuple[str, ...]:
+    """Return the words of a parameter that may be given several times and hold several, separated by commas."""
+    found = [word for value in request.query.getall(name, []) for word in value.split(",") if word]
+    if len(found) > most or any(len(word) > _MAX_TEXT_CHARS for word in found):
+        raise web.HTTPBadRequest(text=f"{name} has {len(found)} words; at most {most} are taken")
+    return tuple(dict.fromkeys(found))
 
 
 def choice(request: web.Request, name: str, allowed: Collection[str]) -> str | None:

@@ -1,18 +1,21 @@
 """The store's own few files; everyone else imports from here and never speaks SQL."""
 
 from telemetry.server.store.bands import Band
+from telemetry.server.store.columns import Column, is_column, parse_column
 from telemetry.server.store.content import FrameContent, prepare
 from telemetry.server.store.errors import NotFound, StoreUnavailable
 from telemetry.server.store.gate import ProjectLimit, ProjectLimits
+from telemetry.server.store.plain import json_number
 from telemetry.server.store.points import PointsQuery, SeriesPoints
-from telemetry.server.store.reads import METRIC_SORT, TASK_SORTS, ConsoleQuery, TasksQuery, json_number
+from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.store import Store, Written
+from telemetry.server.store.table import TASK_SORTS, TasksQuery
 from telemetry.server.store.writer import SeriesChange, TaskChange
 
 __all__ = [
-    "METRIC_SORT",
     "TASK_SORTS",
     "Band",
+    "Column",
     "ConsoleQuery",
     "FrameContent",
     "NotFound",
@@ -26,6 +29,8 @@ __all__ = [
     "TaskChange",
     "TasksQuery",
     "Written",
+    "is_column",
     "json_number",
+    "parse_column",
     "prepare",
 ]

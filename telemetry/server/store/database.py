@@ -15,6 +15,7 @@ from sqlalchemy.pool import QueuePool
 
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import schema
+from telemetry.server.store.columns import record_number_or_text, record_text
 from telemetry.server.store.errors import StoreUnavailable
 from telemetry.server.store.migrate import migrate
 
@@ -146,6 +147,9 @@ def _engine(path: Path, *, pool_size: int, read_only: bool, max_bytes: int | Non
             ]
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
+        # For queries by parameters, whose values are msgpack.
+        connection.create_function("telemetry_sort_value", 1, record_number_or_text, deterministic=True)
+        connection.create_function("telemetry_text", 1, record_text, deterministic=True)
         if max_bytes is not None:
             page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
             connection.execute(f"PRAGMA max_page_count={max(1, max_bytes // page_bytes)}")

@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 from sqlalchemy import Connection, delete, insert, select, update
 
+from telemetry.fold import RESET_KEY
 from telemetry.server.store import schema
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of, tags_of
 
@@ -21,13 +22,17 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
     query = select(columns.key, columns.value, columns.time).where(
         columns.task == task, columns.section == "task", columns.key.in_(RECORD_COLUMNS)
     )
-    record: dict[str, Any] = {}
-    status_changed: int | None = None
-    for key, value, time in connection.execute(query):
-        if value is not None:
-            record[key] = msgpack.unpackb(value)
-        if key == "status" and time > 0:
-            status_changed = time
+    rows = {
+        key: (time, None if value is None else msgpack.unpackb(value)) for key, value, time in connection.execute(query)
+    }
+    _, reset = rows.get(RESET_KEY, (0, None))
+    since = reset if type(reset) is int else 0
+    # As telemetry/fold.py has it: what is older than the reset does not count, but for defaults.
+    record: dict[str, Any] = {
+        key: value for key, (time, value) in rows.items() if value is not None and (time >= since or not time)
+    }
+    changed, _ = rows.get("status", (0, None))
+    status_changed = changed if changed > 0 else None
     connection.execute(
         update(schema.tasks)
         .where(schema.tasks.c.id == task)

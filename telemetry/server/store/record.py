@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from telemetry.events import INT64_MAX, INT64_MIN
+from telemetry.fold import RESET_KEY
 
 __all__ = ["ARCHIVED", "RECORD_COLUMNS", "columns_of", "tags_of"]
 
@@ -22,7 +23,7 @@ ARCHIVED = "archived"
 # Beyond this a comment is not searched: one of megabytes would slow down every search.
 _MAX_SEARCHED_CHARS = 20_000
 
-# Keys of section "task" that have a column in `tasks`.
+# Keys of section "task" that have a column in `tasks`, or decide what counts.
 RECORD_COLUMNS = (
     "name",
     "project",
@@ -38,6 +39,7 @@ RECORD_COLUMNS = (
     "host",
     "started_unix_ns",
     "ended_unix_ns",
+    RESET_KEY,
 )
 
 

@@ -24,7 +24,8 @@ from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import ProjectLimits
 from telemetry.server.store.points import PointsQuery, SeriesPoints, query_points
 from telemetry.server.store.ranges import Ranges
-from telemetry.server.store.reads import ConsoleQuery, TasksQuery
+from telemetry.server.store.reads import ConsoleQuery
+from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
 from telemetry.server.store.writer import TaskChange, Transaction, WriterCache
 
 __all__ = ["Store", "Written"]
@@ -132,7 +133,12 @@ class Store:
     def tasks(self, query: TasksQuery) -> dict[str, Any]:
         """Return one page of the table of tasks."""
         with self._database.snapshot() as connection:
-            return reads.read_tasks(connection, query, self._clock())
+            return read_tasks(connection, query, self._clock())
+
+    def choices(self, project: str | None, subprojects: bool, within: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """Return what the table of tasks can be filtered by, and the columns that it can show."""
+        with self._database.snapshot() as connection:
+            return read_choices(connection, project, subprojects, within)
 
     def projects(self, within: tuple[str, ...] | None = None) -> dict[str, Any]:
         """Return each project with the number of its tasks; only those `within` some, if given."""
