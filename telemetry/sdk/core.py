@@ -13,6 +13,7 @@ from typing import Protocol
 from telemetry.events import TaskHeader
 from telemetry.ledger import Ledger
 from telemetry.protocols import Emit
+from telemetry.sdk.connected import Connected
 from telemetry.sdk.record import Record
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.view import View
@@ -30,6 +31,7 @@ class TaskCore(Protocol):
         record: writes changes of the record.
         view: reads the record and the reports.
         emit: takes events that are no change of the record.
+        connected: the program's objects whose values the record follows.
         is_running: True while this process runs the task: False once it has ended, and for any other task.
     """
 
@@ -38,6 +40,7 @@ class TaskCore(Protocol):
     record: Record
     view: View
     emit: Emit
+    connected: Connected
 
     @property
     def is_running(self) -> bool: ...

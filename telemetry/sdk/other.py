@@ -20,6 +20,7 @@ from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, RecordChange
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.retry import delay_s
+from telemetry.sdk.connected import Connected
 from telemetry.sdk.record import Record
 from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
@@ -123,6 +124,7 @@ class Other:
         self._url = url
         self.record = Record(send=self.send)
         self.emit = _SendingEmit(self)
+        self.connected = Connected(self.record, watch=False)
 
     @property
     def is_running(self) -> bool:

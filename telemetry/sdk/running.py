@@ -14,6 +14,7 @@ from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
 from telemetry.sdk.announce import end_line, start_line
+from telemetry.sdk.connected import Connected
 from telemetry.sdk.identity import is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
@@ -49,6 +50,7 @@ class Running:
         self.emit: Emit = self.pipeline.emit
         self.owner_pid = os.getpid()
         self.record = Record(self.emit)
+        self.connected = Connected(self.record, watch=launched.destination is not None)
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}
         self._part = part
@@ -127,6 +129,7 @@ class Running:
 
     def flush(self, timeout_s: float) -> bool:
         """Return True once everything reported before has reached the sinks or the disk."""
+        self.connected.settle()
         self.progress.settle()
         return self.pipeline.flush(timeout_s)
 
@@ -150,6 +153,7 @@ class Running:
             self.launched.installed.stop()
         # Before the last words: the ledger they carry is then of all events but itself.
         self.pipeline.stop_collectors()
+        self.connected.stop()
         self._write_end(outcome, timeout_s)
         ledger = self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
         # Of many processes' lines only those are worth reading that say that something is left.
