@@ -6,17 +6,19 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from telemetry import lazy
-from telemetry.credentials import Credentials, refuse_password_in_url
+from telemetry.credentials import Credentials, proxy_for, refuse_password_in_url
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.retry import parse_retry_after
 from telemetry.settings import Settings
 from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame
+
+if TYPE_CHECKING:
+    from telemetry.client import AsyncClient
 
 __all__ = ["HttpSink", "open_sink"]
 
@@ -68,6 +70,11 @@ class HttpSink:
         sink._credentials = self._credentials.copy()
         return sink
 
+    def blob_client(self) -> AsyncClient:
+        """Return a client for the bytes beside the events, with the same token; it belongs to one event loop."""
+        client: type[AsyncClient] = lazy.import_module("telemetry.client").AsyncClient
+        return client.with_credentials(self.url, self._credentials, timeout_s=self._timeout_s)
+
     async def open(self, task: TaskHeader) -> None:
         await self.connect()
 
@@ -85,7 +92,7 @@ class HttpSink:
             # Not trust_env: its look-up of ~/.netrc uses the default thread pool, which is gone at exit, when the
             # last events are still to be sent. The proxy variables are read here instead.
             trust_env=False,
-            proxy=_proxy_for(self.url),
+            proxy=proxy_for(self.url),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_TIMEOUT_S),
             # One request at a time; a second connection would only reorder frames.
             connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=60.0),
@@ -206,18 +213,6 @@ def _said(error: Exception) -> str:
     """Return what an error says in one line; aiohttp puts whole answers into some."""
     text = str(error)
     return type(error).__name__ if not text or text.startswith("<") else text[:500]
-
-
-def _proxy_for(url: str) -> str | None:
-    """Return the proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (either case) name for a server."""
-    # The stubs know proxy_bypass alone, which asks the system on macOS; the environment is all that is meant here.
-    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
-
-    parts = urlsplit(url)
-    proxies = getproxies_environment()
-    if parts.hostname is None or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
-        return None
-    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def _reason(answer: Any) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from telemetry.client_blobs import BlobCalls
 from telemetry.client_http import API_PREFIX, DEFAULT_TIMEOUT_S
 from telemetry.client_reads import ReadCalls
 from telemetry.client_types import (
@@ -56,7 +57,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncClient(ReadCalls):
+class AsyncClient(ReadCalls, BlobCalls):
     """The server's API for asyncio code. One client belongs to one event loop.
 
     Every call raises ServerUnreachable when nothing answers in `timeout_s` seconds, and ServerError
@@ -94,6 +95,10 @@ class Client:
     models = blocking(AsyncClient.models)
     values = blocking(AsyncClient.values)
     export_page = blocking(AsyncClient.export_page)
+    blob_status = blocking(AsyncClient.blob_status)
+    send_blob = blocking(AsyncClient.send_blob)
+    download_blob = blocking(AsyncClient.download_blob)
+    wanted_blobs = blocking(AsyncClient.wanted_blobs)
 
     def __init__(
         self, url: str, *, token: str = "", token_file: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S

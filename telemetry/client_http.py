@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from telemetry.credentials import Credentials, refuse_password_in_url
+from telemetry.credentials import Credentials, proxy_for, refuse_password_in_url
 from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable
+from telemetry.retry import parse_retry_after
 
 if TYPE_CHECKING:
     import aiohttp
@@ -30,6 +31,8 @@ API_PREFIX = "/api/v1"
 DEFAULT_TIMEOUT_S = 30.0
 
 _STREAM_BYTES = 1 << 20
+# aiohttp writes a larger body at once, with the loop waiting, and warns of it.
+_PIECE_BYTES = 1 << 20
 
 # None leaves a parameter out; of a sequence each item is given.
 Query = Mapping[str, str | int | float | Sequence[str] | None]
@@ -57,6 +60,13 @@ class HttpApi:
         self._credentials = Credentials(token, file=token_file)
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def with_credentials(cls, url: str, credentials: Credentials, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
+        """Return a client that sends the token of another."""
+        client = cls(url, timeout_s=timeout_s)
+        client._credentials = credentials.copy()
+        return client
 
     async def __aenter__(self) -> Self:
         return self
@@ -132,7 +142,11 @@ class HttpApi:
         except orjson.JSONDecodeError:
             return self._not_ours(answer.status)
         reason = said.get("error", "no reason given") if isinstance(said, dict) else "no reason given"
-        return ServerError(f"{self.url} answered {answer.status}: {reason}", status=answer.status)
+        return ServerError(
+            f"{self.url} answered {answer.status}: {reason}",
+            status=answer.status,
+            retry_after_s=parse_retry_after(answer.headers.get("Retry-After")),
+        )
 
     def _not_ours(self, status: int) -> ServerUnreachable:
         return ServerUnreachable(f"{self.url} answers with status {status}, but not as a telemetry server does")
@@ -172,7 +186,8 @@ class HttpApi:
 
         if self._session is None:
             self._credentials.warn_if_exposed(self.url)
-            self._session = aiohttp.ClientSession()
+            # Not trust_env: its look-up of ~/.netrc uses the default thread pool, which is gone at exit.
+            self._session = aiohttp.ClientSession(trust_env=False, proxy=proxy_for(self.url))
         limit = (
             aiohttp.ClientTimeout(total=self._timeout_s)
             if whole
@@ -188,8 +203,8 @@ class HttpApi:
                     for item in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])
                     if item is not None
                 ],
-                data=body,
-                headers={**(headers or {}), **self._credentials.headers()},
+                data=body if body is None or len(body) <= _PIECE_BYTES else _pieces(body),
+                headers={**_length(body), **(headers or {}), **self._credentials.headers()},
                 timeout=limit,
             )
 
@@ -216,6 +231,16 @@ class _Translated:
                 f"no answer from {self._url} ({error!s:.200} {type(error).__name__}). "
                 'Is it running? "telemetry server" starts one.'
             ) from error
+
+
+def _length(body: bytes | None) -> dict[str, str]:
+    return {} if body is None else {"Content-Length": str(len(body))}
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    view = memoryview(body)
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield bytes(view[start : start + _PIECE_BYTES])
 
 
 def _base(url: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from telemetry.errors import ConfigurationError
 from telemetry.settings import read_token_file
 
-__all__ = ["Credentials", "is_loopback", "refuse_password_in_url"]
+__all__ = ["Credentials", "is_loopback", "proxy_for", "refuse_password_in_url"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,18 @@ def refuse_password_in_url(url: str) -> None:
             f"the address of {host} holds a user name or password; give the token in TELEMETRY_TOKEN_FILE "
             "or TELEMETRY_TOKEN, and the address without it"
         )
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (either case) name for a server."""
+    # The stubs know proxy_bypass alone, which asks the system on macOS; the environment is all that is meant here.
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+    parts = urlsplit(url)
+    proxies = getproxies_environment()
+    if parts.hostname is None or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
+        return None
+    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def is_loopback(host: str) -> bool:

@@ -8,6 +8,7 @@
     ├── EventsDropped           strict mode only: the first drop, with its reason
     ├── FrameError              bytes that are not a whole, sound frame (also a ValueError)
     │   └── FrameTruncated      a frame that stops early: more bytes may still come
+    ├── BlobError               bytes of an artifact or model that cannot be kept, read or carried
     ├── JournalError            a journal or session folder that cannot be written or read
     ├── SinkError
     │   ├── SinkUnavailable     try again later; the frames are kept
@@ -23,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 __all__ = [
+    "BlobError",
     "ConfigurationError",
     "EventsDropped",
     "FrameError",
@@ -76,6 +78,10 @@ class FrameTruncated(FrameError):
         self.missing_bytes = missing_bytes
 
 
+class BlobError(TelemetryError):
+    """Bytes of an artifact, model or medium that cannot be kept, read or carried; the source is as it was."""
+
+
 class JournalError(TelemetryError):
     """A journal or session folder that cannot be written or read."""
 
@@ -110,11 +116,16 @@ class SinkRejected(SinkError):
 
 
 class ServerError(TelemetryError):
-    """The server answered a request with an error status."""
+    """The server answered a request with an error status.
 
-    def __init__(self, message: str, *, status: int) -> None:
+    Args:
+        retry_after_s: seconds that it asked to wait (Retry-After), if it did.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class ServerUnreachable(ServerError):

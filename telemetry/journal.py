@@ -29,6 +29,7 @@ from typing import Any
 import aiofiles
 import aiofiles.os
 
+from telemetry.blobs import BLOBS
 from telemetry.disk import make_private_folder
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
@@ -359,7 +360,8 @@ def _remove_session(folder: Path, segments: list[Path]) -> None:
         (folder / SEGMENTS).rmdir()
     except OSError:
         return  # another writer's segments are still there
-    if not (folder / QUARANTINE).exists():
+    # Blobs that are still to be sent are found by it as well.
+    if not (folder / QUARANTINE).exists() and not (folder / BLOBS).exists():
         (folder / SESSION_FILE).unlink(missing_ok=True)
         try:
             folder.rmdir()

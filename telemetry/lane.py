@@ -104,6 +104,7 @@ class Lane:
         self._room.set()
         self._closing = asyncio.Event()
         self._done = asyncio.Event()
+        self.opened = asyncio.Event()  # the sink is open
         self._progress = asyncio.Event()
         self._failures = 0
         self._said: set[type[Exception]] = set()
@@ -226,6 +227,7 @@ class Lane:
         """Open the sink and deliver until `drain`; ends when everything is out, or cannot go out any more."""
         try:
             if await self._attempt_until_done(lambda: self.sink.open(task)):
+                self.opened.set()
                 while not (self._closing.is_set() and self._idle):
                     if not await self._deliver_next():
                         break

@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -36,7 +37,7 @@ from telemetry.protocols import Collector, Sink
 from telemetry.queue import EventQueue, WhenFull
 from telemetry.settings import Settings
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "loop_factory"]
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Pipeline:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(self._main())
         except Exception:  # top of the thread: say it, count what is lost, never take the program down
             log.exception("the telemetry pipeline has failed; events from now on are only counted")
@@ -300,6 +301,41 @@ class Pipeline:
                 return lane.journal.folder
         return None
 
+    def session_folders(self, timeout_s: float) -> list[tuple[Sink, Path]]:
+        """Return the session folder of each sink that has one by now: of a network sink it is its spool.
+
+        For threads of the task's that keep bytes beside the events. In a forked child the pipeline starts with this.
+
+        Args:
+            timeout_s: to wait for sinks that are being opened; a folder that is not there by then is left out.
+        """
+        if self._joined and not self._close_called:
+            self._start_in_child()
+        deadline = time.monotonic() + timeout_s
+        self._ready.wait(timeout_s)
+        if self._loop is None or self._finished.is_set():
+            return []
+        work = self._session_folders(deadline)
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s + CLOSE_GRACE_S)
+        except (RuntimeError, TimeoutError, CancelledError):
+            work.close()
+            return []  # the loop has ended in this moment
+
+    async def _session_folders(self, deadline: float) -> list[tuple[Sink, Path]]:
+        folders: list[tuple[Sink, Path]] = []
+        for lane in self._lanes:
+            if lane.journal is not None:
+                folder = lane.journal.folder if lane.journal.opened else None
+            elif hasattr(lane.sink, "session_folder"):
+                await _within_time(lane.opened.wait(), deadline)
+                folder = lane.sink.session_folder if lane.opened.is_set() else None
+            else:
+                continue
+            if folder is not None:
+                folders.append((lane.sink, folder))
+        return folders
+
     @property
     def closed(self) -> bool:
         return self._close_called
@@ -431,6 +467,14 @@ def _with_unique_names(sinks: Sequence[Sink]) -> list[Sink]:
     return list(sinks)
 
 
+async def _within_time(work: Coroutine[Any, Any, Any], deadline: float) -> None:
+    """Await `work` until `deadline` (monotonic seconds), and leave it at that."""
+    try:
+        await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        return
+
+
 async def _within(work: asyncio.Task[None] | Coroutine[Any, Any, None], deadline: float, what: str) -> None:
     """Await `work` until `deadline` (monotonic seconds); a failure or time-out is said, and shutdown goes on."""
     try:
@@ -441,7 +485,7 @@ async def _within(work: asyncio.Task[None] | Coroutine[Any, Any, None], deadline
         log.error("%s did not close cleanly: %s", what, error)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop where it is installed (not on Windows)."""
     if sys.platform == "win32":
         return None

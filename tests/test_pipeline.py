@@ -482,7 +482,7 @@ def test_a_pipeline_that_cannot_even_begin_counts_what_it_loses(
     def no_loop() -> Any:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("telemetry.pipeline._loop_factory", lambda: no_loop)
+    monkeypatch.setattr("telemetry.pipeline.loop_factory", lambda: no_loop)
     with caplog.at_level(logging.ERROR):
         with run_pipeline([MemorySink()]) as pipeline:
             pipeline._thread.join(10)  # type: ignore[union-attr]

@@ -9,9 +9,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from telemetry.ledger import Ledger
+
+if TYPE_CHECKING:
+    from telemetry.sdk.uploads import Left
 
 __all__ = ["Announcer", "end_line", "start_line"]
 
@@ -21,15 +24,20 @@ def start_line(name: str, places: list[str]) -> str:
     return f'telemetry: task "{name}" -> {", ".join(places)}'
 
 
-def end_line(status: str, ledger: Ledger, *, left_in: Path | None, afterwards: str = "") -> str:
+def end_line(
+    status: str, ledger: Ledger, left: Left | None = None, *, left_in: Path | None, afterwards: str = ""
+) -> str:
     """Return the line at the end: the counts, and the command that sends what is left or shows what is kept.
 
     Args:
-        left_in: the session folder with the events that are on disk and not delivered.
+        left: the uploads that were not stored.
+        left_in: the session folder with the events and blobs that are on disk and not delivered.
         afterwards: the command that shows a run that no server has; "" where one has it.
     """
     line = f"telemetry: {status}. {ledger}."
-    if ledger.on_disk and left_in is not None:
+    if left is not None and (said := str(left)):
+        line += f" Uploads: {said}."
+    if (ledger.on_disk or (left is not None and left.count)) and left_in is not None:
         line += f" Send what is on disk with: telemetry sync {shlex.quote(str(left_in))}"
     elif afterwards:
         line += f" See it with: {afterwards}"

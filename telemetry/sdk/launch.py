@@ -22,6 +22,7 @@ from telemetry.sdk.modes import load_settings
 from telemetry.sdk.options import choose_resource_interval_s, choose_streams
 from telemetry.sdk.plugins import InstalledCollectors
 from telemetry.settings import Settings
+from telemetry.storage import Target
 
 __all__ = ["Launch", "Request", "prepare"]
 
@@ -48,6 +49,7 @@ class Launch:
 
     Attributes:
         urls: of the sinks, as children of this process may be told them.
+        output: where the bytes of artifacts and models go, if not to the server or the session.
         installed: None while telemetry is disabled, and so is `destination`.
     """
 
@@ -60,6 +62,7 @@ class Launch:
     urls: tuple[str, ...] = ()
     installed: InstalledCollectors | None = None
     destination: Destination | None = None
+    output: Target | None = None
 
     def start(self) -> None:
         """Start the pipeline's thread and the collectors; returns at once.

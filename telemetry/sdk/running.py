@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,12 +25,16 @@ from telemetry.sdk.record import Record, WriterRecord, start_fields
 from telemetry.sdk.servers import client_of
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
+from telemetry.sdk.uploads import Uploads, task_prefix
 from telemetry.sdk.view import RunningView, ServerView, SessionView, View
 
 __all__ = ["Running"]
 
 # What the end may take when a signal asked for it, in seconds.
 SIGNAL_TIMEOUT_S = 5.0
+
+# Of the time that the end may take; the events need the rest.
+UPLOADS_SHARE = 0.7
 
 # What a read may wait until what was reported has arrived where it is read.
 SETTLE_TIMEOUT_S = 10.0
@@ -51,6 +56,7 @@ class Running:
         self.owner_pid = os.getpid()
         self.record = Record(self.emit)
         self.connected = Connected(self.record, watch=launched.destination is not None)
+        self.uploads = self._make_uploads(launched)
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}
         self._part = part
@@ -121,6 +127,19 @@ class Running:
         base = self._base
         return base.places() if isinstance(base, SessionView) else local_places(self.settings, self.header.task_id)
 
+    def _make_uploads(self, launched: Launch) -> Uploads:
+        pipeline = launched.pipeline
+        return Uploads(
+            self.header.task_id,
+            pipeline.session_folders if isinstance(pipeline, Pipeline) else None,
+            settings=self.settings,
+            target=launched.output,
+            prefix=task_prefix(self.header),
+            settle=pipeline.flush,
+            # Before any stream is captured: a bar is no part of the program's output.
+            stream=sys.stderr,
+        )
+
     # ---- ending ----------------------------------------------------------------------------------
 
     def ledger(self) -> Ledger:
@@ -135,6 +154,8 @@ class Running:
 
     def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
         """End the task and return when its events are delivered, or safe on disk. Only the first call does anything."""
+        # Nobody set a limit: then a file that is being read is read to its end.
+        patient = timeout_s is None
         timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
         deadline_s = time.monotonic() + timeout_s
         # One atomic call: the first to come ends the task. A lock could be held across a fork, or by the very
@@ -143,7 +164,8 @@ class Running:
             return
         if os.getpid() != self.owner_pid:
             # A forked child: what it reported is delivered, and how the task ends is its parent's to tell.
-            self.pipeline.close(timeout_s)
+            self.uploads.drain(timeout_s * UPLOADS_SHARE)
+            self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
             return
         if self._heirloom is not None:
             self._heirloom.take_back()
@@ -154,15 +176,18 @@ class Running:
         # Before the last words: the ledger they carry is then of all events but itself.
         self.pipeline.stop_collectors()
         self.connected.stop()
+        # Before the end of the events: they tell of the blobs, and a zip is made of both.
+        left = self.uploads.drain(timeout_s * UPLOADS_SHARE, patient=patient)
+        deadline_s = max(deadline_s, time.monotonic() + timeout_s * (1 - UPLOADS_SHARE))
         self._write_end(outcome, timeout_s)
         ledger = self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
         # Of many processes' lines only those are worth reading that say that something is left.
-        complete = ledger.delivered == ledger.logged
+        complete = ledger.delivered == ledger.logged and not str(left)
         if isinstance(self.pipeline, Pipeline) and (self.launched.membership.leads or not complete):
-            left_in = self.pipeline.spool_folder
+            left_in = left.folder or self.pipeline.spool_folder
             destination = self.launched.destination
             afterwards = "" if destination is None else destination.afterwards
-            self.launched.announcer.say(end_line(outcome.status, ledger, left_in=left_in, afterwards=afterwards))
+            self.launched.announcer.say(end_line(outcome.status, ledger, left, left_in=left_in, afterwards=afterwards))
 
     def _on_exit(self, cause: lifecycle.ExitCause) -> None:
         timeout_s = self.settings.close_timeout_s

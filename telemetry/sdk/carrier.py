@@ -1,0 +1,182 @@
+"""Carrier: blobs from a session folder to the server or a storage, tried again until they are there.
+
+It lives on the uploads' own thread, with an event loop of its own: at exit the loops and pools of others are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from telemetry.blobs import PIECE_BYTES, Blob, BlobFolder
+from telemetry.errors import BlobError, ServerError
+from telemetry.pipeline import loop_factory
+from telemetry.retry import delay_s
+from telemetry.settings import Settings
+from telemetry.storage import Target
+from telemetry.terminal import ProgressLine, size_text
+
+if TYPE_CHECKING:
+    from telemetry.client import AsyncClient
+
+__all__ = ["Abandoned", "Carrier"]
+
+log = logging.getLogger(__name__)
+
+# A smaller upload is over before a bar would tell anybody anything.
+BAR_BYTES = 64 * 1024 * 1024
+# Statuses that say something about this blob; every other says something about the server, or about now.
+_REFUSALS = frozenset({400, 413, 415})
+# What arrives damaged is sent again this often; then something else is wrong.
+DAMAGED_TRIES = 3
+
+
+class Abandoned(Exception):
+    """The task's end did not wait for this blob any longer."""
+
+
+class Carrier:
+    """Carries one blob at a time. `with` it on its thread; `close` and `abandon` come from any other.
+
+    Args:
+        stream: a terminal for progress bars; None, or anything else, gets none.
+    """
+
+    def __init__(self, task_id: str, settings: Settings, *, prefix: str = "", stream: TextIO | None = None) -> None:
+        self._task_id = task_id
+        self._settings = settings
+        self._prefix = prefix
+        self._stream = stream if stream is not None and _is_terminal(stream) else None
+        self._hurry = threading.Event()
+        self._deadline_s: float | None = None
+        self._abandoned = False
+        self._runner: asyncio.Runner | None = None
+        self._clients: dict[str, AsyncClient] = {}
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner(loop_factory=loop_factory())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            self._runner.close()
+
+    def close(self, deadline_s: float) -> None:
+        """From now on give up at `deadline_s` (monotonic seconds)."""
+        self._deadline_s = deadline_s
+        self._hurry.set()
+
+    def abandon(self) -> None:
+        """Give up what is under way."""
+        self._abandoned = True
+
+    def carry(
+        self, blob: Blob, places: Sequence[tuple[Any, BlobFolder]], *, target: Target | None, key: str, label: str
+    ) -> Blob:
+        """Return the blob at its final uri, when it is there.
+
+        Raises:
+            BlobError: it is refused for good.
+            Abandoned: the task has ended meanwhile.
+        """
+        bar = self._bar(blob)
+
+        def on_progress(done_bytes: int) -> None:
+            if self._abandoned:
+                raise Abandoned
+            if bar is not None:
+                bar.show(done_bytes, f"{size_text(done_bytes)} of {size_text(blob.size_bytes)}  {label}")
+
+        try:
+            if target is not None:
+                return blob.at(self._put(target, key, places[0][1], blob, on_progress))
+            for sink, folder in places:
+                if sink.spool:
+                    self._send(sink, folder, blob, on_progress)
+            return blob
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def _bar(self, blob: Blob) -> ProgressLine | None:
+        if self._stream is None or blob.size_bytes < BAR_BYTES:
+            return None
+        return ProgressLine(blob.size_bytes, self._stream)
+
+    def _put(self, target: Target, key: str, folder: BlobFolder, blob: Blob, on_progress: Any) -> str:
+        path = "/".join(part for part in (self._prefix, key) if part)
+        failures = 0
+        while True:
+            try:
+                return target.put(path, folder.path(blob.sha256), on_progress)
+            except BlobError as error:
+                failures += 1
+                self._wait_to_retry(failures, str(error), None)
+
+    def _send(self, sink: Any, folder: BlobFolder, blob: Blob, on_progress: Any) -> None:
+        make_client = getattr(sink, "blob_client", None)
+        if make_client is None:
+            raise BlobError(f"the sink {sink.name} carries events only, no bytes; they are kept in {folder.folder}")
+        if sink.name not in self._clients:
+            self._clients[sink.name] = make_client()
+        client = self._clients[sink.name]
+        assert self._runner is not None
+        failures = damaged = 0
+        while True:
+            with folder.open(blob.sha256) as file:
+                try:
+                    self._runner.run(client.send_blob(self._task_id, blob.sha256, file, blob.size_bytes, on_progress))
+                    return
+                except ServerError as error:
+                    if error.status in _REFUSALS:
+                        raise BlobError(f"{error}. The bytes are kept in {folder.folder}") from error
+                    damaged += error.status == 422
+                    if damaged:
+                        _check(folder, blob)
+                    if damaged >= DAMAGED_TRIES:
+                        raise BlobError(f"{error}, {damaged} times. The bytes are kept in {folder.folder}") from error
+                    failures += 1
+                    self._wait_to_retry(failures, str(error), error.retry_after_s)
+
+    def _wait_to_retry(self, failures: int, why: str, retry_after_s: float | None) -> None:
+        """Wait as the lanes do; at the task's end only as long as it has time.
+
+        Raises:
+            Abandoned: it has none.
+        """
+        if failures == 1:
+            log.warning("an upload waits: %s. It is tried again", why)
+        wait_s = delay_s(failures - 1, retry_after_s=retry_after_s)
+        if self._deadline_s is None:
+            # Closing begins in the middle of a long wait: then there is one more try at once.
+            if self._hurry.wait(wait_s):
+                return
+        elif time.monotonic() + wait_s > self._deadline_s or self._abandoned:
+            raise Abandoned
+        else:
+            time.sleep(min(wait_s, 1.0))
+
+
+def _check(folder: BlobFolder, blob: Blob) -> None:
+    """Raise BlobError if the blob is not any more what it was."""
+    digest = hashlib.sha256()
+    with folder.open(blob.sha256) as file:
+        while piece := file.read(PIECE_BYTES):
+            digest.update(piece)
+    if digest.hexdigest() != blob.sha256:
+        raise BlobError(f"the blob {blob.sha256} in {folder.folder} is damaged on this machine's disk")
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:
+        return False  # closed
