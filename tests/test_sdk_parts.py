@@ -65,7 +65,6 @@ def test_a_password_never_survives_masking(secret: str) -> None:
         {"continue_last_task": "0" * 32},
         {"output_uri": True},
         {"output_uri": "s3://bucket"},
-        {"auto_connect_arg_parser": {"lr": False}},
     ],
 )
 def test_an_argument_of_a_missing_feature_is_refused_and_named(asked: dict[str, object]) -> None:
@@ -73,7 +72,6 @@ def test_an_argument_of_a_missing_feature_is_refused_and_named(asked: dict[str, 
         "reuse_last_task_id": True,
         "continue_last_task": False,
         "output_uri": None,
-        "auto_connect_arg_parser": True,
     }
 
     with pytest.raises(ConfigurationError, match=f"{next(iter(asked))}=.*not supported yet"):
@@ -81,13 +79,11 @@ def test_an_argument_of_a_missing_feature_is_refused_and_named(asked: dict[str, 
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize("parser", [True, False, {}])
-def test_values_that_ask_for_nothing_are_accepted(reuse: bool, parser: object) -> None:
+def test_values_that_ask_for_nothing_are_accepted(reuse: bool) -> None:
     options.refuse_unsupported(
         reuse_last_task_id=reuse,
         continue_last_task=False,
         output_uri=None,
-        auto_connect_arg_parser=parser,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from telemetry.collectors.arguments import ArgumentCollector
 from telemetry.collectors.models import Frameworks, ModelCollector
 from telemetry.events import TaskHeader
 from telemetry.pipeline import Pipeline
@@ -17,6 +18,7 @@ from telemetry.protocols import Collector, Sink
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.destination import Destination, choose_destination
 from telemetry.sdk.disabled import DisabledPipeline
+from telemetry.sdk.masking import mask_argument
 from telemetry.sdk.membership import Membership, shareable_urls
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.options import choose_resource_interval_s, choose_streams
@@ -24,7 +26,7 @@ from telemetry.sdk.plugins import InstalledCollectors
 from telemetry.settings import Settings
 from telemetry.storage import Target
 
-__all__ = ["Launch", "Request", "prepare"]
+__all__ = ["Launch", "Request", "framework_is_on", "prepare"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Request:
     streams: bool | Mapping[str, bool] = True
     resources: bool | Mapping[str, Any] = True
     frameworks: Frameworks = True
+    arguments: bool | Mapping[str, bool] = True
     strict: bool | None = None
 
 
@@ -57,6 +60,7 @@ class Launch:
     settings: Settings
     pipeline: Pipeline | DisabledPipeline
     models: ModelCollector
+    arguments: ArgumentCollector
     announcer: Announcer
     membership: Membership
     urls: tuple[str, ...] = ()
@@ -101,7 +105,12 @@ def prepare(
         asked = membership.urls
     destination = choose_destination(asked, settings, task_id=header.task_id)
     models = ModelCollector(request.frameworks)
-    collectors = _collectors(request, settings, models, resources=membership.samples_machine)
+    arguments = _argument_collector(request, membership)
+    collectors = [
+        *_collectors(request, settings, models, resources=membership.samples_machine),
+        arguments,
+        *request.collectors,
+    ]
     # Before any stream is captured: our own lines are not part of the program's output.
     announcer = Announcer(quiet=settings.quiet)
     if destination is None:
@@ -110,6 +119,7 @@ def prepare(
             settings=settings,
             pipeline=DisabledPipeline(),
             models=models,
+            arguments=arguments,
             announcer=announcer,
             membership=membership,
         )
@@ -122,6 +132,7 @@ def prepare(
             header, sinks=sinks, collectors=collectors, settings=settings, joined=follows, on_child=on_child
         ),
         models=models,
+        arguments=arguments,
         announcer=announcer,
         membership=membership,
         urls=shareable_urls(destination.urls),
@@ -149,4 +160,23 @@ def _collectors(request: Request, settings: Settings, models: ModelCollector, *,
         from telemetry.collectors.resources import ResourceCollector
 
         chosen.append(ResourceCollector(interval_s))
-    return [*chosen, models, *request.collectors]
+    return [*chosen, models]
+
+
+def _argument_collector(request: Request, membership: Membership) -> ArgumentCollector:
+    """Return the collector of the program's arguments; of many processes the leading one records them."""
+    if not membership.leads:
+        return ArgumentCollector(False, hydra=False, absl=False, mask=mask_argument)
+    return ArgumentCollector(
+        request.arguments,
+        hydra=framework_is_on(request.frameworks, "hydra"),
+        absl=framework_is_on(request.frameworks, "tfdefines"),
+        mask=mask_argument,
+    )
+
+
+def framework_is_on(frameworks: Frameworks, name: str) -> bool:
+    """Return whether auto_connect_frameworks leaves a framework on: a missing name is, and an empty dict is all off."""
+    if isinstance(frameworks, Mapping):
+        return bool(frameworks) and bool(frameworks.get(name, True))
+    return bool(frameworks)

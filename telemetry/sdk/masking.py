@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["MASK", "mask_command", "mask_environment", "mask_url"]
+__all__ = ["MASK", "mask_argument", "mask_command", "mask_environment", "mask_url"]
 
 MASK = "***"
 
@@ -60,6 +61,20 @@ def mask_environment(variables: Mapping[str, str]) -> dict[str, str]:
         name: (MASK if value else "") if _is_secret(name) else _SECRET_VALUE.sub(MASK, mask_url(value))
         for name, value in variables.items()
     }
+
+
+def mask_argument(name: str, value: Any) -> Any:
+    """Return a parsed argument as it may be recorded: the value of a secret-looking name, and secrets in texts, masked.
+
+    Switches, and what is empty, have nothing to hide.
+    """
+    if _is_secret(name.rpartition("/")[2]):
+        return value if value is None or isinstance(value, bool) or value in ("", [], ()) else MASK
+    if isinstance(value, str):
+        return _SECRET_VALUE.sub(MASK, mask_url(value))
+    if type(value) in (list, tuple):
+        return type(value)(mask_argument("", item) for item in value)
+    return value
 
 
 def mask_url(text: str) -> str:

@@ -128,7 +128,6 @@ def refuse_unsupported(
     reuse_last_task_id: Any,
     continue_last_task: Any,
     output_uri: Any,
-    auto_connect_arg_parser: Any,
 ) -> None:
     """Refuse a value that asks for a feature which this version does not have.
 
@@ -144,10 +143,6 @@ def refuse_unsupported(
             "output_uri",
             output_uri,
             "saved models are recorded by path and stay where they are; leave it out",
-        )
-    if not isinstance(auto_connect_arg_parser, bool) and auto_connect_arg_parser:
-        raise _unsupported(
-            "auto_connect_arg_parser", auto_connect_arg_parser, "no parser is recorded yet; leave it out"
         )
 
 

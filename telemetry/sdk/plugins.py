@@ -35,7 +35,7 @@ BUILT_IN_SINKS = {
     "zip": "telemetry.sinks.local_zip:open_sink",
     "stdout": "telemetry.sinks.stdout:open_sink",
 }
-BUILT_IN_COLLECTORS = ("console", "resources", "models")
+BUILT_IN_COLLECTORS = ("console", "resources", "models", "arguments")
 
 # Importing importlib.metadata takes 40 ms of the GIL: after Task.init and the pipeline's own imports, not beside them.
 LOOK_AFTER_S = 0.3

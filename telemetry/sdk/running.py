@@ -57,6 +57,7 @@ class Running:
         self.record = Record(self.emit)
         self.connected = Connected(self.record, watch=launched.destination is not None)
         self.uploads = self._make_uploads(launched)
+        launched.arguments.write_to(self.record.change_sections)
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}
         self._part = part

@@ -71,8 +71,10 @@ class Task(TaskConfiguration, TaskParameters, TaskOffline):
             project_name: "a/b" is project b inside a. Default: "Untitled".
             task_name: default: the program's file name without its extension.
             task_type: one of `options.TASK_TYPES`; default "training".
-            reuse_last_task_id, continue_last_task, output_uri, auto_connect_arg_parser: of features that are
-                not built yet; their defaults and False are accepted.
+            reuse_last_task_id, continue_last_task, output_uri: of features that are not built yet; their
+                defaults and False are accepted.
+            auto_connect_arg_parser: record what argument parsers parse, before or after this call; a dict gives
+                argument -> bool, a missing one is on unless "*" is False; False and {} are off.
             auto_connect_frameworks: record saved models; a dict gives framework -> bool or wildcards, and
                 a missing framework is on.
             auto_resource_monitoring: sample CPU, memory and so on; a dict sets {"interval_s": seconds}.
@@ -89,7 +91,6 @@ class Task(TaskConfiguration, TaskParameters, TaskOffline):
             reuse_last_task_id=reuse_last_task_id,
             continue_last_task=continue_last_task,
             output_uri=output_uri,
-            auto_connect_arg_parser=auto_connect_arg_parser,
         )
         with current.lock:
             running = current.task
@@ -107,6 +108,7 @@ class Task(TaskConfiguration, TaskParameters, TaskOffline):
                 streams=auto_connect_streams,
                 resources=auto_resource_monitoring,
                 frameworks=auto_connect_frameworks,
+                arguments=auto_connect_arg_parser,
                 strict=strict,
             )
             lineage = lineage_of_this_process()
@@ -154,6 +156,7 @@ class Task(TaskConfiguration, TaskParameters, TaskOffline):
                 streams=False,
                 resources=False,
                 frameworks=False,
+                arguments=False,
             )
             try:
                 return cls._begin(request, join(lineage, os.environ), hooks=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -152,7 +153,16 @@ class TaskParameters(TaskBase):
         return connected_thing
 
     def _connect_parser(self, thing: Any, name: str | None) -> bool:
-        return False
+        """Record an argparse parser; False if it is none."""
+        argparse = sys.modules.get("argparse")
+        if argparse is None or not isinstance(thing, argparse.ArgumentParser):
+            return False
+        if self._running is None:
+            raise ConfigurationError(
+                "a parser is connected in the program that runs the task; this one is another's. Nothing was changed"
+            )
+        self._running.launched.arguments.connect(thing, name or "Args")
+        return True
 
     # ---- user properties ---------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,47 @@ def test_user_properties_can_be_changed_after_the_task_has_ended(server_way: Way
     assert read.delete_user_properties("added")
     read.reload()
     assert read.get_user_properties(value_only=True) == {"backbone": "greater"}
+
+
+# ---- Argument Parsers --------------------------------------------------------------------------------
+
+
+def parse() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--Example_1", type=int, default=1)
+    parser.add_argument("--Example_2", default=None)
+    parser.add_argument("--Example_3", nargs="+", type=float, default=[0.5])
+    parser.parse_args(["--Example_1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("auto_connect_arg_parser", "expected"),
+    [
+        (True, {"Args/Example_1": 2, "Args/Example_2": None, "Args/Example_3": [0.5]}),
+        (False, {}),
+        ({"Example_1": False}, {"Args/Example_2": None, "Args/Example_3": [0.5]}),
+        ({"Example_2": True, "*": False}, {"Args/Example_2": None}),
+        ({}, {}),
+    ],
+)
+def test_argument_parsers(way: Way, auto_connect_arg_parser: Any, expected: dict[str, Any]) -> None:
+    task = way.init(project_name="examples", task_name="parsers", auto_connect_arg_parser=auto_connect_arg_parser)
+    parse()
+    assert task.get_parameters(cast=True) == expected
+    assert way.read(task).get_parameters(cast=True) == expected
+
+
+def test_connecting_a_parser(way: Way) -> None:
+    task = way.init(project_name="examples", task_name="parsers", auto_connect_arg_parser=False)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=float, default=0.1, help="the rate")
+
+    assert task.connect(parser) is parser
+    assert task.get_parameters() == {"Args/lr": "0.1"}
+    parser.parse_args(["--lr", "0.5"])
+
+    read = way.read(task)
+    assert read.get_parameter("Args/lr", cast=True) == 0.5
+    assert read._section("parameters")["Args/lr"]["description"] == "the rate"
+    with pytest.raises(ConfigurationError, match="the program that runs the task"):
+        read.connect(parser)
