@@ -526,3 +526,26 @@ def test_statuses_that_follow_from_silence_have_words_and_colours(url: str, open
     expect(badge).to_have_text("lost")
     assert badge.get_attribute("data-tone") == "bad"
     assert "killed" in badge.get_attribute("title")
+
+
+def test_points_that_a_later_attempt_reports_anew_are_shown_on_demand(url: str, open_page: OpenPage) -> None:
+    # given a job that came to step 20 and was started again from step 10
+    minute, now = 60_000_000_000, time.time_ns()
+    first = Writer(url, TASK, rank=0).at(now - minute)
+    first.task().scalars("loss", "train", [1.0] * 20).flush()
+    second = Writer(url, TASK, rank=0).at(now - minute // 2)
+    second._writer_id = b"another attempt "
+    second.record("task", {"attempt": 2})
+    second.record("writers", {"a" * 32: {"attempt": 2, "started_unix_ns": now - minute // 2}})
+    second.scalars("loss", "train", [2.0] * 20, first=10).flush()
+    page = open_page(f"/tasks/{TASK}")
+    # then the chart goes on from one to the other
+    wait_for_points(page, "loss", 30)
+    assert drawn_points(page, "loss") == 30
+    # when all attempts are asked for
+    page.get_by_role("button", name="All attempts").click()
+    # then both are there, after a reload too
+    wait_for_points(page, "loss", 40)
+    page.reload()
+    wait_for_points(page, "loss", 40)
+    expect(page.get_by_role("button", name="All attempts")).to_have_attribute("aria-pressed", "true")

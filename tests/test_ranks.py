@@ -352,7 +352,10 @@ import os, signal, sys
 from telemetry import Task
 task = Task.init("jobs", "long", auto_connect_streams=False, auto_resource_monitoring=False)
 attempt = int(os.environ["SLURM_RESTART_COUNT"])
-task.get_logger().report_scalar("loss", "train", 1.0, attempt)
+# From a checkpoint that is two steps old.
+for step in range(max(0, 8 * attempt - 2), 8 * attempt + 8):
+    task.get_logger().report_scalar("loss", "train", float(attempt), step)
+task.flush()
 print(task.id, flush=True)
 if attempt < 3:
     signal.pause()
@@ -386,7 +389,14 @@ def test_a_requeued_job_is_one_task_with_many_attempts_and_preempted_between(tmp
         record = http.get(f"/tasks/{task['id']}")["record"]
         assert record["task"]["attempt"] == 4
         assert sorted(entry.get("attempt", 1) for entry in record["writers"].values()) == [1, 2, 3, 4]
-        assert task["points"] == 4
+        # and the chart goes from each attempt to the next, while all that was reported is kept
+        assert task["points"] == 8 + 3 * 10
+        (series,) = http.get(f"/tasks/{task['id']}/series?kind=scalar")["series"]
+        points = f"/tasks/{task['id']}/points?series={series['id']}"
+        (shown,) = http.get(points)["series"]
+        assert shown["x"] == list(range(32))
+        assert shown["y"] == [0.0] * 6 + [1.0] * 8 + [2.0] * 8 + [3.0] * 10
+        assert http.get(f"{points}&attempts=all")["series"][0]["count"] == 38
 
 
 def test_a_second_task_of_one_name_in_one_rank_is_another_one(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ async def series(request: web.Request) -> web.Response:
 
 
 async def points(request: web.Request) -> web.Response:
-    """`GET /tasks/{id}/points?series=1,2&x=iteration|time&from=&to=&max_samples=2000&half_life=`."""
+    """`GET /tasks/{id}/points?series=1,2&x=iteration|time&from=&to=&max_samples=2000&half_life=&attempts=last|all`."""
     task_id = _task_id(request)
     wanted = integers(request, "series", most=_MAX_SERIES)
     query = _points_query(request)
@@ -117,7 +117,7 @@ async def points(request: web.Request) -> web.Response:
 
 
 async def bands(request: web.Request) -> web.Response:
-    """`GET /tasks/{id}/bands?series=1,2&x=iteration|time&from=&to=&max_samples=2000`: each over all of its ranks."""
+    """`GET /tasks/{id}/bands?series=1,2&x=&from=&to=&max_samples=2000&attempts=`: each over all of its ranks."""
     task_id = _task_id(request)
     wanted = integers(request, "series", most=_MAX_SERIES)
     query = _points_query(request)
@@ -147,6 +147,7 @@ def _points_query(request: web.Request) -> PointsQuery:
         high=None if high is None else ((math.floor(high) + 1) * _NS_PER_MS - 1 if by_time else math.floor(high)),
         max_samples=samples or _DEFAULT_SAMPLES,
         half_life=None if half_life is None else half_life * (_NS_PER_MS if by_time else 1),
+        all_attempts=choice(request, "attempts", ("last", "all")) == "all",
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection
 
+from telemetry.server.store.attempts import Cut
 from telemetry.server.store.chunks import FloatArray, IntArray
 from telemetry.server.store.points import PointsQuery, Summary, query_summary
 from telemetry.server.store.sampling import bucket_edges
@@ -38,10 +39,10 @@ class Band:
     high: FloatArray
 
 
-def query_band(connection: Connection, series: Sequence[int], query: PointsQuery) -> Band:
-    """Return the band over these series; reads a consistent state within `connection`'s transaction."""
+def query_band(connection: Connection, series: Sequence[int], query: PointsQuery, cuts: Sequence[Cut] = ()) -> Band:
+    """Return the band over these series, without what `cuts` hide; reads a consistent state within its transaction."""
     share = BAND_POINTS // max(1, len(series))
-    return band_over([query_summary(connection, one, query, share) for one in series], query)
+    return band_over([query_summary(connection, one, query, share, cuts) for one in series], query)
 
 
 def band_over(parts: Sequence[Summary], query: PointsQuery) -> Band:

@@ -8,6 +8,7 @@ of the chunks that its ends cut through.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, select
 
 from telemetry.server.store import schema
+from telemetry.server.store.attempts import Cut, visible
 from telemetry.server.store.chunks import (
     CELL_DTYPE,
     FloatArray,
@@ -48,6 +50,7 @@ class PointsQuery:
         low, high: inclusive, in x; None for no bound.
         max_samples: at most this many samples a series, >= 2.
         half_life: of the smoothing, in x; None for none.
+        all_attempts: also the points that a later attempt of the job has reported anew.
     """
 
     by_time: bool
@@ -55,6 +58,7 @@ class PointsQuery:
     high: int | None
     max_samples: int
     half_life: float | None = None
+    all_attempts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +85,14 @@ class SeriesPoints:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A sealed chunk without its columns; `lowest` and `highest` are in x."""
+    """A sealed chunk without its columns; `lowest` and `highest` are in x. `mixed`: some of its points are hidden."""
 
     id: int
     size: int
     non_finite: int
     lowest: int
     highest: int
+    mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +108,12 @@ class _Samples:
         return _Samples(self.x[first:last], self.values[first:last])
 
 
-def query_points(connection: Connection, series: int, query: PointsQuery) -> SeriesPoints:
-    """Answer for one series; reads a consistent state within `connection`'s transaction."""
+def query_points(connection: Connection, series: int, query: PointsQuery, cuts: Sequence[Cut] = ()) -> SeriesPoints:
+    """Answer for one series, without what `cuts` hide; reads a consistent state within `connection`'s transaction."""
     low = _INT64_MIN if query.low is None else _clamp(query.low)
     high = _INT64_MAX if query.high is None else _clamp(query.high)
     warm_low = _warm_up(low, query.half_life) if query.low is not None else low
-    rows = _chunks(connection, series, query.by_time, warm_low, high)
+    rows = _chunks(connection, series, query.by_time, warm_low, high, cuts)
     tail = _read_tail(connection, series)
     held = sum(row.size for row in rows) + len(tail)
     if held > RAW_POINTS and warm_low < low:
@@ -117,9 +122,9 @@ def query_points(connection: Connection, series: int, query: PointsQuery) -> Ser
         if sum(row.size for row in needed) + len(tail) <= RAW_POINTS:
             rows, warm_low, held = needed, low, RAW_POINTS
     if held <= RAW_POINTS:
-        points = concat_points([*_read_chunks(connection, rows), tail])
+        points = visible(concat_points([*_read_chunks(connection, rows), tail]), cuts)
         return _from_points(_sorted(points, query.by_time), query, low, high, warm_low)
-    return _from_cells(connection, rows, tail, query, low, high)
+    return _from_cells(connection, rows, tail, query, low, high, cuts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +146,21 @@ class Summary:
     exact: bool
 
 
-def query_summary(connection: Connection, series: int, query: PointsQuery, max_points: int) -> Summary:
+def query_summary(
+    connection: Connection, series: int, query: PointsQuery, max_points: int, cuts: Sequence[Cut] = ()
+) -> Summary:
     """Return what a band over several series is made of; points while they are at most `max_points`."""
     low = _INT64_MIN if query.low is None else _clamp(query.low)
     high = _INT64_MAX if query.high is None else _clamp(query.high)
-    rows = _chunks(connection, series, query.by_time, low, high)
+    rows = _chunks(connection, series, query.by_time, low, high, cuts)
     tail = _read_tail(connection, series)
     whole: list[_Chunk] = []
     if sum(row.size for row in rows) + len(tail) > max_points:
-        whole = [row for row in rows if row.lowest >= low and row.highest <= high]
+        whole = [row for row in rows if row.lowest >= low and row.highest <= high and not row.mixed]
     held = {row.id for row in whole}
-    points = concat_points([*_read_chunks(connection, [row for row in rows if row.id not in held]), tail])
+    points = visible(
+        concat_points([*_read_chunks(connection, [row for row in rows if row.id not in held]), tail]), cuts
+    )
     raw = _sorted(points, query.by_time).between(low, high)
     kept = np.isfinite(raw.values)
     x, values = raw.x[kept], raw.values[kept]
@@ -213,13 +222,21 @@ def _from_points(samples: _Samples, query: PointsQuery, low: int, high: int, war
 
 
 def _from_cells(
-    connection: Connection, rows: list[_Chunk], tail: Points, query: PointsQuery, low: int, high: int
+    connection: Connection,
+    rows: list[_Chunk],
+    tail: Points,
+    query: PointsQuery,
+    low: int,
+    high: int,
+    cuts: Sequence[Cut],
 ) -> SeriesPoints:
     rows = [row for row in rows if row.highest >= low]
-    whole = [row for row in rows if row.lowest >= low and row.highest <= high]
-    cut = [row for row in rows if not (row.lowest >= low and row.highest <= high)]
+    whole = [row for row in rows if row.lowest >= low and row.highest <= high and not row.mixed]
+    held = {row.id for row in whole}
     overview = _overview(connection, whole)
-    points = concat_points([*_read_chunks(connection, cut), tail])
+    points = visible(
+        concat_points([*_read_chunks(connection, [row for row in rows if row.id not in held]), tail]), cuts
+    )
     raw = _sorted(points, query.by_time).between(low, high)
     if not whole:
         # Points far out of order: every chunk reaches over an end of the range.
@@ -293,7 +310,10 @@ def _sorted(points: Points, by_time: bool) -> _Samples:
 # -- reading the store
 
 
-def _chunks(connection: Connection, series: int, by_time: bool, low: int, high: int) -> list[_Chunk]:
+def _chunks(
+    connection: Connection, series: int, by_time: bool, low: int, high: int, cuts: Sequence[Cut]
+) -> list[_Chunk]:
+    """Return the chunks that reach into the range, but for those of which all points are hidden."""
     columns = schema.chunks.c
     lowest = (columns.lowest_time if by_time else columns.lowest_iteration).label("lowest")
     highest = (columns.highest_time if by_time else columns.highest_iteration).label("highest")
@@ -302,7 +322,17 @@ def _chunks(connection: Connection, series: int, by_time: bool, low: int, high: 
         .where(columns.series == series, lowest <= high, highest >= low)
         .order_by(columns.id)
     )
-    return [_Chunk(*row) for row in connection.execute(query)]
+    if not cuts:
+        return [_Chunk(*row) for row in connection.execute(query)]
+    spans = query.add_columns(
+        columns.lowest_time, columns.highest_time, columns.lowest_iteration, columns.highest_iteration
+    )
+    found = []
+    for *row, first, last, lowest_iteration, highest_iteration in connection.execute(spans):
+        touching = [cut for cut in cuts if first < cut.time and highest_iteration >= cut.iteration]
+        if not any(last < cut.time and lowest_iteration >= cut.iteration for cut in touching):
+            found.append(replace(_Chunk(*row), mixed=bool(touching)))
+    return found
 
 
 def _read_chunks(connection: Connection, rows: list[_Chunk]) -> list[Points]:

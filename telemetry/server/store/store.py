@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, select
 
 from telemetry.disk import make_private_folder
 from telemetry.server.store import export, reads, schema, status
+from telemetry.server.store.attempts import Cut, cuts_by_series
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
@@ -194,7 +195,8 @@ class Store:
             for identifier in series:
                 if identifier not in found:
                     raise NotFound(f"task {task_id} has no series {identifier}")
-            return [(identifier, query_points(connection, identifier, query)) for identifier in series]
+            cuts = _cuts(connection, task, series, query)
+            return [(one, query_points(connection, one, query, cuts.get(one, ()))) for one in series]
 
     def bands(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, Band]]:
         """Return, for each of these series, the band over all ranks of it, from one state of the store.
@@ -204,9 +206,10 @@ class Store:
         """
         with self._database.snapshot() as connection:
             task = reads.task_row_id(connection, task_id)
+            cuts = _cuts(connection, task, series, query)
             return [
-                (identifier, query_band(connection, reads.ranks_of_series(connection, task, identifier), query))
-                for identifier in series
+                (one, query_band(connection, reads.ranks_of_series(connection, task, one), query, cuts.get(one, ())))
+                for one in series
             ]
 
     def console(self, task_id: str, query: ConsoleQuery) -> dict[str, Any]:
@@ -240,6 +243,10 @@ class Store:
         """Return the task's record, single values and models, with times in ns."""
         with self._database.snapshot() as connection:
             return export.read_events(connection, task_id)
+
+
+def _cuts(connection: Connection, task: int, series: Sequence[int], query: PointsQuery) -> Mapping[int, Sequence[Cut]]:
+    return {} if query.all_attempts else cuts_by_series(connection, task, series)
 
 
 def _read_ranges(connection: Connection, writer_id: bytes) -> Ranges:

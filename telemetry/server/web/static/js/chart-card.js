@@ -101,10 +101,10 @@ export class ChartCard {
     this.abort.abort();
     this.abort = new AbortController();
     this.stale = false;
-    const { x, halfLife } = this.host.settings();
+    const { x, halfLife, allAttempts } = this.host.settings();
     const { signal } = this.abort;
     try {
-      const found = await this.#fetch({ x, ...this.#range() }, halfLife, signal);
+      const found = await this.#fetch({ x, ...this.#range(), ...(allAttempts && { attempts: "all" }) }, halfLife, signal);
       if (signal.aborted) return;
       this.found = found;
       this.#say("");

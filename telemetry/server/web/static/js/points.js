@@ -7,7 +7,8 @@ const MAX_IDS = 100; // what the API answers in one request
 const MAX_IN_FLIGHT = 3; // a browser has six connections to a server, and the live feed holds one
 
 /**
- * @typedef {{x: "iteration" | "time", from?: number, to?: number, max_samples: number, half_life?: number, bands?: boolean}} Range
+ * @typedef {{x: "iteration" | "time", from?: number, to?: number, max_samples: number, half_life?: number,
+ *   attempts?: "all", bands?: boolean}} Range
  * @typedef {{id: number, count: number, exact: boolean, x: number[], y: (number | null)[], smooth: (number | null)[] | null,
  *   non_finite: [number, string][], non_finite_count: number, mean?: number[], low?: number[], high?: number[]}} PointsOf
  * @typedef {{ids: number[], signal: AbortSignal, resolve: (points: Map<number, PointsOf>) => void, reject: (error: unknown) => void}} Ask

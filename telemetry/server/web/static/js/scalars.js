@@ -26,11 +26,12 @@ export class Scalars {
     this.x = /** @type {"iteration" | "time"} */ (given.get("x") === "time" ? "time" : "iteration");
     this.log = given.get("log") === "1";
     this.smoothing = Math.min(POSITIONS - 1, Math.max(0, Number.parseInt(given.get("smoothing") ?? "", 10) || 0));
+    this.allAttempts = given.get("attempts") === "all";
     this.views = new Map();
     this.table = new SeriesTable(taskId, "scalar", () => this.#showCharts(), onError);
     this.host = {
       points, table: this.table,
-      settings: () => ({ x: this.x, log: this.log, halfLife: halfLife(this.smoothing, this.x) }),
+      settings: () => ({ x: this.x, log: this.log, halfLife: halfLife(this.smoothing, this.x), allAttempts: this.allAttempts }),
       viewOf: (key) => this.views.get(key) ?? this.views.set(key, freshView()).get(key),
       openFull: (group) => openFull(group, this.host, () => this.grid.reload()),
     };
@@ -56,6 +57,11 @@ export class Scalars {
     this.refreshValues();
   }
 
+  /** A job that was started again has points of earlier attempts, which can be shown too. */
+  setTask(record) {
+    byId("attempts").hidden = record?.task?.attempt === undefined;
+  }
+
   #listen() {
     input("smoothing").max = String(POSITIONS - 1);
     const reload = debounce(() => this.grid.reload(), 80);
@@ -72,12 +78,19 @@ export class Scalars {
     input("chart-search").value = this.search;
     input("chart-search").addEventListener("input", search);
     for (const x of /** @type {const} */ (["iteration", "time"])) byId(`x-${x}`).addEventListener("click", () => this.#chooseX(x));
+    byId("attempts").addEventListener("click", () => this.#toggleAttempts());
     byId("log-y").addEventListener("click", () => {
       this.log = !this.log;
       for (const view of this.views.values()) Object.assign(view, { log: null, yRange: null });
       this.#changed();
       this.grid.redraw();
     });
+  }
+
+  #toggleAttempts() {
+    this.allAttempts = !this.allAttempts;
+    this.#changed();
+    this.grid.reload();
   }
 
   #chooseX(x) {
@@ -95,6 +108,7 @@ export class Scalars {
     put("charts", this.search);
     put("x", this.x === "time" ? "time" : "");
     put("log", this.log ? "1" : "");
+    put("attempts", this.allAttempts ? "all" : "");
     put("smoothing", this.smoothing ? String(this.smoothing) : "");
     const text = given.toString();
     history.replaceState(null, "", `${location.pathname}${text ? `?${text}` : ""}${location.hash}`);
@@ -108,6 +122,7 @@ export class Scalars {
     input("smoothing").setAttribute("aria-valuetext", text);
     for (const x of ["iteration", "time"]) byId(`x-${x}`).setAttribute("aria-pressed", String(this.x === x));
     byId("log-y").setAttribute("aria-pressed", String(this.log));
+    byId("attempts").setAttribute("aria-pressed", String(this.allAttempts));
   }
 
   #showCharts() {

@@ -1,0 +1,120 @@
+"""Attempts: which points of a requeued or restarted job a later attempt has taken the place of.
+
+A job that starts again goes on from its last checkpoint, and reports the steps after it a second time. So of each
+series the points from before an attempt's start and from its first iteration on are hidden. Nothing is stored for it:
+when each attempt started stands in the record, and the rest follows from the points, in whatever order they came.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+from sqlalchemy import Connection, select
+
+from telemetry.events import INT64_MAX, INT64_MIN
+from telemetry.server.store import schema
+from telemetry.server.store.chunks import IntArray, Points, unpack
+
+__all__ = ["Cut", "cuts_by_series", "visible"]
+
+# Row ids per query; SQLite takes 32,766.
+_IN_LIST = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Points from before `time` (Unix ns) are hidden from `iteration` on: a later attempt reports them anew."""
+
+    time: int
+    iteration: int
+
+
+def visible(points: Points, cuts: Sequence[Cut]) -> Points:
+    """Return the points that no cut hides."""
+    hidden = np.zeros(len(points), np.bool_)
+    for cut in cuts:
+        hidden |= (points.times < cut.time) & (points.iterations >= cut.iteration)
+    return points.take(np.flatnonzero(~hidden)) if hidden.any() else points
+
+
+def cuts_by_series(connection: Connection, task: int, series: Sequence[int]) -> dict[int, list[Cut]]:
+    """Return the cuts of those of these series that have some.
+
+    An attempt's first iteration is that of its first rank: a rank that is not there any more is cut as the others are.
+    """
+    starts = _starts(connection, task)
+    if not starts:
+        return {}
+    columns = schema.series.c
+    wanted = select(columns.metric).where(columns.task == task, columns.id.in_(series))
+    query = select(columns.metric, columns.id).where(columns.task == task, columns.metric.in_(wanted))
+    ranks: dict[int, list[int]] = {}
+    for metric, identifier in connection.execute(query):
+        ranks.setdefault(metric, []).append(identifier)
+    found: dict[int, list[Cut]] = {}
+    for identifiers in ranks.values():
+        if cuts := _cuts(connection, identifiers, starts):
+            found.update(dict.fromkeys(identifiers, cuts))
+    return found
+
+
+def _starts(connection: Connection, task: int) -> list[int]:
+    """Return when each attempt but the first began, Unix ns, ascending; by the entries of its processes."""
+    columns = schema.records.c
+    query = select(columns.value).where(columns.task == task, columns.value.is_not(None))
+    # Written by an attempt that is not the first: nearly all tasks have none, and some have thousands of writers.
+    if connection.execute(query.where(columns.section == "task", columns.key == "attempt")).first() is None:
+        return []
+    begins: dict[tuple[int, int], int] = {}
+    for value in connection.execute(query.where(columns.section == "writers")).scalars():
+        entry = msgpack.unpackb(value, strict_map_key=False)
+        if not isinstance(entry, dict):
+            continue
+        attempt, restarts = _whole(entry.get("attempt"), 1), _whole(entry.get("restarts"), 0)
+        started = _whole(entry.get("started_unix_ns"), 0)
+        if started > 0 and (attempt > 1 or restarts > 0):
+            begins[attempt, restarts] = min(started, begins.get((attempt, restarts), started))
+    return sorted(set(begins.values()))
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    """Return an int64 as it is; whoever reports a record may report anything in it."""
+    return value if type(value) is int and INT64_MIN <= value <= INT64_MAX else otherwise
+
+
+def _cuts(connection: Connection, series: Sequence[int], starts: Sequence[int]) -> list[Cut]:
+    """Find the lowest iteration that each attempt has reported of a metric; chunks of one attempt are not unpacked."""
+    lowest = np.full(len(starts), INT64_MAX, np.int64)
+    reported = np.zeros(len(starts), np.bool_)
+
+    def note(iterations: IntArray, times: IntArray) -> None:
+        attempts = np.searchsorted(starts, times, side="right") - 1
+        later = attempts >= 0
+        np.minimum.at(lowest, attempts[later], iterations[later])
+        reported[attempts[later]] = True
+
+    for begin in range(0, len(series), _IN_LIST):
+        some = series[begin : begin + _IN_LIST]
+        mixed = []
+        columns = schema.chunks.c
+        query = select(columns.id, columns.lowest_time, columns.highest_time, columns.lowest_iteration).where(
+            columns.series.in_(some), columns.highest_time >= starts[0]
+        )
+        for identifier, first, last, iteration in connection.execute(query):
+            if bisect_right(starts, first) == bisect_right(starts, last):
+                note(np.array([iteration], np.int64), np.array([first], np.int64))
+            else:
+                mixed.append(identifier)
+        data, tails = schema.chunk_data.c, schema.tails.c
+        for at in range(0, len(mixed), _IN_LIST):
+            packed = select(data.data).where(data.chunk.in_(mixed[at : at + _IN_LIST]))
+            for points in map(unpack, connection.execute(packed).scalars()):
+                note(points.iterations, points.times)
+        for points in map(unpack, connection.execute(select(tails.data).where(tails.series.in_(some))).scalars()):
+            note(points.iterations, points.times)
+    return [Cut(start, int(lowest[number])) for number, start in enumerate(starts) if reported[number]]
