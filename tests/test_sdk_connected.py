@@ -20,6 +20,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from sdk_support import only_session, read_story, run_program
 
 from telemetry import Task
 from telemetry.errors import ConfigurationError
@@ -533,3 +534,33 @@ def test_a_change_that_cannot_be_sent_is_heard_of() -> None:
     params["b"] = 3
     connected.settle()
     assert [(change.key, value_of(change.value)) for change in sent[1:]] == [("General/b", 3), ("General/a", 2)]
+
+
+def test_what_was_set_more_than_a_moment_ago_survives_a_kill(state_dir: Path) -> None:
+    """Parameters, connected dicts and objects of a program that is killed."""
+    source = """
+        import os, signal
+        from telemetry import Task
+
+        class Model:
+            def __init__(self):
+                self.layers = 3
+
+        task = Task.init("p", "n", auto_resource_monitoring=False, auto_connect_streams=False)
+        model = task.connect(Model(), name="Model")
+        params = task.connect({"lr": 0.1, "nest": {"a": 1}})
+        params["nest"]["a"] = 2
+        model.layers = 5
+        task.set_user_properties(stage="begun")
+        assert task.flush()
+        params["lr"] = float("nan")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = run_program(source, state_dir)
+    assert done.returncode == -9, done.stderr
+
+    record = read_story(only_session(state_dir)).record
+    kept = {name: value_of(kept) for name, kept in record["parameters"].items()}
+    kept.pop("General/lr")
+    assert kept == {"Model/layers": 5, "General/nest/a": 2}
+    assert value_of(record["properties"]["stage"]) == "begun"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -431,3 +432,38 @@ def test_connecting_a_parser(way: Way) -> None:
     assert read._section("parameters")["Args/lr"]["description"] == "the rate"
     with pytest.raises(ConfigurationError, match="the program that runs the task"):
         read.connect(parser)
+
+
+# ---- our own page ------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "sdk" / "configuration.md"
+
+
+def test_the_samples_of_our_page_run_as_they_stand(way: Way) -> None:
+    file = Path("path/to/configuration/file.yaml")
+    file.parent.mkdir(parents=True)
+    file.write_text("lr: 0.1\n")
+    task = way.init(project_name="examples", task_name="docs")
+    samples = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+    names: dict[str, Any] = {"task": task}
+    for sample in samples:
+        exec(compile(sample, str(PAGE), "exec"), names)
+
+    assert len(samples) == 4
+    read = way.read(task)
+    assert read.get_parameters(cast=True) == {
+        "Args/epochs": 7,
+        "General/lr": 0.5,
+        "General/decay": 0.001,
+        "General/name": "Erik",
+        "General/age": 6,
+        "Training/epochs": 3,
+        "Training/lr": 0.2,
+        "properties/backbone": "great",
+        "properties/layers": 5,
+        "properties/dropout": 0.1,
+        "properties/head": "mlp",
+        "properties/stage": "final",
+    }
+    assert read.get_configuration_object("yaml file") == "lr: 0.1\n"
