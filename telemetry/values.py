@@ -20,6 +20,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -40,6 +41,7 @@ __all__ = [
     "entry",
     "is_simple",
     "load",
+    "plain",
     "read_text",
     "store",
     "text_of",
@@ -123,7 +125,7 @@ def store(value: Any) -> tuple[Any, str]:
     Raises:
         InvalidEvent: it is nested more than about 60 deep, or holds itself.
     """
-    value = _plain(value)
+    value = plain(value)
     word = _word(value)
     packed = _pack(value, _MAX_DEPTH)
     if isinstance(packed, dict) and len(packed) == 1 and not isinstance(value, (dict, str)):
@@ -152,7 +154,7 @@ def entry(value: Any, description: str = "", word: str | None = None) -> Entry:
     Args:
         word: the type's word, where it is not the value's own type that is to be shown.
     """
-    value = _plain(value)
+    value = plain(value)
     try:
         stored, own_word = store(value)
         if word is not None and word != own_word:
@@ -184,12 +186,14 @@ def cast_text(text: str, word: str) -> Any:
     return text
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn what has an obvious plain form into it: arrays, numpy numbers, dataclasses, namespaces, mappings."""
     if value is None or isinstance(value, (bool, int, float, str, bytes, list, tuple, dict, set, frozenset)):
         return value
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
         return _plain_array(value)
+    if type(value).__module__.partition(".")[0] == "omegaconf":
+        return _plain_config(value)
     if isinstance(value, Mapping):
         return dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -198,6 +202,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, SimpleNamespace) or type(value).__name__ == "Namespace":
         return dict(vars(value))
     return value
+
+
+def _plain_config(value: Any) -> Any:
+    """Return an OmegaConf config as dicts and lists; interpolations, and what is missing ("???"), stay as written."""
+    conf: Any = sys.modules["omegaconf"].OmegaConf
+    return conf.to_container(value, resolve=False) if conf.is_config(value) else value
 
 
 def _plain_array(value: Any) -> Any:
@@ -221,7 +231,7 @@ def _word(value: Any) -> str:
         return basic
     for base in _SEQUENCES:
         if isinstance(value, _KINDS[base]):
-            words = {_basic_word(_plain(item)) for item in value}
+            words = {_basic_word(plain(item)) for item in value}
             item_word = words.pop() if len(words) == 1 else ""
             return f"{base}/{item_word}" if item_word else base
     if isinstance(value, dict):
@@ -240,7 +250,7 @@ def _basic_word(value: Any) -> str:
 
 def _pack(value: Any, depth: int) -> Any:
     """Return a value as JSON carries it, with a tag where JSON has no such type."""
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, Enum):
         return _enum_text(value)
     if value is None or isinstance(value, bool):
@@ -318,7 +328,7 @@ def _rebuilt(word: str, items: list[Any]) -> Any:
 
 def text_of(value: Any) -> str:
     """Return the string form of a value: "" for None, "True", "0.1", JSON for lists, tuples, sets and dicts."""
-    value = _plain(value)
+    value = plain(value)
     if value is None:
         return ""
     if isinstance(value, Enum):
@@ -339,7 +349,7 @@ _CODEC_TYPES = tuple(kind for kind, _, _ in _TEXT_CODECS.values())
 
 
 def _json_of(value: Any) -> Any:
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, Enum):
         return _enum_text(value)
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -414,7 +424,7 @@ def cast_like(value: Any, like: Any) -> Any:
         ValueError: it cannot be cast, as "abc" to an int.
     """
     try:
-        return value if like is None or value is None else _cast_like(value, _plain(like))
+        return value if like is None or value is None else _cast_like(value, plain(like))
     except (TypeError, ArithmeticError, binascii.Error) as error:
         raise ValueError(f"{value!r:.80} cannot be made a {type(like).__name__}: {error}") from error
 

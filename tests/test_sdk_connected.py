@@ -564,3 +564,26 @@ def test_what_was_set_more_than_a_moment_ago_survives_a_kill(state_dir: Path) ->
     kept.pop("General/lr")
     assert kept == {"Model/layers": 5, "General/nest/a": 2}
     assert value_of(record["properties"]["stage"]) == "begun"
+
+
+def test_a_config_of_omegaconf_is_followed_with_its_interpolations(task: Task) -> None:
+    conf = pytest.importorskip("omegaconf").OmegaConf
+    config = conf.create({"model": {"lr": 0.1, "half": "${model.lr}", "sizes": [1, 2]}, "data": "???"})
+    task._core.connected.overrides = {"parameters": {"General/model/sizes": entry("[3]")}}
+
+    assert task.connect(config) is config
+    assert config.model.sizes == [3]
+    task.connect_configuration(config, "whole")
+    task.connect_configuration(config.model.sizes, "list")
+    task.connect_configuration(Config(), "dataclass")
+    config.model.lr = 0.5
+    task.flush()
+
+    assert recorded(task) == {"General/model/lr": 0.5, "General/model/half": "${model.lr}", "General/data": "???"}
+    assert task.get_configuration_object_as_dict("whole") == {
+        "model": {"lr": 0.5, "half": "${model.lr}", "sizes": [3]},
+        "data": "???",
+    }
+    assert task.get_configuration_object_as_dict("list") == [3]
+    whole = {"epochs": 3, "color": "Color.RED", "optimizer": {"lr": 0.1}}
+    assert task.get_configuration_object_as_dict("dataclass") == whole

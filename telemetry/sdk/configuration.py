@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from telemetry import values
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name, clean_text
 from telemetry.sdk.connected import Connected
@@ -66,6 +67,7 @@ def configuration_entry(value: Any, description: str = "") -> dict[str, Any]:
     Raises:
         ConfigurationError: it is too large for a record.
     """
+    value = values.plain(value)
     kind = _DICTIONARY if isinstance(value, Mapping) else _LIST
     text = text_of(value)
     if len(text) <= _WRITE_AT_ONCE_CHARS:
@@ -73,7 +75,7 @@ def configuration_entry(value: Any, description: str = "") -> dict[str, Any]:
         text = _indented(text)
     made = text_entry(text, kind, description)
     if len(text) <= MAX_VALUE_BYTES:
-        made["value"] = entry(dict(value) if isinstance(value, Mapping) else list(value))["value"]
+        made["value"] = entry(value if isinstance(value, Mapping) else list(value))["value"]
     return made
 
 

@@ -169,7 +169,8 @@ class ParameterSource:
         for key, value in children_of(values):
             name = f"{prefix}/{word_of(key)}" if prefix else word_of(key)
             if children_of(value):
-                self._override(value, value, name, taken)
+                inner = owner[key] if isinstance(owner, Mapping) else getattr(owner, key)
+                self._override(inner, value, name, taken)
                 continue
             full = full_name(f"{self._prefix}/{name}")
             kept = self._connected.override_of(*place_of(full))

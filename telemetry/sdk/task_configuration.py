@@ -14,6 +14,7 @@ from telemetry.sdk import configuration as objects
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.configuration import CONFIGURATION, ConfigurationSource
 from telemetry.sdk.connected_dict import ConnectedDict, can_be_connected
+from telemetry.values import plain
 
 __all__ = ["TaskConfiguration"]
 
@@ -51,7 +52,7 @@ class TaskConfiguration(TaskBase):
         given: Any = configuration
         if isinstance(given, (str, os.PathLike)):
             result: Any = self._connect_file(given, name, description or "", kept)
-        elif isinstance(given, (Mapping, list, tuple)):
+        elif isinstance(plain(given), (Mapping, list, tuple)):
             result = self._connect_object(given, name, description or "", kept)
         else:
             raise ConfigurationError(

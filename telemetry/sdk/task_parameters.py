@@ -13,7 +13,7 @@ from telemetry.sdk.connected import ParameterSource, attributes_of, class_attrib
 from telemetry.sdk.connected_dict import ConnectedDict, can_be_connected
 from telemetry.sdk.parameters import PARAMETERS, PROPERTIES
 from telemetry.sdk.properties import names_of, properties_of, shown_property
-from telemetry.values import text_of, value_of
+from telemetry.values import plain, text_of, value_of
 
 __all__ = ["TaskParameters"]
 
@@ -134,7 +134,7 @@ class TaskParameters(TaskBase):
             root: Any = ConnectedDict(thing)
             source = ParameterSource(connected, root, lambda: root, name)
         elif isinstance(thing, Mapping):
-            root, source = thing, ParameterSource(connected, thing, lambda: thing, name)
+            root, source = thing, ParameterSource(connected, thing, lambda: plain(thing), name)
         elif isinstance(thing, type):
             root, source = thing, ParameterSource(connected, thing, lambda: class_attributes_of(thing), name)
         elif hasattr(thing, "__dict__") or hasattr(type(thing), "__slots__"):
