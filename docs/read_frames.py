@@ -26,6 +26,8 @@ FIELDS = {
     "model": ("time_unix_ns", "name", "path", "framework", "iteration", "size_bytes"),
     "value": ("time_unix_ns", "name", "value"),
     "record": ("time_unix_ns", "section", "key", "value"),
+    "plot": ("time_unix_ns", "title", "series", "iteration", "figure", "blob"),
+    "media": ("time_unix_ns", "title", "series", "iteration", "uri", "filename", "content_type", "size_bytes"),
 }
 
 

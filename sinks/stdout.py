@@ -21,7 +21,10 @@ from telemetry.errors import ConfigurationError, FrameError, SinkRejected, SinkU
 from telemetry.events import (
     Batch,
     ConsoleLine,
+    FrameEvent,
+    Media,
     ModelSaved,
+    Plot,
     RecordChange,
     SingleValue,
     TaskHeader,
@@ -163,7 +166,7 @@ def _points(batch: Batch) -> Iterator[_Item]:
         yield time_unix_ns, fields
 
 
-def _item(event: ConsoleLine | ModelSaved | SingleValue | RecordChange) -> _Item:
+def _item(event: FrameEvent) -> _Item:
     fields: dict[str, Any] = {"type": _TYPE_NAMES[type(event)]}
     for name in event.__slots__:
         if name != "time_unix_ns":
@@ -176,6 +179,8 @@ _TYPE_NAMES: dict[type, str] = {
     ModelSaved: "model",
     SingleValue: "value",
     RecordChange: "record",
+    Plot: "plot",
+    Media: "media",
 }
 
 
@@ -254,6 +259,15 @@ def _record_parts(fields: dict[str, Any]) -> list[str]:
     return [f"{fields['section']}.{fields['key']}", _json(fields["value"])]
 
 
+def _plot_parts(fields: dict[str, Any]) -> list[str]:
+    size = f"{len(fields['figure']):,} bytes" if fields["figure"] else f"blob {fields['blob']}"
+    return [f"plot {fields['title']}/{fields['series']}", f"iter {fields['iteration']}", size]
+
+
+def _media_parts(fields: dict[str, Any]) -> list[str]:
+    return [f"media {fields['title']}/{fields['series']}", f"iter {fields['iteration']}", fields["uri"]]
+
+
 _PARTS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "scalar": _scalar_parts,
     "resource": _resource_parts,
@@ -261,6 +275,8 @@ _PARTS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "model": _model_parts,
     "value": _value_parts,
     "record": _record_parts,
+    "plot": _plot_parts,
+    "media": _media_parts,
 }
 
 

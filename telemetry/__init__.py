@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     )
     from telemetry.events import (
         ConsoleLine,
+        Media,
         ModelSaved,
+        Plot,
         Reading,
         RecordChange,
         ResourceSample,
@@ -69,8 +71,10 @@ __all__ = [
     "JournalError",
     "Ledger",
     "Logger",
+    "Media",
     "ModelSaved",
     "Pipeline",
+    "Plot",
     "QueueClosed",
     "Reading",
     "RecordChange",
@@ -112,7 +116,9 @@ _HOMES = {
     ),
     "telemetry.events": (
         "ConsoleLine",
+        "Media",
         "ModelSaved",
+        "Plot",
         "Reading",
         "RecordChange",
         "ResourceSample",

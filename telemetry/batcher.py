@@ -23,7 +23,9 @@ from telemetry.events import (
     Batch,
     Event,
     FrameEvent,
+    Media,
     ModelSaved,
+    Plot,
     RecordChange,
     ResourceSample,
     ScalarColumns,
@@ -309,6 +311,8 @@ _NAMES: dict[type[Any], tuple[str, ...]] = {
     ModelSaved: ("name", "framework"),
     SingleValue: ("name",),
     RecordChange: ("section", "key"),
+    Plot: ("title", "series"),
+    Media: ("title", "series", "filename", "content_type"),
 }
 
 

@@ -94,6 +94,8 @@ class Client:
     console = blocking(AsyncClient.console)
     models = blocking(AsyncClient.models)
     values = blocking(AsyncClient.values)
+    plots = blocking(AsyncClient.plots)
+    media = blocking(AsyncClient.media)
     export_page = blocking(AsyncClient.export_page)
     blob_status = blocking(AsyncClient.blob_status)
     send_blob = blocking(AsyncClient.send_blob)

@@ -9,7 +9,9 @@ from telemetry.client_http import HttpApi, Query
 from telemetry.client_types import (
     ChoicesAnswer,
     ConsoleAnswer,
+    MediaAnswer,
     ModelInfo,
+    PlotInfo,
     PointsAnswer,
     ProjectInfo,
     SeriesInfo,
@@ -139,11 +141,46 @@ class ReadCalls(HttpApi):
         """Return the task's single values."""
         return cast(list[ValueInfo], (await self._get(f"/tasks/{task_id}/values"))["values"])
 
+    async def plots(
+        self,
+        task_id: str,
+        *,
+        title: str | None = None,
+        series: str | None = None,
+        iteration: int | None = None,
+        last: int | None = None,
+        figures: bool = True,
+    ) -> list[PlotInfo]:
+        """Return the task's plots by title, series and iteration.
+
+        Args:
+            last: of each title and series only so many, those of the highest iterations.
+            figures: with their figures; those that one answer can't hold say "omitted", and are asked for by their
+                title, series and iteration.
+        """
+        query = _reports_query(title, series, iteration, last)
+        if not figures:
+            query["figures"] = 0
+        return cast(list[PlotInfo], (await self._get(f"/tasks/{task_id}/plots", query))["plots"])
+
+    async def media(
+        self,
+        task_id: str,
+        *,
+        title: str | None = None,
+        series: str | None = None,
+        iteration: int | None = None,
+        last: int | None = None,
+    ) -> MediaAnswer:
+        """Return the task's images, sounds and other media by title, series and iteration."""
+        query = _reports_query(title, series, iteration, last)
+        return cast(MediaAnswer, await self._get(f"/tasks/{task_id}/media", query))
+
     async def export_page(self, task_id: str, part: str, after: str | None = None) -> dict[str, Any]:
         """Return a page of all that the server has of a task; docs/server.md lists the fields.
 
         Args:
-            part: "points", "console" or "events" (one page: record, single values, models).
+            part: "points", "console", "plots" or "events" (one page: record, single values, models, media).
             after: where it goes on, from `next` of the page before; None for the first one.
         """
         import msgpack
@@ -156,3 +193,7 @@ class ReadCalls(HttpApi):
         except (ValueError, msgpack.UnpackException) as error:
             raise ServerUnreachable(f"{self.url} answers, but not as a telemetry server does") from error
         return page
+
+
+def _reports_query(title: str | None, series: str | None, iteration: int | None, last: int | None) -> dict[str, Any]:
+    return {"title": title, "series": series, "iteration": iteration, "last": last}

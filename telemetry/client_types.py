@@ -9,8 +9,11 @@ __all__ = [
     "ConsoleAnswer",
     "ConsoleLineInfo",
     "LastScalar",
+    "MediaAnswer",
+    "MediaInfo",
     "ModelInfo",
     "Number",
+    "PlotInfo",
     "PointsAnswer",
     "PointsInfo",
     "ProjectInfo",
@@ -187,3 +190,39 @@ class ValueInfo(TypedDict):
     name: str
     value: Number
     unix_ms: int
+
+
+class PlotInfo(TypedDict):
+    """A figure under its title, series and iteration.
+
+    `figure` is plotly's {"data", "layout"}; None where it lies in a blob, or was left out of this answer ("omitted").
+    """
+
+    title: str
+    series: str
+    iteration: int
+    unix_ms: int
+    figure: dict[str, Any] | None
+    blob: str
+    omitted: bool
+
+
+class MediaInfo(TypedDict):
+    """An image, sound, text or film. `state`: "stored" if its bytes can be had, "pending" while they cannot."""
+
+    title: str
+    series: str
+    iteration: int
+    unix_ms: int
+    uri: str
+    filename: str
+    content_type: str
+    size_bytes: int | None
+    state: str
+
+
+class MediaAnswer(TypedDict):
+    """Media by title, series and iteration; `more` says that further ones match."""
+
+    media: list[MediaInfo]
+    more: bool

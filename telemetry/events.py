@@ -22,12 +22,16 @@ __all__ = [
     "HEARTBEATS",
     "INT64_MAX",
     "INT64_MIN",
+    "MAX_FIGURE_BYTES",
     "MAX_NAME_CHARS",
+    "MAX_URI_CHARS",
     "MAX_VALUE_DEPTH",
     "Batch",
     "ConsoleLine",
     "Event",
+    "Media",
     "ModelSaved",
+    "Plot",
     "Reading",
     "RecordChange",
     "ResourceSample",
@@ -47,6 +51,12 @@ INT64_MAX = 2**63 - 1
 
 # Names are keys of the store's index and legends of its charts; beyond this nobody can read them.
 MAX_NAME_CHARS = 1000
+
+# A plot's figure within a frame, as UTF-8; a larger one is a blob beside the frames.
+MAX_FIGURE_BYTES = 4 * 1024 * 1024
+
+# Of media: longer ones are no address but data.
+MAX_URI_CHARS = 32_768
 
 # The record's section in which silent writers say that they live: writer id -> Unix ns.
 HEARTBEATS = "heartbeats"
@@ -155,8 +165,45 @@ class RecordChange:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure under a title and series, at an iteration; the latest one of the same three counts.
+
+    Attributes:
+        figure: plotly's JSON, `{"data": [...], "layout": {...}}`, at most MAX_FIGURE_BYTES; "" where `blob` is set.
+        blob: the sha256 of the same JSON, which lies beside the frames.
+    """
+
+    time_unix_ns: int
+    title: str
+    series: str
+    iteration: int
+    figure: str
+    blob: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image, sound, text or film under a title and series, at an iteration; the latest of the same three counts.
+
+    Attributes:
+        uri: "blob:<sha256>" for bytes that lie beside the frames, or a URL.
+        content_type: a MIME type such as "image/png"; "" if not known.
+        size_bytes: None if not known.
+    """
+
+    time_unix_ns: int
+    title: str
+    series: str
+    iteration: int
+    uri: str
+    filename: str
+    content_type: str
+    size_bytes: int | None = None
+
+
 # What the queue takes one by one. Scalars of the hot path do not pass as objects: see queue.py.
-Event: TypeAlias = Scalar | ConsoleLine | ResourceSample | ModelSaved | SingleValue | RecordChange
+Event: TypeAlias = Scalar | ConsoleLine | ResourceSample | ModelSaved | SingleValue | RecordChange | Plot | Media
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +239,7 @@ class ScalarColumns:
 
 
 # Events that travel one by one in a frame; Scalar and ResourceSample travel in the columns.
-FrameEvent: TypeAlias = ConsoleLine | ModelSaved | SingleValue | RecordChange
+FrameEvent: TypeAlias = ConsoleLine | ModelSaved | SingleValue | RecordChange | Plot | Media
 
 
 @dataclass(slots=True)

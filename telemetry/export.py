@@ -1,7 +1,8 @@
 """`telemetry export`: everything the server has of some tasks, as JSON lines or Parquet.
 
 The same data give the same bytes, in whatever order they came to the server and however often: tasks by id; the
-record by section and key; single values by name; models by time; series by kind, title, name and rank, points by
+record by section and key; single values by name; models by time; media and
+plots by title, series and iteration; series by kind, title, name and rank, points by
 (iteration, time, bits of the value); console lines by time, then in the order in which their writer wrote them.
 
 Values are float64 and keep every bit in Parquet. JSON has no NaN: there it is the string "NaN" ("Infinity",
@@ -25,7 +26,7 @@ import orjson
 from telemetry.client import Client
 from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable
 from telemetry.export_parquet import ParquetFolder
-from telemetry.export_types import Console, Events, Series, json_value
+from telemetry.export_types import Console, Events, Plot, Series, json_value
 from telemetry.settings import Settings
 from telemetry.terminal import ProgressLine
 
@@ -43,6 +44,8 @@ class Writer(Protocol):
     """Where an export goes. `add_*` in the order of the methods; then `commit`, or `discard` if anything failed."""
 
     def add_events(self, task_id: str, events: Events) -> None: ...
+
+    def add_plot(self, task_id: str, plot: Plot) -> None: ...
 
     def add_series(self, task_id: str, series: Series) -> None: ...
 
@@ -134,6 +137,8 @@ def export_tasks(
                 continue
             total = max(1, task["counts"]["points"] + task["counts"].get("resource_points", 0))
             writer.add_events(task_id, events)
+            for plot in _read_plots(client, task_id):
+                writer.add_plot(task_id, plot)
             done = 0
             for series in read_series(client, task_id):
                 writer.add_series(task_id, series)
@@ -164,6 +169,12 @@ def read_series(client: Client, task_id: str) -> Iterator[Series]:
             parts.append(columns)
     if key is not None:
         yield _sorted_series(key, parts)
+
+
+def _read_plots(client: Client, task_id: str) -> Iterator[Plot]:
+    for page in _pages(client, task_id, "plots", str):
+        for plot in page["plots"]:
+            yield Plot(*plot)
 
 
 def _read_console(client: Client, task_id: str) -> Console:
@@ -202,7 +213,7 @@ def _sorted_series(key: tuple[str, str, str, str, int | None], parts: list[list[
 
 
 class JsonLinesFile:
-    """One file of JSON lines, each with "task" and "type": record, value, model, series, point or console.
+    """One file of JSON lines, each with "task" and "type": record, value, model, media, plot, series, point or console.
 
     Args:
         out: the file; a folder gets `export.jsonl`.
@@ -227,6 +238,17 @@ class JsonLinesFile:
         for time, name, path, framework, iteration, size_bytes in events.models:
             item = {"type": "model", "time_unix_ns": time, "name": name, "path": path, "framework": framework}
             self._line({**head, **item, "iteration": iteration, "size_bytes": size_bytes})
+
+        for title, name, iteration, time, writer, uri, filename, content_type, size_bytes in events.media:
+            item = {"type": "media", "title": title, "series": name, "iteration": iteration, "time_unix_ns": time}
+            item |= {"writer": writer.hex(), "uri": uri, "filename": filename, "content_type": content_type}
+            self._line({**head, **item, "size_bytes": size_bytes})
+
+    def add_plot(self, task_id: str, plot: Plot) -> None:
+        names = {"title": plot.title, "series": plot.series, "iteration": plot.iteration}
+        head = {"task": task_id, "type": "plot", **names, "time_unix_ns": plot.time_unix_ns}
+        # As text: what was reported, to the character.
+        self._line({**head, "writer": plot.writer.hex(), "figure": plot.figure, "blob": plot.blob})
 
     def add_series(self, task_id: str, series: Series) -> None:
         names = {"kind": series.kind, "title": series.title, "series": series.series, "rank": series.rank}

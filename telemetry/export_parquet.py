@@ -1,4 +1,4 @@
-"""An export as Parquet: a folder of five files, each with a column `task`.
+"""An export as Parquet: a folder of seven files, each with a column `task`.
 
     points.parquet    task, kind, title, series, unit, rank int64 or null, iteration int64, time_unix_ns int64,
                       value float64
@@ -6,6 +6,8 @@
     record.parquet    task, section, key, time_unix_ns, writer, value (as JSON)
     values.parquet    task, name, time_unix_ns, value float64
     models.parquet    task, time_unix_ns, name, path, framework, iteration, size_bytes
+    media.parquet     task, title, series, iteration, time_unix_ns, writer, uri, filename, content_type, size_bytes
+    plots.parquet     task, title, series, iteration, time_unix_ns, writer, figure (plotly's JSON, as text), blob
 
 pyarrow is imported when the first folder is made.
 """
@@ -21,18 +23,21 @@ import numpy.typing as npt
 import orjson
 
 from telemetry.errors import ConfigurationError
-from telemetry.export_types import Console, Events, Series, json_value
+from telemetry.export_types import Console, Events, Plot, Series, json_value
 
 __all__ = ["ParquetFolder"]
 
 # One row group: large enough to pack and scan well, and 64 MB in memory while it fills.
 ROW_GROUP = 1 << 20
 
+# Figures that wait to be written, in characters.
+PLOT_GROUP_CHARS = 64 * 1024 * 1024
+
 _NAMES = ("task", "kind", "title", "series", "unit")
 
 
 class ParquetFolder:
-    """Writes the five files, aside first: a folder never holds half an export.
+    """Writes the seven files, aside first: a folder never holds half an export.
 
     Args:
         out: the folder; made if it is not there.
@@ -49,12 +54,13 @@ class ParquetFolder:
                 "Parquet needs pyarrow, which is not installed: pip install 'telemetry-tasks[export]'"
             ) from error
         if out.suffix == ".parquet" or out.is_file():
-            raise ConfigurationError(f"{out}: Parquet is five files; give --out a folder")
+            raise ConfigurationError(f"{out}: Parquet is seven files; give --out a folder")
         self._out = out
         self._files: dict[str, Any] = {}
         self._rows: dict[str, list[list[Any]]] = {}
         self._runs: list[tuple[tuple[str, ...], Series, slice]] = []
         self._waiting = 0
+        self._waiting_chars = 0
         self._schemas = _schemas(self._arrow)
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -75,6 +81,22 @@ class ParquetFolder:
         )
         self._add("values", [[task_id, name, time, value] for name, time, value in events.values])
         self._add("models", [[task_id, *model] for model in events.models])
+
+        self._add(
+            "media",
+            [
+                [task_id, title, series, iteration, time, writer.hex(), *rest]
+                for title, series, iteration, time, writer, *rest in events.media
+            ],
+        )
+
+    def add_plot(self, task_id: str, plot: Plot) -> None:
+        place = [plot.title, plot.series, plot.iteration, plot.time_unix_ns, plot.writer.hex()]
+        self._add("plots", [[task_id, *place, plot.figure, plot.blob]])
+        self._waiting_chars += len(plot.figure)
+        if self._waiting_chars > PLOT_GROUP_CHARS:
+            self._waiting_chars = 0
+            self._write_rows("plots")
 
     def add_series(self, task_id: str, series: Series) -> None:
         names = (task_id, series.kind, series.title, series.series, series.unit)
@@ -166,6 +188,7 @@ def _schemas(arrow: Any) -> dict[str, Any]:
     text, number, real = arrow.string(), arrow.int64(), arrow.float64()
     coded = arrow.dictionary(arrow.int32(), text)
     clock = ("time_unix_ns", number)
+    place = [("task", text), ("title", text), ("series", text), ("iteration", number), clock, ("writer", text)]
     return {
         "points": arrow.schema(
             [*((name, coded) for name in _NAMES), ("rank", number), ("iteration", number), clock, ("value", real)]
@@ -177,6 +200,16 @@ def _schemas(arrow: Any) -> dict[str, Any]:
             [("task", text), ("section", text), ("key", text), clock, ("writer", text), ("value", text)]
         ),
         "values": arrow.schema([("task", text), ("name", text), clock, ("value", real)]),
+        "media": arrow.schema(
+            [
+                *place,
+                ("uri", text),
+                ("filename", text),
+                ("content_type", text),
+                ("size_bytes", number),
+            ]
+        ),
+        "plots": arrow.schema([*place, ("figure", text), ("blob", text)]),
         "models": arrow.schema(
             [
                 ("task", text),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Console", "Events", "Series", "json_value"]
+__all__ = ["Console", "Events", "Plot", "Series", "json_value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +40,23 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """A task's record, single values and models, in an order that arrival does not change.
+    """A task's record, single values, models and media, in an order that arrival does not change.
 
     Attributes:
         record: [section, key, time in Unix ns, writer id, value].
         values: [name, time in Unix ns, float64].
         models: [time in Unix ns, name, path, framework, iteration or None, bytes or None].
+        media: [title, series, iteration, time in Unix ns, writer id, uri, filename, content type, bytes or None].
     """
 
     record: list[list[Any]]
     values: list[list[Any]]
     models: list[list[Any]]
+    media: list[list[Any]]
 
     @classmethod
     def of_page(cls, page: dict[str, Any]) -> Events:
-        return cls(page["record"], page["values"], page["models"])
+        return cls(page["record"], page["values"], page["models"], page["media"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,19 @@ class Console:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One figure of a task: plotly's JSON as it was reported, or "" and the sha256 of a blob that is it."""
+
+    title: str
+    series: str
+    iteration: int
+    time_unix_ns: int
+    writer: bytes
+    figure: str
+    blob: str
 
 
 def json_value(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """The fold of a task's record: record changes in, in any order, and the record as it stands out.
 
 For each (section, key) the change with the greatest (time, writer, sequence) wins, and one that says None removes the
-key. `task/reset_unix_ns` begins the task anew: what is older than it does not count, but for defaults of time 0.
+key. `task/reset_unix_ns` begins the task anew: what is older than it does not count, but for
+defaults, whose time is 0 or before.
 """
 
 from __future__ import annotations
@@ -75,5 +76,5 @@ class RecordFold:
     def _standing(self, name: str) -> Iterator[tuple[str, Entry]]:
         reset = self.reset_unix_ns
         for key, entry in list(self._entries.get(name, {}).items()):
-            if entry.value is not None and (entry.time_unix_ns >= reset or not entry.time_unix_ns):
+            if entry.value is not None and (entry.time_unix_ns >= reset or entry.time_unix_ns <= 0):
                 yield key, entry

@@ -26,7 +26,9 @@ from telemetry.events import (
     MAX_VALUE_DEPTH,
     ConsoleLine,
     Event,
+    Media,
     ModelSaved,
+    Plot,
     RecordChange,
     ResourceSample,
     Scalar,
@@ -404,6 +406,10 @@ def _size_of(event: Event) -> int:
         return 300 + _size_of_value(event.value, MAX_VALUE_DEPTH)
     if isinstance(event, (ModelSaved, SingleValue)):
         return 400
+    if isinstance(event, Plot):
+        return 400 + len(event.figure)
+    if isinstance(event, Media):
+        return 600 + len(event.uri)
     raise TypeError("it is not one of the types in telemetry.events")
 
 

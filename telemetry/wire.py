@@ -10,6 +10,7 @@ Everything here is pure and safe from any thread; zlib lets the GIL go.
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 import zlib
@@ -24,11 +25,15 @@ from telemetry.errors import FrameError, FrameTruncated, InvalidEvent
 from telemetry.events import (
     INT64_MAX,
     INT64_MIN,
+    MAX_FIGURE_BYTES,
+    MAX_URI_CHARS,
     MAX_VALUE_DEPTH,
     Batch,
     ConsoleLine,
     FrameEvent,
+    Media,
     ModelSaved,
+    Plot,
     RecordChange,
     ScalarColumns,
     SeriesKey,
@@ -97,6 +102,8 @@ _EVENT_TYPES: dict[str, type[Any]] = {
     "model": ModelSaved,
     "value": SingleValue,
     "record": RecordChange,
+    "plot": Plot,
+    "media": Media,
 }
 _EVENT_CODES = {cls: code for code, cls in _EVENT_TYPES.items()}
 
@@ -390,6 +397,22 @@ def _check_event(code: str, event: FrameEvent, budget: _Budget) -> None:
             raise InvalidEvent(f"field {name} of a {code} event is {value}, which no signed 64-bit integer holds")
     if isinstance(event, RecordChange):
         _check_value(event.value, MAX_VALUE_DEPTH, budget)
+    elif isinstance(event, Plot):
+        _check_plot(event)
+    elif isinstance(event, Media) and len(event.uri) > MAX_URI_CHARS:
+        raise InvalidEvent(f"the uri of a media event has {len(event.uri)} characters, at most {MAX_URI_CHARS} travel")
+
+
+def _check_plot(event: Plot) -> None:
+    if bool(event.figure) == bool(event.blob):
+        raise InvalidEvent("a plot event has a figure or a blob, and this one has both or neither")
+    if event.blob and not _SHA256.fullmatch(event.blob):
+        raise InvalidEvent(f"the blob of a plot event is {event.blob!r:.80}, which is no sha256")
+    # Most figures are ASCII and far from the limit: only those that may be over it are encoded to be measured.
+    if len(event.figure) * 4 > MAX_FIGURE_BYTES:
+        size = len(event.figure.encode("utf-8", "backslashreplace"))
+        if size > MAX_FIGURE_BYTES:
+            raise InvalidEvent(f"the figure of a plot event has {size} bytes, at most {MAX_FIGURE_BYTES} travel")
 
 
 def _check_value(value: Any, depth: int, budget: _Budget) -> None:
@@ -427,7 +450,15 @@ def _unpack_series(item: Any) -> SeriesKey:
     return SeriesKey(*parts)
 
 
+_SHA256 = re.compile("[0-9a-f]{64}")
+
 _NONE = type(None)
+_PLACE: dict[str, tuple[type, ...]] = {
+    "time_unix_ns": (int,),
+    "title": (str,),
+    "series": (str,),
+    "iteration": (int,),
+}
 _EVENT_CHECKS: dict[str, dict[str, tuple[type, ...]]] = {
     "console": {"time_unix_ns": (int,), "stream": (str,), "text": (str,), "level": (int, _NONE)},
     "model": {
@@ -440,4 +471,6 @@ _EVENT_CHECKS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "value": {"time_unix_ns": (int,), "name": (str,), "value": (float,)},
     "record": {"time_unix_ns": (int,), "section": (str,), "key": (str,)},
+    "plot": {**_PLACE, "figure": (str,), "blob": (str,)},
+    "media": {**_PLACE, "uri": (str,), "filename": (str,), "content_type": (str,), "size_bytes": (int, _NONE)},
 }

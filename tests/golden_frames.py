@@ -14,7 +14,17 @@ import sys
 from array import array
 from pathlib import Path
 
-from telemetry.events import Batch, ConsoleLine, ModelSaved, RecordChange, ScalarColumns, SeriesKey, SingleValue
+from telemetry.events import (
+    Batch,
+    ConsoleLine,
+    Media,
+    ModelSaved,
+    Plot,
+    RecordChange,
+    ScalarColumns,
+    SeriesKey,
+    SingleValue,
+)
 from telemetry.wire import Frame, encode
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -59,6 +69,17 @@ def _events() -> Batch:
     return Batch(TASK, ScalarColumns(), events, len(events))
 
 
+def _reports() -> Batch:
+    figure = '{"data":[{"type":"scatter","y":[1,null,"Infinity"]}],"layout":{"title":{"text":"Kurve ✓"}}}'
+    events = (
+        Plot(NOON, "curves", "roc", 7, figure),
+        Plot(NOON, "curves", "large", -1, "", "0123456789abcdef" * 4),
+        Media(NOON, "images", "träin", 7, "blob:" + "0123456789abcdef" * 4, "7.png", "image/png", 1024),
+        Media(NOON, "clips", "all", 2**63 - 1, "https://example.org/a.mp4", "a.mp4", ""),
+    )
+    return Batch(TASK, ScalarColumns(), events, len(events))
+
+
 def _many() -> Batch:
     count = 1000
     columns = ScalarColumns(
@@ -78,6 +99,7 @@ BATCHES: dict[str, tuple[Batch, int, int]] = {
     "nan": (_nan(), 2, 0),
     "events": (_events(), 2**63, 0),
     "deflated": (_many(), 4, 1),
+    "reports": (_reports(), 5, 0),
 }
 
 

@@ -29,9 +29,10 @@ from server_support import (
     started,
 )
 
+from telemetry import export_parquet
 from telemetry.cli import main
-from telemetry.events import ConsoleLine, ModelSaved, RecordChange, SeriesKey, SingleValue
-from telemetry.server.store import Store, export
+from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange, SeriesKey, SingleValue
+from telemetry.server.store import Store, export, reports
 from telemetry.wire import Frame, encode
 
 ODD_NAN = struct.unpack("<d", bytes.fromhex("010000000000f87f"))[0]
@@ -56,7 +57,12 @@ def frames() -> list[Frame]:
             ]
             values = [SingleValue(START_NS + sequence, "best", float(sequence))]
             models = [ModelSaved(START_NS, f"m{sequence}", f"/m/{number}", "torch", None, 5)]
-            events = [*lines, *changes, *values, *models]
+            # The same name from both writers: the later one counts.
+            plots = [Plot(START_NS + number, "curves", "roc", sequence, json.dumps({"data": [number]}))]
+            media = [
+                Media(START_NS + sequence, "images", "a", number, f"http://h/{sequence}.png", "a.png", "image/png")
+            ]
+            events = [*lines, *changes, *values, *models, *plots, *media]
             points: dict[SeriesKey, Sequence[Row]] = {LOSS: loss, LOAD: rows_of([50.0], first=sequence)}
             found.append(frame_of(points, events, writer=writer, sequence=sequence))
     odd = {SeriesKey("scalar", "odd", "all"): rows_of(ODD_VALUES)}
@@ -145,6 +151,10 @@ def test_everything_of_a_task_is_there_in_order(url: str, tmp_path: Path) -> Non
     console = [line["text"] for line in lines if line["type"] == "console"]
     assert console == [f"writer {number} line {n}.{line}" for number in (0, 1) for n in range(6) for line in (2, 1, 3)]
     assert sum(line["type"] == "model" for line in lines) == 12
+    plots = [(line["iteration"], line["figure"], line["blob"]) for line in lines if line["type"] == "plot"]
+    assert plots == [(n, '{"data": [1]}', "") for n in range(6)]
+    media = [(line["iteration"], line["uri"]) for line in lines if line["type"] == "media"]
+    assert media == [(0, "http://h/5.png"), (1, "http://h/5.png")]
     assert [line["value"] for line in lines if line["type"] == "value"] == [5.0]
     record = {(line["section"], line["key"]): line["value"] for line in lines if line["type"] == "record"}
     assert record["parameters", "p3"] == [1, "NaN", {"base64": "Ynl0ZXM="}, {"a": None}]
@@ -165,6 +175,8 @@ def test_pages_are_put_together_again(url: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(export, "PAGE_SERIES", 7)
     monkeypatch.setattr(export, "PAGE_CHARS", 1000)
     monkeypatch.setattr(export, "_LINES_AT_ONCE", 15)
+    monkeypatch.setattr(reports, "PAGE_BYTES", 20)
+    monkeypatch.setattr(export_parquet, "PLOT_GROUP_CHARS", 30)
     # then
     assert exported(url, tmp_path / "pages.jsonl").read_bytes() == whole
     assert whole.count(b'"type":"point"') == 25_000 + 50 + 1200 + 12 + 8

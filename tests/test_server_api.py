@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from server_support import LOSS, MS, START_NS, TASK, Http, frame_of, rows_of, started
 
-from telemetry.events import ConsoleLine, ModelSaved, RecordChange, SeriesKey, SingleValue
+from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange, SeriesKey, SingleValue
+from telemetry.server.store import reports
 from telemetry.server.store.schema import SCHEMA_VERSION
 
 START_MS = START_NS // MS
@@ -99,7 +101,15 @@ def test_a_task_is_told_in_full(http: Http) -> None:
     }
     assert {key: task[key] for key in summary} == summary
     assert task["record"]["parameters"] == {"lr": 0.1, "blob": {"base64": "AAE="}, "bad": "Infinity"}
-    assert task["counts"] == {"points": 3, "resource_points": 1, "console_lines": 1, "models": 0, "frames": 1}
+    assert task["counts"] == {
+        "points": 3,
+        "resource_points": 1,
+        "console_lines": 1,
+        "models": 0,
+        "plots": 0,
+        "media": 0,
+        "frames": 1,
+    }
     assert http.get("/tasks")["tasks"] == [summary]
 
 
@@ -205,6 +215,68 @@ def test_models_and_values_are_listed(http: Http) -> None:
     assert http.get(f"/tasks/{TASK}/values")["values"] == [{"name": "f1", "value": "Infinity", "unix_ms": START_MS}]
 
 
+def test_plots_are_listed_by_name_and_iteration_with_their_figures(http: Http) -> None:
+    # given plots of two series, one of them in a blob, and an older version of one
+    figure = '{"data":[{"y":[1,null]}],"layout":{}}'
+    http.send(
+        frame_of(
+            {},
+            [
+                *(Plot(START_NS + step * MS, "curves", "roc", step, figure) for step in range(3)),
+                Plot(START_NS - 1, "curves", "roc", 2, '{"data":[]}'),
+                Plot(START_NS, "curves", "", -5, "", "ab" * 32),
+                Plot(START_NS, "odd", "x", 0, "no json"),
+            ],
+        )
+    )
+    path = f"/tasks/{TASK}/plots"
+    # then
+    first = http.get(path)["plots"][0]
+    assert first == {
+        "title": "curves", "series": "", "iteration": -5, "unix_ms": START_MS, "figure": None, "blob": "ab" * 32,
+        "omitted": False,
+    }  # fmt: skip
+    names = [(plot["series"], plot["iteration"]) for plot in http.get(path, title="curves")["plots"]]
+    assert names == [("", -5), ("roc", 0), ("roc", 1), ("roc", 2)]
+    (newest,) = http.get(path, title="curves", series="roc", last=1)["plots"]
+    assert (newest["iteration"], newest["figure"]) == (2, {"data": [{"y": [1, None]}], "layout": {}})
+    assert [plot["iteration"] for plot in http.get(path, series="", iteration=-5)["plots"]] == [-5]
+    assert http.get(path, last=1, title="odd")["plots"][0]["figure"] is None
+    assert {plot["figure"] for plot in http.get(path, figures=0)["plots"]} == {None}
+    assert http.get(f"/tasks/{TASK}")["counts"]["plots"] == 5
+
+
+def test_an_answer_holds_only_so_many_figures(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "ANSWER_BYTES", 100)
+    figure = json.dumps({"data": ["x" * 60]})
+    http.send(frame_of({}, [Plot(START_NS, "t", "s", step, figure) for step in range(4)]))
+    plots = http.get(f"/tasks/{TASK}/plots")["plots"]
+    assert [plot["omitted"] for plot in plots] == [False, False, True, True]
+    assert [plot["figure"] is None for plot in plots] == [False, False, True, True]
+    (asked,) = http.get(f"/tasks/{TASK}/plots", title="t", series="s", iteration=3)["plots"]
+    assert asked["figure"] == json.loads(figure)
+
+
+def test_media_are_listed_with_their_state(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    http.send(
+        frame_of(
+            {},
+            [
+                Media(START_NS, "images", "a", 2, "http://host/2.png", "2.png", "image/png"),
+                Media(START_NS, "images", "a", 1, f"blob:{'ab' * 32}", "1.png", "image/png", 10),
+            ],
+        )
+    )
+    path = f"/tasks/{TASK}/media"
+    place = {"title": "images", "series": "a", "unix_ms": START_MS, "content_type": "image/png"}
+    pending = {"iteration": 1, "uri": f"blob:{'ab' * 32}", "filename": "1.png", "size_bytes": 10, "state": "pending"}
+    linked = {"iteration": 2, "uri": "http://host/2.png", "filename": "2.png", "size_bytes": None, "state": "stored"}
+    assert http.get(path) == {"media": [place | pending, place | linked], "more": False}
+    assert http.get(path, last=1)["media"] == [place | linked]
+    monkeypatch.setattr(reports, "MAX_MEDIA", 1)
+    assert http.get(path) == {"media": [place | pending], "more": True}
+
+
 def test_tasks_are_searched_filtered_and_counted(http: Http) -> None:
     # given
     add_task(http, 1, name="ResNet 100%", project="vision", status="completed", tags=["nightly"])
@@ -277,6 +349,11 @@ def test_the_last_scalars_are_the_six_that_were_updated_last(http: Http) -> None
         (f"/tasks/{TASK}/points?series=1", 404),
         (f"/tasks/{TASK}/console", 404),
         (f"/tasks/{TASK}/models", 404),
+        (f"/tasks/{TASK}/plots", 404),
+        (f"/tasks/{TASK}/media", 404),
+        (f"/tasks/{TASK}/plots?last=0", 400),
+        (f"/tasks/{TASK}/plots?iteration=1.5", 400),
+        (f"/tasks/{TASK}/plots?figures=2", 400),
         (f"/tasks/{TASK}/values", 404),
         ("/tasks/xyz", 400),
         ("/tasks/%00/series", 400),

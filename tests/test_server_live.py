@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from server_support import LOSS, MS, START_NS, TASK, Http, frame_of, rows_of, started
 
-from telemetry.events import ConsoleLine, ModelSaved, RecordChange
+from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange
 from telemetry.server import live as live_module
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import Limits
@@ -88,16 +88,18 @@ def test_a_task_page_hears_what_changed(server: BackgroundServer) -> None:
                 RecordChange(START_NS, "task", "name", "mnist"),
                 ConsoleLine(START_NS, "stdout", "hello"),
                 ModelSaved(START_NS, "m", "/m", "torch"),
+                Plot(START_NS, "t", "s", 0, "{}"),
+                Media(START_NS, "t", "s", 0, "http://h/a.png", "a.png", "image/png"),
             ],
         )
     )
     # then
-    got = dict(stream.event() for _ in range(4))
+    got = dict(stream.event() for _ in range(6))
     assert got["points"] == {
         "series": {"1": {"count": 2, "last": 2.0, "last_iteration": 1, "last_unix_ms": START_NS // MS + 1}}
     }
     assert got["console"] == {"last_id": 1}
-    assert got["models"] == {}
+    assert got["models"] == got["plots"] == got["media"] == {}
     assert got["task"] == http.get("/tasks")["tasks"][0]
     stream.close()
 

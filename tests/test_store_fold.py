@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from server_support import LOSS, OTHER_WRITER, START_NS, TASK, WRITER, content_of, rows_of
 
 from telemetry.errors import FrameError
-from telemetry.events import ConsoleLine, FrameEvent, ModelSaved, RecordChange, SeriesKey, SingleValue
-from telemetry.server.store import ConsoleQuery, FrameContent, PointsQuery, Store, TasksQuery
+from telemetry.events import ConsoleLine, FrameEvent, Media, ModelSaved, Plot, RecordChange, SeriesKey, SingleValue
+from telemetry.server.store import ConsoleQuery, FrameContent, PointsQuery, ReportsQuery, Store, TasksQuery
 
 
 @pytest.fixture
@@ -42,10 +42,15 @@ def everything(store: Store) -> dict[str, Any]:
         "console": sorted((line["unix_ms"], line["text"]) for line in console),
         "models": sorted(model["name"] for model in store.models(TASK)["models"]),
         "values": store.values(TASK),
+        "plots": store.plots(TASK, ReportsQuery()),
+        "media": store.media(TASK, ReportsQuery()),
+        "exported plots": store.export_plots(TASK, 0)["plots"],
+        "exported media": store.export_events(TASK)["media"],
     }
 
 
 TIMES = st.integers(START_NS, START_NS + 3)
+NAMES = st.sampled_from(["a", "b"])
 EVENTS: st.SearchStrategy[FrameEvent] = st.one_of(
     st.builds(
         RecordChange,
@@ -57,6 +62,8 @@ EVENTS: st.SearchStrategy[FrameEvent] = st.one_of(
     st.builds(SingleValue, TIMES, st.sampled_from(["f1", "auc"]), st.floats()),
     st.builds(ConsoleLine, TIMES, st.just("stdout"), st.text(max_size=4)),
     st.builds(ModelSaved, TIMES, st.text(max_size=3), st.just("/p"), st.just("torch")),
+    st.builds(Plot, TIMES, NAMES, NAMES, st.integers(-1, 1), st.sampled_from(['{"data":[]}', "[]", "no json"])),
+    st.builds(Media, TIMES, NAMES, NAMES, st.integers(-1, 1), st.text(max_size=3), NAMES, st.just("image/png")),
 )
 ROWS = st.lists(st.tuples(st.integers(-3, 3), TIMES, st.floats()), max_size=4)
 KEYS = [LOSS, SeriesKey("scalar", "accuracy", "train"), SeriesKey("resource", "cpu", "host", "%")]

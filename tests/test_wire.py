@@ -19,10 +19,14 @@ from telemetry.errors import FrameError, FrameTruncated, InvalidEvent
 from telemetry.events import (
     INT64_MAX,
     INT64_MIN,
+    MAX_FIGURE_BYTES,
+    MAX_URI_CHARS,
     MAX_VALUE_DEPTH,
     Batch,
     ConsoleLine,
+    Media,
     ModelSaved,
+    Plot,
     RecordChange,
     ScalarColumns,
     SeriesKey,
@@ -109,6 +113,9 @@ frame_events = st.one_of(
     st.builds(ModelSaved, int64, texts, texts, texts, st.none() | int64, st.none() | st.integers(0, INT64_MAX)),
     st.builds(SingleValue, int64, texts, st.floats(allow_nan=False)),
     st.builds(RecordChange, int64, texts, texts, values),
+    st.builds(Plot, int64, texts, texts, int64, st.text(min_size=1, max_size=200)),
+    st.builds(Plot, int64, texts, texts, int64, st.just(""), st.text("0123456789abcdef", min_size=64, max_size=64)),
+    st.builds(Media, int64, texts, texts, int64, texts, texts, texts, st.none() | st.integers(0, INT64_MAX)),
 )
 series_keys = st.builds(SeriesKey, st.sampled_from(["scalar", "resource"]), texts, st.text(max_size=1000), texts)
 
@@ -185,6 +192,14 @@ def test_lone_surrogates_are_escaped_wherever_they_stand(text: str) -> None:
         RecordChange(1, "parameters", "key", {1: "number as key"}),
         RecordChange(1, "parameters", "key", [{"a": {1, 2}}]),
         RecordChange(1, "parameters", "key", object()),
+        Plot(1, "t", "s", 0, ""),
+        Plot(1, "t", "s", 0, "{}", "a" * 64),
+        Plot(1, "t", "s", 0, "", "A" * 64),
+        Plot(1, "t", "s", True, "{}"),
+        Plot(1, "t", "s", 0, "x" * (MAX_FIGURE_BYTES + 1)),
+        Plot(1, "t", "s", 0, "é" * (MAX_FIGURE_BYTES // 2 + 1)),
+        Media(1, "t", "s", 0, "u" * (MAX_URI_CHARS + 1), "", ""),
+        Media(1, "t", "s", 0, "u", "", "", 1.5),  # type: ignore[arg-type]
         "no event at all",
     ],
 )
@@ -332,6 +347,10 @@ def test_mutated_payloads_with_true_checksums_raise_nothing_but_frame_error(data
         document(events=[["value", 1, "name", 1]]),
         document(events=[["model", 1, "a", "b", "c", 2**63, None]]),
         document(events=[["record", 1, "s", "k", msgpack.ExtType(5, b"x")]]),
+        document(events=[["plot", 1, "t", "s", 0, "", ""]]),
+        document(events=[["plot", 1, "t", "s", 0, "{}", "", 1]]),
+        document(events=[["plot", 1, "t", "s", None, "{}", ""]]),
+        document(events=[["media", 1, "t", "s", 0, "u", None, "", 1]]),
         document(events=[["record", 1, "s", "k", msgpack.Timestamp(1)]]),
         document(events=[["record", 1, "s", "k", {b"bytes": 1}]]),
     ],

@@ -26,6 +26,7 @@ from telemetry.server.store import (
     ConsoleQuery,
     NotFound,
     PointsQuery,
+    ReportsQuery,
     SeriesPoints,
     Store,
     json_number,
@@ -61,6 +62,8 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/api/v1/tasks/{task_id}/console", console)
     router.add_get("/api/v1/tasks/{task_id}/models", models)
     router.add_get("/api/v1/tasks/{task_id}/values", values)
+    router.add_get("/api/v1/tasks/{task_id}/plots", plots)
+    router.add_get("/api/v1/tasks/{task_id}/media", media)
 
 
 async def run_readers(app: web.Application) -> AsyncIterator[None]:
@@ -175,6 +178,33 @@ async def values(request: web.Request) -> web.Response:
     """`GET /tasks/{id}/values`."""
     task_id = _task_id(request)
     return await read(request, lambda store: store.values(task_id))
+
+
+async def plots(request: web.Request) -> web.Response:
+    """`GET /tasks/{id}/plots?title=&series=&iteration=&last=N&figures=1`."""
+    task_id, query = _task_id(request), _reports_query(request)
+    figures = choice(request, "figures", ("0", "1")) != "0"
+    return await read(request, lambda store: store.plots(task_id, query, figures=figures))
+
+
+async def media(request: web.Request) -> web.Response:
+    """`GET /tasks/{id}/media?title=&series=&iteration=&last=N`."""
+    task_id, query = _task_id(request), _reports_query(request)
+    return await read(request, lambda store: store.media(task_id, query))
+
+
+def _reports_query(request: web.Request) -> ReportsQuery:
+    return ReportsQuery(
+        title=_exact(request, "title"),
+        series=_exact(request, "series"),
+        iteration=integer(request, "iteration", None, low=-_INT64_MAX - 1),
+        last=integer(request, "last", None, low=1, high=_MAX_LINES),
+    )
+
+
+def _exact(request: web.Request, name: str) -> str | None:
+    """Return a name as it is: the empty one is a name, too."""
+    return "" if request.query.get(name) == "" else text(request, name)
 
 
 def _task_id(request: web.Request) -> str:

@@ -30,6 +30,7 @@ def add_routes(app: web.Application) -> None:
     router = app.router
     router.add_get("/api/v1/tasks/{task_id}/export/points", points)
     router.add_get("/api/v1/tasks/{task_id}/export/console", console)
+    router.add_get("/api/v1/tasks/{task_id}/export/plots", plots)
     router.add_get("/api/v1/tasks/{task_id}/export/events", events)
 
 
@@ -60,8 +61,15 @@ async def console(request: web.Request) -> web.Response:
     return await _read(request, lambda store: store.export_console(task_id, after))
 
 
+async def plots(request: web.Request) -> web.Response:
+    """`GET /tasks/{id}/export/plots?after=ID`."""
+    task_id = task_id_of(request.match_info["task_id"])
+    after = integer(request, "after", 0) or 0
+    return await _read(request, lambda store: store.export_plots(task_id, after))
+
+
 async def events(request: web.Request) -> web.Response:
-    """`GET /tasks/{id}/export/events`: record, single values, models."""
+    """`GET /tasks/{id}/export/events`: record, single values, models, media."""
     task_id = task_id_of(request.match_info["task_id"])
     return await _read(request, lambda store: store.export_events(task_id))
 

@@ -237,6 +237,10 @@ def _change_events(change: TaskChange) -> bytes:
         events.append(_event("console", {"last_id": change.console_last_id}))
     if change.models:
         events.append(_event("models", {}))
+    if change.plots:
+        events.append(_event("plots", {}))
+    if change.media:
+        events.append(_event("media", {}))
     return b"".join(events)
 
 

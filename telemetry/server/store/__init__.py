@@ -8,6 +8,7 @@ from telemetry.server.store.gate import ProjectLimit, ProjectLimits
 from telemetry.server.store.plain import json_number
 from telemetry.server.store.points import PointsQuery, SeriesPoints
 from telemetry.server.store.reads import ConsoleQuery
+from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.store import Store, Written
 from telemetry.server.store.table import TASK_SORTS, TasksQuery
 from telemetry.server.store.writer import SeriesChange, TaskChange
@@ -22,6 +23,7 @@ __all__ = [
     "PointsQuery",
     "ProjectLimit",
     "ProjectLimits",
+    "ReportsQuery",
     "SeriesChange",
     "SeriesPoints",
     "Store",

@@ -22,7 +22,9 @@ from telemetry.events import (
     Batch,
     ConsoleLine,
     FrameEvent,
+    Media,
     ModelSaved,
+    Plot,
     RecordChange,
     ScalarColumns,
     SeriesKey,
@@ -84,6 +86,8 @@ class FrameContent:
     console: list[ConsoleLine] = field(default_factory=list)
     models: list[ModelSaved] = field(default_factory=list)
     values: list[SingleValue] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+    media: list[Media] = field(default_factory=list)
     records: list[RecordChange] = field(default_factory=list)
     first_time: int | None = None
     last_time: int | None = None
@@ -132,6 +136,10 @@ def _event_list(content: FrameContent, event: FrameEvent) -> list[Any]:
         return content.models
     if isinstance(event, SingleValue):
         return content.values
+    if isinstance(event, Plot):
+        return content.plots
+    if isinstance(event, Media):
+        return content.media
     return content.records
 
 
@@ -144,6 +152,12 @@ def _check_event(event: FrameEvent) -> None:
         _check_name(event.path, "path", MAX_PATH_CHARS)
     elif isinstance(event, SingleValue):
         _check_name(event.name, "value name")
+    elif isinstance(event, (Plot, Media)):
+        _check_name(event.title, "title")
+        _check_name(event.series, "series name")
+        if isinstance(event, Media):
+            _check_name(event.filename, "file name")
+            _check_name(event.content_type, "content type")
     else:
         _check_name(event.section, "section")
         _check_name(event.key, "key")

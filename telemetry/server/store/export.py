@@ -17,6 +17,7 @@ from telemetry.server.store import schema
 from telemetry.server.store.chunks import Points, concat_points, unpack
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.reads import task_row_id
+from telemetry.server.store.reports import read_media_rows
 
 __all__ = ["Cursor", "read_console_page", "read_events", "read_points_page"]
 
@@ -82,7 +83,7 @@ def read_console_page(connection: Connection, task_id: str, after: int) -> dict[
 
 
 def read_events(connection: Connection, task_id: str) -> dict[str, Any]:
-    """Return the fold of the record, the single values and the models, in an order that arrival does not change."""
+    """Return the record's fold, single values, models and media, in an order that arrival does not change."""
     task = task_row_id(connection, task_id)
     records, values, models = schema.records.c, schema.values.c, schema.models.c
     record_rows = connection.execute(
@@ -102,6 +103,7 @@ def read_events(connection: Connection, task_id: str) -> dict[str, Any]:
         # NULL is NaN: SQLite has no other way to hold it.
         "values": [[name, time, float("nan") if value is None else value] for name, time, value in value_rows],
         "models": [list(row) for row in model_rows],
+        "media": read_media_rows(connection, task),
     }
 
 

@@ -29,7 +29,7 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
     since = reset if type(reset) is int else 0
     # As telemetry/fold.py has it: what is older than the reset does not count, but for defaults.
     record: dict[str, Any] = {
-        key: value for key, (time, value) in rows.items() if value is not None and (time >= since or not time)
+        key: value for key, (time, value) in rows.items() if value is not None and (time >= since or time <= 0)
     }
     changed, _ = rows.get("status", (0, None))
     status_changed = changed if changed > 0 else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgpack
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, Table, func, select
 
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
@@ -105,6 +105,8 @@ def read_task(connection: Connection, task_id: str, now: int) -> Json:
             "resource_points": row.resource_points,
             "console_lines": row.console_lines,
             "models": row.models,
+            "plots": _count(connection, schema.plots, row.id),
+            "media": _count(connection, schema.media, row.id),
             "frames": row.frames,
         },
     }
@@ -229,6 +231,10 @@ def read_values(connection: Connection, task_id: str) -> Json:
     return {
         "values": [{"name": row.name, "value": json_number(row.value), "unix_ms": unix_ms(row.time)} for row in rows]
     }
+
+
+def _count(connection: Connection, table: Table, task: int) -> int:
+    return connection.execute(select(func.count()).select_from(table).where(table.c.task == task)).scalar_one()
 
 
 def _task_row(connection: Connection, task_id: str) -> Row[Any]:

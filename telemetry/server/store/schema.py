@@ -31,9 +31,11 @@ __all__ = [
     "console",
     "deleted_tasks",
     "frame_ranges",
+    "media",
     "metadata",
     "metrics",
     "models",
+    "plots",
     "records",
     "schema_info",
     "series",
@@ -240,6 +242,42 @@ models = Table(
     Column("iteration", BigInteger),
     Column("size_bytes", BigInteger),
     Index("models_by_task", "task", "id"),
+)
+
+# One row for each (title, series, iteration): the latest by time, writer and sequence.
+plots = Table(
+    "plots",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("task", BigInteger, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("series", Text, nullable=False),
+    Column("iteration", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("writer", LargeBinary, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("blob", Text, nullable=False),  # sha256 of a figure beside the frames, else ""
+    # Deflated JSON. Last: a list of names does not step over it.
+    Column("figure", LargeBinary),
+    UniqueConstraint("task", "title", "series", "iteration"),
+)
+
+media = Table(
+    "media",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("task", BigInteger, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("series", Text, nullable=False),
+    Column("iteration", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("writer", LargeBinary, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("size_bytes", BigInteger),
+    UniqueConstraint("task", "title", "series", "iteration"),
 )
 
 # A metric is a series' name over all tasks: what the table of tasks can be sorted by.

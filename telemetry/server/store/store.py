@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from telemetry.disk import make_private_folder
-from telemetry.server.store import export, reads, schema, status
+from telemetry.server.store import export, reads, reports, schema, status
 from telemetry.server.store.attempts import Cut, cuts_by_series
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.content import FrameContent
@@ -26,6 +26,7 @@ from telemetry.server.store.gate import ProjectLimits
 from telemetry.server.store.points import PointsQuery, SeriesPoints, query_points
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
+from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
 from telemetry.server.store.writer import TaskChange, Transaction, WriterCache
 
@@ -227,6 +228,16 @@ class Store:
         with self._database.snapshot() as connection:
             return reads.read_values(connection, task_id)
 
+    def plots(self, task_id: str, query: ReportsQuery, *, figures: bool = True) -> dict[str, Any]:
+        """Return plots of a task, with their figures as far as one answer goes."""
+        with self._database.snapshot() as connection:
+            return reports.read_plots(connection, task_id, query, figures=figures)
+
+    def media(self, task_id: str, query: ReportsQuery) -> dict[str, Any]:
+        """Return images, sounds and other media of a task."""
+        with self._database.snapshot() as connection:
+            return reports.read_media(connection, task_id, query, None)
+
     # -- exporting
 
     def export_points(self, task_id: str, after: export.Cursor | None) -> dict[str, Any]:
@@ -239,8 +250,13 @@ class Store:
         with self._database.snapshot() as connection:
             return export.read_console_page(connection, task_id, after)
 
+    def export_plots(self, task_id: str, after: int) -> dict[str, Any]:
+        """Return a page of the task's plots."""
+        with self._database.snapshot() as connection:
+            return reports.read_plots_page(connection, task_id, after)
+
     def export_events(self, task_id: str) -> dict[str, Any]:
-        """Return the task's record, single values and models, with times in ns."""
+        """Return the task's record, single values, models and media, with times in ns."""
         with self._database.snapshot() as connection:
             return export.read_events(connection, task_id)
 

@@ -33,6 +33,7 @@ from telemetry.server.store.gate import Gate, ProjectLimits, Usage
 from telemetry.server.store.metrics import md5_columns
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of
+from telemetry.server.store.reports import add_reports
 from telemetry.server.store.state import MetricKey, SeriesState, TaskState
 
 __all__ = ["SeriesChange", "TaskChange", "Transaction", "WriterCache"]
@@ -62,6 +63,8 @@ class TaskChange:
     series: dict[int, SeriesChange] = field(default_factory=dict)
     console_last_id: int | None = None
     models: bool = False
+    plots: bool = False
+    media: bool = False
 
     def merged(self, later: TaskChange) -> TaskChange:
         """Return both changes as one; `later` came after."""
@@ -69,6 +72,8 @@ class TaskChange:
             self.series | later.series,
             self.console_last_id if later.console_last_id is None else later.console_last_id,
             self.models or later.models,
+            self.plots or later.plots,
+            self.media or later.media,
         )
 
 
@@ -329,6 +334,9 @@ class Transaction:
                     "size_bytes": model.size_bytes,
                 },
             )
+        change.plots |= bool(content.plots)
+        change.media |= bool(content.media)
+        add_reports(self._connection, task.id, content)
         if content.values:
             rows = [_value_row(task, content, event) for event in content.values]
             self._connection.execute(_UPSERT_VALUE, rows)
