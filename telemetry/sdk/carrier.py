@@ -56,6 +56,7 @@ class Carrier:
         self._hurry = threading.Event()
         self._deadline_s: float | None = None
         self._abandoned = False
+        self.moved_at_s = time.monotonic()  # a byte arrived somewhere
         self._runner: asyncio.Runner | None = None
         self._clients: dict[str, AsyncClient] = {}
 
@@ -90,6 +91,7 @@ class Carrier:
         bar = self._bar(blob)
 
         def on_progress(done_bytes: int) -> None:
+            self.moved_at_s = time.monotonic()
             if self._abandoned:
                 raise Abandoned
             if bar is not None:

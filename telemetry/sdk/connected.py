@@ -95,6 +95,11 @@ class Connected:
                 except Exception:
                     log.debug("a connected object could not be read", exc_info=True)
 
+    @property
+    def ending(self) -> bool:
+        """True from the last look on."""
+        return self._stopped.is_set()
+
     def stop(self) -> None:
         """Write what has changed, and look no more: what the program does with its objects now is its own affair."""
         self._stopped.set()

@@ -14,6 +14,7 @@ from telemetry.events import TaskHeader
 from telemetry.ledger import Ledger
 from telemetry.protocols import Emit
 from telemetry.sdk.connected import Connected
+from telemetry.sdk.depot import Depot
 from telemetry.sdk.record import Record
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.view import View
@@ -32,6 +33,7 @@ class TaskCore(Protocol):
         view: reads the record and the reports.
         emit: takes events that are no change of the record.
         connected: the program's objects whose values the record follows.
+        depot: puts the bytes of artifacts and models where they belong.
         is_running: True while this process runs the task: False once it has ended, and for any other task.
     """
 
@@ -41,6 +43,7 @@ class TaskCore(Protocol):
     view: View
     emit: Emit
     connected: Connected
+    depot: Depot
 
     @property
     def is_running(self) -> bool: ...

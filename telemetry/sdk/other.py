@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from telemetry import lifecycle
@@ -21,10 +22,13 @@ from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.retry import delay_s
 from telemetry.sdk.connected import Connected
+from telemetry.sdk.depot import Depot, SendingDepot
+from telemetry.sdk.parcel import SCRATCH
 from telemetry.sdk.record import Record
 from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome
+from telemetry.sdk.uploads import task_prefix
 from telemetry.sdk.view import ServerView, SessionView, View, section_of
 from telemetry.settings import Settings
 from telemetry.wire import encode
@@ -125,6 +129,9 @@ class Other:
         self.record = Record(send=self.send)
         self.emit = _SendingEmit(self)
         self.connected = Connected(self.record, watch=False)
+        self.depot: Depot = SendingDepot(
+            self.record, self._send_blob, scratch=settings.state_dir / SCRATCH, prefix=task_prefix(header)
+        )
 
     @property
     def is_running(self) -> bool:
@@ -152,6 +159,11 @@ class Other:
         travelling_events: list[FrameEvent] = list(travelling)
         _sender.send(self.header.task_id, travelling_events, self.settings, self._url)
         self.view.reload()
+
+    def _send_blob(self, sha256: str, path: Path, size_bytes: int) -> None:
+        assert self._url is not None, "the record came first"
+        with path.open("rb") as file:
+            client_of(self._url, self.settings).send_blob(self.header.task_id, sha256, file, size_bytes)
 
     def flush(self, timeout_s: float) -> bool:
         """Return True: nothing waits."""

@@ -16,6 +16,7 @@ from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
 from telemetry.sdk.announce import end_line, start_line
 from telemetry.sdk.connected import Connected
+from telemetry.sdk.depot import Depot, RunningDepot
 from telemetry.sdk.identity import is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
@@ -57,6 +58,7 @@ class Running:
         self.record = Record(self.emit)
         self.connected = Connected(self.record, watch=launched.destination is not None)
         self.uploads = self._make_uploads(launched)
+        self.depot: Depot = RunningDepot(self.record, self.uploads)
         launched.arguments.write_to(self.record.change_sections)
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}
@@ -127,6 +129,14 @@ class Running:
         """Return the folders and zips in which this task's session may lie, there or to come."""
         base = self._base
         return base.places() if isinstance(base, SessionView) else local_places(self.settings, self.header.task_id)
+
+    def blob_folders(self) -> list[Path]:
+        """Return the folders, with their blobs, that this process's events are written to on their way."""
+        if not isinstance(self.pipeline, Pipeline):
+            return []
+        folders = [folder for _, folder in self.pipeline.session_folders(SETTLE_TIMEOUT_S)]
+        spool = self.pipeline.spool_folder
+        return folders if spool is None or spool in folders else [*folders, spool]
 
     def _make_uploads(self, launched: Launch) -> Uploads:
         pipeline = launched.pipeline

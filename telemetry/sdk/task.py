@@ -31,6 +31,7 @@ from telemetry.sdk.progress import checked_progress
 from telemetry.sdk.record import WriterRecord
 from telemetry.sdk.running import Running
 from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception
+from telemetry.sdk.task_artifacts import TaskArtifacts
 from telemetry.sdk.task_configuration import TaskConfiguration
 from telemetry.sdk.task_offline import TaskOffline
 from telemetry.sdk.task_parameters import TaskParameters
@@ -40,7 +41,7 @@ __all__ = ["Task"]
 log = logging.getLogger(__name__)
 
 
-class Task(TaskConfiguration, TaskParameters, TaskOffline):
+class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskOffline):
     """A task: made by `Task.init`, found anywhere in the program by `Task.current_task`, read by `Task.get_task`."""
 
     @classmethod

@@ -269,6 +269,18 @@ class Uploads:
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, timeout_s)
 
+    def wait_stored(self, upload: Upload, *, stall_s: float) -> bool:
+        """Wait until an upload is stored; False if it failed, or when nothing has moved for `stall_s` seconds.
+
+        Nobody whose server is away waits for ever; the upload goes on.
+        """
+        began_s = time.monotonic()
+        while not upload.wait(min(1.0, stall_s)):
+            moved_at_s = max(began_s, self._moved_at_s, self._carrier.moved_at_s)
+            if upload.done or time.monotonic() - moved_at_s > stall_s:
+                return False
+        return True
+
     def drain(self, timeout_s: float, *, patient: bool = False) -> Left:
         """Wait at the end of the task; what is not stored by then stays in the session folder.
 

@@ -197,6 +197,11 @@ class RunningView:
         self._settle = settle
         self._asks_base = began_elsewhere
 
+    @property
+    def base(self) -> View | None:
+        """Where the task's events can be read back; None if nowhere."""
+        return self._base
+
     def fold(self) -> RecordFold:
         """Return the record; without an answer from elsewhere, what this process knows of it."""
         merged = RecordFold()

@@ -1,0 +1,205 @@
+"""Artifacts: what a task has uploaded beside its reports, as the record tells it; as files, and as objects again."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from telemetry.blobs import sha256_of_uri
+from telemetry.errors import ConfigurationError, TelemetryError
+from telemetry.events import INT64_MAX, INT64_MIN, clean_text
+from telemetry.sdk.copies import has_blob, local_copy, unpacked
+from telemetry.sdk.core import TaskCore
+from telemetry.sdk.depot import FAILED, PENDING, STORED
+from telemetry.sdk.deserialize import deserialize
+from telemetry.sdk.parcel import Parcel
+
+__all__ = ["ARTIFACTS", "Artifact", "artifact_entry", "plain_metadata"]
+
+log = logging.getLogger(__name__)
+
+# The record's section: artifact name -> entry.
+ARTIFACTS = "artifacts"
+
+_MAX_METADATA_DEPTH = 16
+
+
+class Artifact:
+    """One artifact of a task, from `task.artifacts`. It shows the record as it was read; `state` is looked up anew.
+
+    Attributes:
+        name: its name.
+        type: dict, pandas, numpy, image, archive, custom, string or pickle.
+        mode: "output".
+        timestamp: when it was uploaded, with its time zone.
+        metadata, preview: as they were given, or made.
+    """
+
+    def __init__(self, core: TaskCore, name: str, entry: Mapping[str, Any]) -> None:
+        self._core = core
+        self._entry = entry
+        self._upload = core.depot.upload(ARTIFACTS, name)
+        self.name = name
+        self.type = str(entry.get("type", ""))
+        self.mode = "output"
+        self.timestamp = datetime.fromtimestamp((entry.get("time_unix_ns") or 0) / 1e9, UTC)
+        self.preview = str(entry.get("preview", ""))
+        metadata = entry.get("metadata")
+        self.metadata: dict[str, Any] = dict(metadata) if isinstance(metadata, Mapping) else {}
+
+    def __repr__(self) -> str:
+        return f"<Artifact {self.name!r} {self.type} {self.size} bytes>"
+
+    @property
+    def url(self) -> str:
+        """Where the bytes are: "blob:<sha256>" for the server or session, else an address; "" until they were read."""
+        return str(self._known().get("uri") or "")
+
+    @property
+    def hash(self) -> str:
+        """The sha256 of the stored file; "" where it is not known."""
+        return str(self._known().get("sha256") or "")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the stored file; 0 where they are not known."""
+        return int(self._known().get("size_bytes") or 0)
+
+    @property
+    def state(self) -> str:
+        """ "pending" until the bytes are stored, then "stored"; "failed" with the reason in `error`."""
+        if self._upload is not None:
+            return FAILED if self._upload.error else STORED if self._upload.done else PENDING
+        state = str(self._entry.get("state", ""))
+        if sha256_of_uri(self.url) is None or state not in (PENDING, STORED):
+            return state
+        return STORED if has_blob(self._core, self.hash) else PENDING
+
+    @property
+    def error(self) -> str:
+        """Why it could not be stored; "" if it was, or may still be."""
+        return self._upload.error if self._upload is not None else str(self._entry.get("error", ""))
+
+    def _known(self) -> Mapping[str, Any]:
+        """Return the entry; of an upload of this process with what has become of it since."""
+        if self._upload is None or self._upload.blob is None:
+            return self._entry
+        blob = self._upload.blob
+        return {**self._entry, "uri": blob.uri, "sha256": blob.sha256, "size_bytes": blob.size_bytes}
+
+    def get_local_copy(
+        self, extract_archive: bool = True, raise_on_error: bool = False, force_download: bool = False
+    ) -> str | None:
+        """Return the path of a local copy, for reading; it is made at the first call and kept for later ones.
+
+        Args:
+            extract_archive: of a zip that was made of a folder or several files, return the folder it is unpacked to.
+            raise_on_error: raise where it can't be had, rather than warn and return None.
+            force_download: copy it anew.
+        Raises:
+            BlobError: it can't be had, or arrived damaged; only with `raise_on_error`.
+        """
+        try:
+            return str(self._copy(extract_archive, force_download))
+        except TelemetryError as error:
+            if raise_on_error:
+                raise
+            log.warning("%s", error)
+            return None
+
+    def get(
+        self,
+        force_download: bool = False,
+        deserialization_function: Callable[[bytes], Any] | None = None,
+        block_unsafe_artifacts: bool = False,
+        *,
+        allow_pickle: bool | None = None,
+    ) -> Any:
+        """Return the object: a dict, frame, array, image, text, or what was pickled; of files and folders the Path.
+
+        A pickle runs code of whoever made it. One that this process has uploaded is loaded; any other only if
+        `allow_pickle` says so.
+
+        Args:
+            deserialization_function: takes the bytes and returns the object, the reverse of serialization_function.
+            block_unsafe_artifacts: load no pickle, not even one's own.
+        Raises:
+            BlobError: the bytes can't be had, are damaged, or can't be read as the type.
+            ConfigurationError: it is a pickle, and nobody has said that it may be loaded; or a package is missing.
+        """
+        if deserialization_function is not None:
+            return deserialization_function(self._copy(False, force_download).read_bytes())
+        allowed = (self._upload is not None if allow_pickle is None else allow_pickle) and not block_unsafe_artifacts
+        refusal = (
+            f"{self._label} is a pickle, and loading one runs whatever code its maker has put into it. Nothing was "
+            f"loaded. If you trust them: artifacts[{self.name!r}].get(allow_pickle=True); the file as it is: "
+            ".get_local_copy()"
+        )
+        path = self._copy(True, force_download)
+        form = self._entry.get("form")
+        filename = str(self._entry.get("filename", ""))
+        return deserialize(path, self.type, filename, form=form, allow_pickle=allowed, refusal=refusal)
+
+    @property
+    def _label(self) -> str:
+        return f"artifact {self.name!r} of task {self._core.header.task_id}"
+
+    def _copy(self, extract: bool, force: bool) -> Path:
+        if self._upload is not None:
+            # It was uploaded a moment ago: its bytes are on their way to the session folder.
+            self._upload.wait_kept()
+        path = local_copy(self._core, self._known(), label=self._label, force=force)
+        return unpacked(path, force=force) if extract and self.type == "archive" else path
+
+
+def artifact_entry(parcel: Parcel, metadata: Any, time_unix_ns: int) -> dict[str, Any]:
+    """Return what the record keeps of an artifact, but for what its upload adds."""
+    entry = {
+        "type": parcel.kind,
+        "sha256": "",
+        "size_bytes": 0,
+        "filename": clean_text(parcel.filename),
+        "content_type": parcel.content_type,
+        "preview": parcel.preview,
+        "metadata": plain_metadata(metadata),
+        "time_unix_ns": time_unix_ns,
+        "error": "",
+    }
+    if parcel.form is not None:
+        entry["form"] = parcel.form
+    return entry
+
+
+def plain_metadata(metadata: Any) -> dict[str, Any]:
+    """Return metadata as the record can carry it: numbers, bools, texts, lists and dicts; of anything else its text.
+
+    Raises:
+        ConfigurationError: it is no dict.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise ConfigurationError(f"metadata must be a dict, not {type(metadata).__name__}")
+    return {clean_text(str(key)): _plain(value, _MAX_METADATA_DEPTH) for key, value in metadata.items()}
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and INT64_MIN <= value <= INT64_MAX:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, str):
+        return clean_text(str(value))
+    if depth and isinstance(value, Mapping):
+        return {clean_text(str(key)): _plain(item, depth - 1) for key, item in value.items()}
+    if depth and isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [_plain(item, depth - 1) for item in value]
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return _plain(value.item(), 0)  # a number of numpy's
+    return clean_text(str(value))

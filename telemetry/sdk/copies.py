@@ -1,0 +1,251 @@
+"""Local copies of what the record refers to: from this task's own session, a session on this machine, or its server.
+
+A copy lies in the state directory, `cache/<sha256>/<file name>`, and is made once; its sha256 is checked on the way. A
+zip is unpacked beside it. A caller gets the same path each time, and should not write to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+from telemetry.archive import open_archive
+from telemetry.blobs import BLOBS, PIECE_BYTES, is_sha256, sha256_of_uri
+from telemetry.disk import make_private_folder
+from telemetry.errors import BlobError, ConfigurationError, JournalError, ServerError
+from telemetry.sdk.core import TaskCore
+from telemetry.sdk.parcel import file_stem
+from telemetry.sdk.view import RunningView, ServerView, SessionView, View
+
+__all__ = ["has_blob", "local_copy", "unpacked"]
+
+CACHE = "cache"
+
+# A zip of a model is as large inside as it is; a bomb is a thousand times larger.
+MAX_UNPACK_RATIO = 1000
+_SMALL_UNPACK_BYTES = 100 * 1024 * 1024
+
+OnPiece = Callable[[bytes], object]
+
+
+def has_blob(core: TaskCore, sha256: str) -> bool:
+    """Say whether a blob of the task can be read from here, as far as that can be found out."""
+    for view in _views(core):
+        if isinstance(view, SessionView):
+            if any(_in_session(place, sha256) for place in view.places()):
+                return True
+        elif isinstance(view, ServerView):
+            try:
+                if view.client.blob_status(view.task_id, sha256).complete:
+                    return True
+            except ServerError:
+                continue
+    return False
+
+
+def local_copy(core: TaskCore, entry: Mapping[str, Any], *, label: str, force: bool = False) -> Path:
+    """Return a file with the bytes of an entry (uri, sha256, filename) of the record.
+
+    Args:
+        label: for errors: "artifact 'data' of task ...".
+        force: copy anew, whatever the cache has.
+    Raises:
+        BlobError: the bytes can't be had, or are not what their sha256 says. Nothing is left in the cache.
+    """
+    uri, sha256 = str(entry.get("uri") or ""), str(entry.get("sha256") or "")
+    filename = _safe_name(str(entry.get("filename") or "")) or "file"
+    if uri.startswith("file://"):
+        return _file_of_uri(uri, label)
+    key = sha256 if is_sha256(sha256) else hashlib.sha256(uri.encode()).hexdigest()
+    target = core.settings.state_dir / CACHE / key / filename
+    if target.is_file() and not force:
+        return target
+    blob = sha256_of_uri(uri)
+    with _written(target, sha256 if is_sha256(sha256) else "", label) as on_piece:
+        if blob is not None:
+            _read_blob(core, blob, on_piece, label)
+        elif uri.startswith(("http://", "https://")):
+            _read_url(uri, on_piece, label, core.settings.request_timeout_s)
+        elif uri:
+            _read_storage(uri, on_piece, label)
+        else:
+            raise BlobError(f"{label} is not stored yet (state {entry.get('state') or 'unknown'!s}); try again later")
+    return target
+
+
+def unpacked(path: Path, *, force: bool = False) -> Path:
+    """Return the folder that a zip of the cache is unpacked to, beside it.
+
+    Raises:
+        BlobError: it is no zip, or a member leads out of the folder or claims an absurd size.
+    """
+    folder = path.with_name(f"{path.name}.unpacked")
+    if folder.is_dir() and not force:
+        return folder
+    part = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=path.parent))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            size_bytes = sum(member.file_size for member in members)
+            if size_bytes > max(_SMALL_UNPACK_BYTES, MAX_UNPACK_RATIO * path.stat().st_size):
+                raise BlobError(
+                    f"{path} is not unpacked: it claims to hold {size_bytes} bytes, which no honest zip does"
+                )
+            for member in members:
+                parts = PurePosixPath(member.filename).parts
+                if member.filename.startswith("/") or ".." in parts or "\\" in member.filename:
+                    raise BlobError(
+                        f"{path} is not unpacked: its member {member.filename!r:.100} leads out of the folder"
+                    )
+            archive.extractall(part)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if folder.is_dir() and not force:
+            return folder  # another process was quicker
+        raise BlobError(f"{path} cannot be unpacked: {error}") from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return folder
+
+
+@contextmanager
+def _written(target: Path, sha256: str, label: str) -> Iterator[OnPiece]:
+    """Give what takes the pieces of a file; at the end it is whole, checked, and under its name."""
+    try:
+        make_private_folder(target.parent)
+        handle, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
+    except OSError as error:
+        raise BlobError(f"{label} cannot be copied to {target.parent}: {error.strerror or error}") from error
+    part, digest = Path(name), hashlib.sha256()
+    try:
+        with os.fdopen(handle, "wb") as file:
+
+            def on_piece(piece: bytes) -> None:
+                digest.update(piece)
+                file.write(piece)
+
+            yield on_piece
+        if sha256 and digest.hexdigest() != sha256:
+            raise BlobError(
+                f"{label} arrived damaged: its sha256 is {digest.hexdigest()}, not {sha256}. Nothing is kept"
+            )
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BlobError(f"{label} cannot be copied to {target.parent}: {error.strerror or error}") from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+# ---- blobs -----------------------------------------------------------------------------------------
+
+
+def _views(core: TaskCore) -> list[View]:
+    """Return where the task's blobs may lie, the nearest first."""
+    from telemetry.sdk.running import Running
+
+    view = core.view
+    views: list[View] = []
+    if isinstance(core, Running):
+        # Until they are on the server they are in the session folder or the spool.
+        folders = core.blob_folders
+        views.append(SessionView(lambda: folders() + core.session_places(), core.header.task_id))
+    if isinstance(view, RunningView):
+        return views + ([view.base] if view.base is not None else [])
+    return [*views, view]
+
+
+def _read_blob(core: TaskCore, sha256: str, on_piece: OnPiece, label: str) -> None:
+    reasons = []
+    for view in _views(core):
+        if isinstance(view, SessionView):
+            places = view.places()
+            if any(_copy_from_session(place, sha256, on_piece) for place in places):
+                return
+            reasons.append(f"not in {', '.join(map(str, places)) or 'a session on this machine'}")
+        elif isinstance(view, ServerView):
+            try:
+                view.client.download_blob(view.task_id, sha256, on_piece)
+                return
+            except ServerError as error:
+                if error.status not in (None, 404):
+                    raise BlobError(f"{label} cannot be read: {error}") from error
+                reasons.append(str(error))
+    where = "; ".join(reasons) or "the task has no session and no server"
+    raise BlobError(
+        f"the bytes of {label} are nowhere to be found: {where}. "
+        "If its program has just ended, they may still be on their way: `telemetry sync` on its machine sends them"
+    )
+
+
+def _in_session(place: Path, sha256: str) -> bool:
+    try:
+        if place.is_dir():
+            return (place / BLOBS / sha256).is_file()
+        with open_archive(place) as archive:
+            return f"{BLOBS}/{sha256}" in archive.NameToInfo
+    except (OSError, JournalError):
+        return False
+
+
+def _copy_from_session(place: Path, sha256: str, on_piece: OnPiece) -> bool:
+    """Copy a blob from a session folder or zip; False if it is not there."""
+    if not _in_session(place, sha256):
+        return False
+    if place.is_dir():
+        with (place / BLOBS / sha256).open("rb") as file:
+            _copy(file, on_piece)
+    else:
+        with open_archive(place) as archive, archive.open(f"{BLOBS}/{sha256}") as member:
+            _copy(member, on_piece)
+    return True
+
+
+def _copy(file: IO[bytes], on_piece: OnPiece) -> None:
+    while piece := file.read(PIECE_BYTES):
+        on_piece(piece)
+
+
+# ---- other places ----------------------------------------------------------------------------------
+
+
+def _file_of_uri(uri: str, label: str) -> Path:
+    path = Path(unquote(urlsplit(uri).path))
+    if not path.exists():
+        raise BlobError(f"{label} was registered as {path}, and nothing is there now, on this machine")
+    return path
+
+
+def _read_url(url: str, on_piece: OnPiece, label: str, timeout_s: float) -> None:
+    from urllib.error import URLError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(url, headers={"User-Agent": "telemetry"}), timeout=timeout_s) as answer:
+            _copy(answer, on_piece)
+    except (URLError, OSError, ValueError) as error:
+        raise BlobError(f"{label} cannot be read from {url}: {error}") from error
+
+
+def _read_storage(uri: str, on_piece: OnPiece, label: str) -> None:
+    raise ConfigurationError(f"{label} is at {uri}, and nothing here reads that")
+
+
+def _safe_name(filename: str) -> str:
+    """Return a record's file name as one of this machine's: no path leads out of the cache."""
+    name = filename.replace("\\", "/").rpartition("/")[2]
+    stem, dot, suffix = name.partition(".")
+    return f"{file_stem(stem)}{dot}{file_stem(suffix) if suffix else ''}" if name.strip(". ") else ""
