@@ -549,3 +549,20 @@ def test_points_that_a_later_attempt_reports_anew_are_shown_on_demand(url: str, 
     page.reload()
     wait_for_points(page, "loss", 40)
     expect(page.get_by_role("button", name="All attempts")).to_have_attribute("aria-pressed", "true")
+
+
+def test_console_lines_show_their_rank_and_can_be_read_by_rank(url: str, open_page: OpenPage) -> None:
+    # given two ranks that print
+    for rank in range(2):
+        writer = Writer(url, TASK, rank=rank).lines([f"hello from {rank}"])
+        if not rank:
+            writer.task()
+        writer.record("writers", {f"{rank:032x}": {"rank": rank, "world_size": 2, "host": "node", "pid": 1}}).flush()
+    page = open_page(f"/tasks/{TASK}#console")
+    # then each line names its rank
+    expect(page.locator(".line .text")).to_have_text(["hello from 0", "hello from 1"])
+    expect(page.locator(".line .rank")).to_have_text(["0", "1"])
+    expect(page.locator(".line .rank").first).to_be_visible()
+    # and one rank can be read by itself
+    page.get_by_label("Rank").select_option("rank 1")
+    expect(page.locator(".line .text")).to_have_text(["hello from 1"])

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server_support import LOSS, MS, START_NS, TASK, Http, frame_of, rows_of, started
+from server_support import LOSS, MS, START_NS, TASK, Http, batch_of, frame_of, rows_of, started
 
 from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange, SeriesKey, SingleValue
 from telemetry.server.store import reports
 from telemetry.server.store.schema import SCHEMA_VERSION
+from telemetry.wire import encode
 
 START_MS = START_NS // MS
 CPU = SeriesKey("resource", "cpu", "host", "%")
@@ -181,7 +183,14 @@ def test_the_console_is_paged_from_both_ends_and_searched(http: Http) -> None:
         return [line["text"].split()[1] for line in answer["lines"]], answer["more"]
 
     first = http.get(f"/tasks/{TASK}/console", limit=1)["lines"][0]
-    assert first == {"id": 1, "unix_ms": START_MS, "stream": "stdout", "level": None, "text": "line 0 100%_done"}
+    assert first == {
+        "id": 1,
+        "unix_ms": START_MS,
+        "stream": "stdout",
+        "level": None,
+        "rank": None,
+        "text": "line 0 100%_done",
+    }
     assert ask(limit=3) == (["0", "1", "2"], True)
     assert ask(limit=3, after=3) == (["3", "4", "5"], True)
     assert ask(limit=2, tail=1) == (["9", "Ärger"], True)
@@ -192,6 +201,19 @@ def test_the_console_is_paged_from_both_ends_and_searched(http: Http) -> None:
     assert ask(search="%_D", limit=100)[0] == [str(n) for n in range(10)]
     assert ask(search="%x") == ([], False)
     assert http.get(f"/tasks/{TASK}/console", stream="log")["lines"][0]["level"] == 30
+
+
+def test_console_lines_name_the_rank_of_their_writer(http: Http) -> None:
+    # given two ranks, of which one has a child of its own
+    for number, rank in enumerate((0, 1, 1)):
+        batch = replace(batch_of({}, [ConsoleLine(START_NS, "stdout", f"writer {number}")]), rank=rank)
+        http.send(encode(batch, writer_id=b"writer %9d" % number, sequence=0))
+    # then each line has its writer's rank, and those of one rank can be asked for
+    lines = http.get(f"/tasks/{TASK}/console")["lines"]
+    assert [(line["text"], line["rank"]) for line in lines] == [("writer 0", 0), ("writer 1", 1), ("writer 2", 1)]
+    found = http.get(f"/tasks/{TASK}/console", rank=1)["lines"]
+    assert [line["text"] for line in found] == ["writer 1", "writer 2"]
+    assert http.get(f"/tasks/{TASK}/console", rank=7)["lines"] == []
 
 
 def test_models_and_values_are_listed(http: Http) -> None:

@@ -65,6 +65,7 @@ BACK_TO_VERSION_3 = """
     DROP INDEX metrics_by_md5;
     ALTER TABLE metrics DROP COLUMN title_md5;
     ALTER TABLE metrics DROP COLUMN series_md5;
+    ALTER TABLE task_writers DROP COLUMN rank;
     DROP TABLE task_tags;
     DROP TABLE deleted_tasks;
 """

@@ -155,7 +155,7 @@ def _points_query(request: web.Request) -> PointsQuery:
 
 
 async def console(request: web.Request) -> web.Response:
-    """`GET /tasks/{id}/console?after=ID&before=ID&limit=1000&tail=1&stream=&search=`."""
+    """`GET /tasks/{id}/console?after=ID&before=ID&limit=1000&tail=1&stream=&search=&rank=`."""
     task_id = _task_id(request)
     query = ConsoleQuery(
         after=integer(request, "after", None),
@@ -164,6 +164,7 @@ async def console(request: web.Request) -> web.Response:
         from_end=flag(request, "tail"),
         stream=text(request, "stream"),
         search=text(request, "search") or "",
+        rank=integer(request, "rank", None, low=0, high=2**31 - 1),
     )
     return await read(request, lambda store: store.console(task_id, query))
 

@@ -51,6 +51,7 @@ class ConsoleQuery:
     from_end: bool = False
     stream: str | None = None
     search: str = ""
+    rank: int | None = None
 
 
 def task_row_id(connection: Connection, task_id: str) -> int:
@@ -168,14 +169,18 @@ def ranks_of_series(connection: Connection, task: int, series: int) -> list[int]
 def read_console(connection: Connection, task_id: str, query: ConsoleQuery) -> Json:
     """Return console lines in the order they arrived, and whether more match beyond them."""
     task = task_row_id(connection, task_id)
-    columns = schema.console.c
-    statement = select(schema.console).where(columns.task == task)
+    columns, writers = schema.console.c, schema.task_writers.c
+    of_writer = (writers.task == columns.task) & (writers.writer == columns.writer)
+    lines_with_rank = schema.console.outerjoin(schema.task_writers, of_writer)
+    statement = select(schema.console, writers.rank).select_from(lines_with_rank).where(columns.task == task)
     if query.after is not None:
         statement = statement.where(columns.id > query.after)
     if query.before is not None:
         statement = statement.where(columns.id < query.before)
     if query.stream is not None:
         statement = statement.where(columns.stream == query.stream)
+    if query.rank is not None:
+        statement = statement.where(writers.rank == query.rank)
     if query.search:
         statement = statement.where(columns.text.icontains(query.search, autoescape=True))
     order = columns.id.desc() if query.from_end else columns.id.asc()
@@ -193,6 +198,7 @@ def read_console(connection: Connection, task_id: str, query: ConsoleQuery) -> J
                 "unix_ms": unix_ms(row.time),
                 "stream": row.stream,
                 "level": row.level,
+                "rank": row.rank,
                 "text": row.text,
             }
         )

@@ -84,6 +84,7 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE metrics ADD COLUMN title_md5 TEXT",
         "ALTER TABLE metrics ADD COLUMN series_md5 TEXT",
         "CREATE INDEX metrics_by_md5 ON metrics (title_md5, series_md5)",
+        "ALTER TABLE task_writers ADD COLUMN rank INTEGER",
     ),
 }
 
@@ -167,6 +168,8 @@ task_writers = Table(
     metadata,
     Column("task", BigInteger, primary_key=True),
     Column("writer", LargeBinary, primary_key=True),
+    # NULL where the task has one process, and for writers from before version 4.
+    Column("rank", Integer),
     sqlite_with_rowid=False,
 )
 

@@ -168,7 +168,7 @@ class Transaction:
         change = self.changes.setdefault(content.task_id, TaskChange())
         if writer not in task.writers:
             task.writers.add(writer)
-            self._add_row(schema.task_writers, {"task": task.id, "writer": writer})
+            self._add_row(schema.task_writers, {"task": task.id, "writer": writer, "rank": content.rank})
         task.add(content, self._now)
         self._dirty_tasks[task.task_id] = task
         if content.runs:

@@ -13,7 +13,7 @@ function levelClass(level) {
 }
 
 /**
- * @param {{id: number, unix_ms: number, stream: string, level: number | null, text: string}} line
+ * @param {{id: number, unix_ms: number, stream: string, level: number | null, rank: number | null, text: string}} line
  * @param {string} search  marked where it occurs
  */
 export function lineElement(line, search) {
@@ -25,7 +25,8 @@ export function lineElement(line, search) {
   }
   return el(
     "div", { class: `line ${["stdout", "stderr", "log", "report"].includes(line.stream) ? line.stream : "other"}${levelClass(line.level)}`, "data-id": line.id },
-    el("time", { title: `${exact(line.unix_ms)}, ${line.stream}` }, clockTime(line.unix_ms)), text,
+    el("time", { title: `${exact(line.unix_ms)}, ${line.stream}` }, clockTime(line.unix_ms)),
+    line.rank === null ? "" : el("span", { class: "rank", title: `rank ${line.rank}` }, String(line.rank)), text,
   );
 }
 

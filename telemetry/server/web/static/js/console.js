@@ -28,6 +28,7 @@ export class Console {
     this.box = byId("lines");
     this.search = "";
     this.stream = "";
+    this.rank = "";
     this.firstId = 0; // of the window
     this.lastId = 0;
     this.liveId = 0; // the newest that the feed told of
@@ -56,6 +57,18 @@ export class Console {
     else this.#showLatest();
   }
 
+  /** The ranks of a task can be read one by one. */
+  setTask(record) {
+    const found = Object.values(record?.writers ?? {}).filter((writer) => writer?.world_size > 1 && Number.isInteger(writer.rank));
+    const ranks = [...new Set(found.map(({ rank }) => rank))].sort((a, b) => a - b);
+    const choice = /** @type {HTMLSelectElement} */ (byId("console-rank"));
+    if (choice.options.length === ranks.length + 1) return;
+    choice.replaceChildren(new Option("All ranks", ""), ...ranks.map((rank) => new Option(`rank ${rank}`, String(rank))));
+    choice.value = this.rank;
+    byId("console-ranks").hidden = ranks.length < 2;
+    this.box.classList.toggle("with-ranks", ranks.length > 1);
+  }
+
   setShown(shown) {
     this.shown = shown;
     if (!shown || !this.following) return;
@@ -73,6 +86,8 @@ export class Console {
     field.addEventListener("input", search);
     const stream = /** @type {HTMLSelectElement} */ (byId("console-stream"));
     stream.addEventListener("change", () => this.#restart({ stream: stream.value }));
+    const rank = /** @type {HTMLSelectElement} */ (byId("console-rank"));
+    rank.addEventListener("change", () => this.#restart({ rank: rank.value }));
     for (const [id, name] of [["console-times", "with-times"], ["console-wrap", "wrap"]]) {
       const button = byId(id);
       this.box.classList.toggle(name, button.getAttribute("aria-pressed") === "true");
@@ -93,7 +108,7 @@ export class Console {
   }
 
   #ask(query) {
-    return get(`/tasks/${this.taskId}/console`, { limit: PAGE, stream: this.stream, search: this.search, ...query }, this.abort.signal);
+    return get(`/tasks/${this.taskId}/console`, { limit: PAGE, stream: this.stream, search: this.search, rank: this.rank, ...query }, this.abort.signal);
   }
 
   /** Run one fetch at a time; a restart aborts it. */
@@ -129,7 +144,7 @@ export class Console {
       this.lastId = lines.at(-1)?.id ?? 0;
       this.moreBefore = more;
       this.moreAfter = false;
-      if (!lines.length) this.box.append(emptyNote(this.search || this.stream));
+      if (!lines.length) this.box.append(emptyNote(this.search || this.stream || this.rank));
       this.#afterChange();
     });
   }

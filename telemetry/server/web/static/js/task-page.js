@@ -44,7 +44,7 @@ async function fetchTask() {
     byId("shown").hidden = false;
     header.show(task);
     parts.info.show(task);
-    parts.scalars.setTask(task.record);
+    for (const name of ["scalars", "console"]) parts[name].setTask(task.record);
     parts.resources.table.setWriters(task.record?.writers ?? {});
     if (appeared) for (const name of started) parts[name].refresh();
   } catch (error) {
