@@ -38,7 +38,7 @@ NORMAL = ExitCause("normal")
 class ExitWatch:
     """Calls `on_exit(cause)` once, when the process ends by whichever way Python lets us see.
 
-    - normal end and sys.exit: from atexit;
+    - normal end and sys.exit: from atexit; an exit that the program catches is none;
     - uncaught exception and Ctrl-C: sys.excepthook notes it (and calls the hook that was there), atexit follows;
     - SIGTERM: `on_exit` runs in the handler, then the signal is delivered as it would have been without us: the
       process dies of it (status 143), or the user's handler, if there was one, is called. With a handler of
@@ -103,12 +103,22 @@ class ExitWatch:
     def _exit(self, status: Any = None, /) -> NoReturn:
         if threading.current_thread() is threading.main_thread():
             if status is None or status == 0:
-                # The last one counts: an earlier exit may have been caught.
                 self._cause = NORMAL
             else:
                 reason = f"exit code {status}" if isinstance(status, int) else str(status)[:500]
                 self._cause = ExitCause("exit_code", reason)
+                error = SystemExit(status)
+                error.telemetry_trace = _ExitTrace(self, self._cause)  # type: ignore[attr-defined]
+                try:
+                    raise error
+                finally:
+                    del error  # or its traceback would keep this frame, and the frame the error
         raise SystemExit(status)
+
+    def exit_was_caught(self, cause: ExitCause) -> None:
+        """The program caught the exit that `cause` tells of, and goes on."""
+        if self._cause is cause:
+            self._cause = NORMAL
 
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
         cause = ExitCause("signal", "SIGTERM")
@@ -119,6 +129,32 @@ class ExitWatch:
         self._call(cause)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+class _ExitTrace:
+    """Hangs on a SystemExit and dies with it, and where that happens tells whether it ended the program.
+
+    The interpreter lets go of an exit that nobody caught when no code of the program runs any more. One that was
+    caught goes while its code runs; so does the one that a second exit came in place of, which is the cause by then.
+    """
+
+    def __init__(self, watch: ExitWatch, cause: ExitCause) -> None:
+        self._watch = watch
+        self._cause = cause
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()  # an exit may be sent to another process, which has nothing to watch
+
+    def __del__(self) -> None:
+        try:
+            outermost = sys._getframe()
+            while outermost.f_back is not None:
+                outermost = outermost.f_back
+            # Under exit handlers and finalizers, which the interpreter calls, there is no module that runs.
+            if outermost.f_code.co_name in ("<module>", "_run_module_as_main"):
+                self._watch.exit_was_caught(self._cause)
+        except Exception:  # noqa: BLE001  an interpreter that is taken apart: there is nobody to tell
+            return
 
 
 # ---- forks -----------------------------------------------------------------------------------------

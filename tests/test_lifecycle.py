@@ -58,6 +58,26 @@ def run(tmp_path: Path, program: str) -> tuple[subprocess.CompletedProcess[str],
 
 NORMAL = {"kind": "normal", "reason": "", "detail": ""}
 
+# As a program does that runs a tool's main() and goes on.
+CAUGHT = """
+def tool():
+    sys.exit(3)
+try:
+    tool()
+except SystemExit as error:
+    assert (type(error), error.code) == (SystemExit, 3)
+"""
+CYCLE = """
+import atexit, gc
+atexit.register(gc.collect)
+def leave():
+    try:
+        sys.exit(3)
+    except SystemExit as error:
+        held = error
+        raise
+"""
+
 
 @pytest.mark.parametrize(
     ("program", "status", "kind", "reason"),
@@ -67,6 +87,14 @@ NORMAL = {"kind": "normal", "reason": "", "detail": ""}
         ("sys.exit(0)", 0, "normal", ""),
         ("sys.exit(3)", 3, "exit_code", "exit code 3"),
         ("sys.exit('no data')", 1, "exit_code", "no data"),
+        (f"{CAUGHT}print('went on')", 0, "normal", ""),
+        (f"{CAUGHT}sys.exit(4)", 4, "exit_code", "exit code 4"),
+        (f"{CAUGHT}1 / 0", 1, "exception", "ZeroDivisionError: division by zero"),
+        ("try: sys.exit(3)\nexcept SystemExit as error: sys.exit(error.code + 1)", 4, "exit_code", "exit code 4"),
+        ("try: sys.exit(3)\nexcept SystemExit as error: raise SystemExit(3) from None", 3, "exit_code", "exit code 3"),
+        ("try: sys.exit(3)\nexcept SystemExit: raise", 3, "exit_code", "exit code 3"),
+        # held by a cycle, and collected by an exit handler that runs before ours
+        (f"{CYCLE}leave()", 3, "exit_code", "exit code 3"),
         ("raise KeyboardInterrupt", -signal.SIGINT, "signal", "SIGINT"),
         ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT, "signal", "SIGINT"),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -signal.SIGTERM, "signal", "SIGTERM"),
