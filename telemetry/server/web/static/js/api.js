@@ -1,4 +1,4 @@
-/** Reading the server's API (docs/pages.md names what each page asks for). */
+/** The server's API (docs/pages.md names what each page asks for). */
 
 const ROOT = "/api/v1";
 
@@ -21,27 +21,59 @@ export class ApiError extends Error {
  * @throws {ApiError} for a status that is not 2xx; TypeError when the server cannot be reached
  */
 export async function get(path, query = {}, signal) {
+  return (await getResponse(path, query, signal)).json();
+}
+
+/** The same, as the JSON's text: what must not pass through the numbers of JavaScript (typed.js). */
+export async function getText(path, query = {}, signal) {
+  return (await getResponse(path, query, signal)).text();
+}
+
+async function getResponse(path, query, signal) {
   const response = await fetch(address(path, query), { signal, headers: { Accept: "application/json" } });
-  if (response.ok) return response.json();
+  if (!response.ok) throw await errorOf(response);
+  return response;
+}
+
+/**
+ * POST JSON text to a path below /api/v1.
+ * @param {string} path
+ * @param {string} body
+ * @returns {Promise<any>} the answer, {} where it is empty
+ * @throws {ApiError} for a status that is not 2xx; TypeError when the server cannot be reached
+ */
+export async function post(path, body) {
+  const response = await fetch(ROOT + path, {
+    method: "POST", body, headers: { "Content-Type": "application/json", Accept: "application/json" },
+  });
+  if (!response.ok) throw await errorOf(response);
+  const text = await response.text();
+  return text ? JSON.parse(text) : {};
+}
+
+async function errorOf(response) {
   let message = `${response.status} ${response.statusText}`;
   try {
     message = (await response.json()).error ?? message;
   } catch {
     // Not JSON (a proxy's page): the status line has to do.
   }
-  throw new ApiError(response.status, message);
+  return new ApiError(response.status, message);
 }
 
 /**
+ * An address below /api/v1. A list is given as often as it has items.
  * @param {string} path
  * @param {Record<string, unknown>} [query]
  */
 export function address(path, query = {}) {
   const parts = [];
-  for (const [name, value] of Object.entries(query)) {
-    if (value === null || value === undefined || value === "") continue;
-    // Commas are legal in a query and lists of series are long: leave them readable.
-    parts.push(`${name}=${encodeURIComponent(String(value)).replaceAll("%2C", ",")}`);
+  for (const [name, given] of Object.entries(query)) {
+    for (const value of Array.isArray(given) ? given : [given]) {
+      if (value === null || value === undefined || value === "") continue;
+      // Commas are legal in a query and lists of series are long: leave them readable.
+      parts.push(`${name}=${encodeURIComponent(String(value)).replaceAll("%2C", ",")}`);
+    }
   }
   return ROOT + path + (parts.length ? `?${parts.join("&")}` : "");
 }

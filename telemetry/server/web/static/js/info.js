@@ -7,7 +7,9 @@ import { statusWord } from "./status.js";
 
 const MODELS_EVERY_MS = 1500;
 // Shown in a place of their own, not in the list of fields.
-const OWN_PLACE = new Set(["ledger", "status_message", "status_reason", "name", "project", "status", "progress", "tags", "started_unix_ns", "ended_unix_ns", "type"]);
+const OWN_PLACE = new Set(["ledger", "status_message", "status_reason", "name", "project", "status", "progress", "tags", "system_tags", "started_unix_ns", "ended_unix_ns", "type"]);
+// Sections with a tab of their own, and what is for the server only.
+const ELSEWHERE = new Set(["task", "writers", "heartbeats", "parameters", "configuration", "properties", "labels", "script", "container", "artifacts", "input_models", "output_models"]);
 const LABELS = { cwd: "Folder", command: "Command", python: "Python", host: "Host", comment: "Comment" };
 
 export class Info {
@@ -43,7 +45,7 @@ export class Info {
     this.drawn = state;
     const { record } = this.task;
     const own = record.task ?? {};
-    const rest = Object.entries(record).filter(([name]) => !["task", "writers", "heartbeats"].includes(name));
+    const rest = Object.entries(record).filter(([name]) => !ELSEWHERE.has(name));
     const fields = ([name, values]) => section(sentence(name), definitions(Object.entries(values).sort(byKey).map(([key, value]) => [key, text(value)])));
     byId("info").replaceChildren(...[
       failure(this.task, own),

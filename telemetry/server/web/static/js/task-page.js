@@ -1,6 +1,7 @@
 /** A task's page: its head, its tabs, and one live feed for all of them. */
 
 import { ApiError, get } from "./api.js";
+import { Configuration } from "./configuration.js";
 import { Console } from "./console.js";
 import { byId, coalesce, setText } from "./dom.js";
 import { Info } from "./info.js";
@@ -9,17 +10,21 @@ import { fetchPlotlyAhead } from "./plotly.js";
 import { Points } from "./points.js";
 import { Resources } from "./resources.js";
 import { Scalars } from "./scalars.js";
-import { startTabs } from "./tabs.js";
+import { markTab, startTabs } from "./tabs.js";
+import { startEditing } from "./task-edit.js";
 import { Header } from "./task-header.js";
 import "./theme.js";
 
 const RECORD_EVERY_MS = 2000;
+// Tabs that show the task's record, which the feed does not bring.
+const OF_RECORD = ["configuration", "info"];
 
 const taskId = byId("task").dataset.task ?? "";
 const points = new Points(taskId);
 const parts = {
   scalars: new Scalars(taskId, points, problem),
   console: new Console(taskId, problem),
+  configuration: new Configuration(taskId, problem),
   resources: new Resources(taskId, points, problem),
   info: new Info(taskId, problem),
 };
@@ -45,6 +50,7 @@ async function fetchTask() {
     header.show(task);
     parts.info.show(task);
     for (const name of ["scalars", "console"]) parts[name].setTask(task.record);
+    markTabs(task);
     parts.resources.table.setWriters(task.record?.writers ?? {});
     if (appeared) for (const name of started) parts[name].refresh();
   } catch (error) {
@@ -54,13 +60,24 @@ async function fetchTask() {
   }
 }
 
-function showTab(name) {
+/** Tabs with nothing in them step back. A draft has only a configuration: that is shown, unless one chose. */
+function markTabs({ record = {}, counts = {}, status }) {
+  const size = (...sections) => sections.reduce((sum, section) => sum + Object.keys(record[section] ?? {}).length, 0);
+  markTab("scalars", counts.points ?? 1);
+  markTab("console", counts.console_lines ?? 1);
+  markTab("resources", counts.resource_points ?? 1);
+  markTab("configuration", size("parameters", "configuration", "properties", "labels", "script", "container"));
+  if (status === "created" && !location.hash && tab === "scalars" && !counts.points) location.replace("#configuration");
+}
+
+function showTab(name, detail) {
   tab = name;
+  if (name === "configuration") parts.configuration.show(detail);
   // Five megabytes of Plotly arrive while the series are still being listed.
   if (name === "scalars" || name === "resources") fetchPlotlyAhead();
   // What a tab shows is fetched when it is first looked at.
   if (!started.has(name)) parts[name].refresh();
-  else if (name === "info") fetchTaskSoon();
+  else if (OF_RECORD.includes(name)) refreshRecord();
   started.add(name);
   parts.console.setShown(name === "console");
 }
@@ -68,11 +85,18 @@ function showTab(name) {
 // The record (parameters, ledger, writers) is larger than what the feed brings, and only Info shows it.
 const fetchTaskSoon = coalesce(fetchTask, RECORD_EVERY_MS);
 
+function refreshRecord() {
+  if (tab === "configuration") parts.configuration.refresh();
+  fetchTaskSoon();
+}
+
 fetchTask();
 startTabs(showTab);
+startEditing(taskId, () => header.task, fetchTaskSoon);
 new Live({ task: taskId }, {
   task: (task) => {
-    if (byId("shown").hidden || tab === "info") fetchTaskSoon();
+    if (byId("shown").hidden) fetchTaskSoon();
+    else if (OF_RECORD.includes(tab)) refreshRecord();
     if (!byId("shown").hidden) header.show(task);
     if (started.has("scalars")) parts.scalars.onValuesMayHaveChanged();
   },
@@ -89,7 +113,7 @@ new Live({ task: taskId }, {
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
-  const field = { scalars: "chart-search", console: "console-search" }[tab];
+  const field = { scalars: "chart-search", console: "console-search", configuration: "configuration-search" }[tab];
   if (!field) return;
   event.preventDefault();
   /** @type {HTMLInputElement} */ (byId(field)).select();

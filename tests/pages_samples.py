@@ -1,0 +1,135 @@
+"""Tasks with something on every page, as training code would report them; for tests and screenshots."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any
+
+from pages_support import NASTY, Writer
+
+from telemetry.events import SingleValue
+
+_HOUR_NS = 3_600_000_000_000
+
+DIFF = """diff --git a/train.py b/train.py
+index 3b18e51..a9c0f1d 100644
+--- a/train.py
++++ b/train.py
+@@ -12,7 +12,7 @@ def main():
+     model = build(config)
+-    optimizer = SGD(model, lr=0.1)
++    optimizer = AdamW(model, lr=config["lr"], weight_decay=0.05)
+     for epoch in range(config["epochs"]):
+"""
+YAML = """model:
+  name: vit_small
+  depth: 12
+  heads: 6
+data:
+  root: /data/imagenet
+  augment: [crop, flip, color]
+optimizer:
+  name: adamw
+  weight_decay: 0.05
+"""
+
+
+def entry(value: Any, type_: str, description: str = "") -> dict[str, Any]:
+    """Return what the record keeps for a typed value."""
+    return {"value": value, "type": type_, "description": description}
+
+
+def parameters(seed: int = 0) -> dict[str, Any]:
+    """Return a training run's parameters, in two sections."""
+    rate = [0.001, 0.0005, 0.003, 0.0001][seed % 4]
+    return {
+        "Args/batch_size": entry([256, 128][seed % 2], "int", "per device"),
+        "Args/epochs": entry(90, "int"),
+        "Args/lr": entry(rate, "float", "peak, after the warm-up"),
+        "Args/momentum": entry(1.0, "float"),
+        "Args/seed": entry(2**60 + seed, "int", "an integer that no float holds"),
+        "Args/resume": entry(seed % 2 == 1, "bool"),
+        "Args/checkpoint": entry(None, ""),
+        "Args/output": entry("/scratch/runs/vit/" + "long/" * 6, "Path"),
+        "General/model/depth": entry(12, "int"),
+        "General/schedule": entry([30, 60, 80], "list/int", "epochs at which the rate falls"),
+        "General/mean": entry([0.485, 0.456, 0.406], "tuple/float"),
+        "General/optimizer": entry({"name": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.05}, "dict"),
+        "General/note": entry(NASTY, "str"),
+    }
+
+
+def draft(url: str, task_id: str = "d" * 32) -> Writer:
+    """Send a task that was created and not started: its parameters may be edited."""
+    writer = Writer(url, task_id).task(name="draft of a sweep", project="vision/imagenet", status="created")
+    writer.record("parameters", parameters()).record(
+        "configuration", {"model.yaml": {"text": YAML, "type": "yaml", "description": "the network"}}
+    )
+    writer.record("properties", {"owner": entry("ada", "str", "who answers questions")})
+    writer.flush()
+    return writer
+
+
+def rich(url: str, task_id: str = "a" * 32, *, seed: int = 0, name: str = "vit-small baseline") -> Writer:
+    """Send a task with parameters, configuration, properties, labels, script, container, scalars and single values."""
+    draw = random.Random(seed)
+    writer = Writer(url, task_id).at(time.time_ns() - _HOUR_NS)
+    writer.task(
+        name=name,
+        project="vision/imagenet",
+        type="training",
+        status="completed",
+        progress=100.0,
+        tags=["baseline", "vit"] if seed == 0 else ["vit", "sweep"],
+        comment="First run with the new augmentation.\nCompare with the ResNet of last week.",
+        host="node-17",
+        ended_unix_ns=time.time_ns() - _HOUR_NS // 4,
+        started_unix_ns=time.time_ns() - _HOUR_NS,
+        command=["python", "train.py", "--lr", "0.001"],
+    )
+    writer.record("parameters", parameters(seed))
+    yaml = YAML if seed == 0 else YAML.replace("depth: 12", f"depth: {12 + seed}")
+    writer.record(
+        "configuration",
+        {
+            "model.yaml": {"text": yaml, "type": "yaml", "description": "the network, as the program read it"},
+            "augment": {"text": '{\n  "crop": 224,\n  "flip": true\n}', "type": "json", "description": ""},
+        },
+    )
+    writer.record("properties", {"owner": entry("ada", "str"), "reviewed": entry(True, "bool", "by two people")})
+    writer.record("labels", {"background": 0, "cat": 1, "dog": 2})
+    writer.record(
+        "script",
+        {
+            "repository": "git@example.org:vision/imagenet.git",
+            "branch": "augment",
+            "commit": f"{seed}9c1f0a7d3e5b2846c0d1e2f3a4b5c6d7e8f9a0b",
+            "entry_point": "train.py",
+            "working_dir": ".",
+            "binary": "/usr/bin/python3.11",
+            "diff": DIFF,
+            "requirements": "numpy==2.4.6\ntorch==2.9.0\ntorchvision==0.24.0\n",
+        },
+    )
+    writer.record("container", {"image": "pytorch:2.9", "arguments": "--ipc=host", "setup_script": "apt-get update"})
+    steps = range(400)
+    for title, series, base in [("loss", "train", 2.2), ("loss", "validation", 2.4), ("accuracy", "top1", 0.0)]:
+        if title == "loss":
+            values = [base * math.exp(-step / (120 + 15 * seed)) + draw.gauss(0.1, 0.03) for step in steps]
+        else:
+            values = [0.8 * (1 - math.exp(-step / (100 + 20 * seed))) + draw.gauss(0, 0.008) for step in steps]
+        writer.scalars(title, series, values)
+    writer.scalars("lr", "adamw", [0.001 * 0.99**step for step in steps])
+    writer.resources("CPU", "host", "%", [draw.uniform(20, 60) for _ in range(60)])
+    writer.resources("Memory", "host used", "By", [(8 + step / 30) * 2.0**30 for step in range(60)])
+    writer.lines([f"epoch {step}: loss {2.2 * math.exp(-step / 120):.4f}" for step in range(60)])
+    writer.event(single("top-1", 0.781 + seed / 100)).event(single("parameters", 22_050_664.0))
+    writer.flush()
+    return writer
+
+
+def single(name: str, value: float) -> SingleValue:
+    """Return a single value."""
+    return SingleValue(time.time_ns(), name, value)
