@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from pages_browser import browser, open_page, trouble, url
 
 from telemetry.pipeline import Pipeline
 from telemetry.sdk import modes
 from telemetry.testing import MemorySink
+
+# Fixtures of the browser tests.
+__all__ = ["browser", "open_page", "trouble", "url"]
 
 # No deadline: the machine may be busy. The seed is the test's name, so a failure comes again.
 settings.register_profile("tests", deadline=None, derandomize=True, print_blob=True)

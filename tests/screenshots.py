@@ -78,7 +78,15 @@ def main(folder: Path, words: list[str]) -> None:
                     continue
                 for size, (width, height) in SIZES.items():
                     for scheme in ("light", "dark"):
-                        take(browser, server.url + path, act, folder / f"{name}-{size}-{scheme}.png", width, height, scheme)
+                        take(
+                            browser,
+                            server.url + path,
+                            act,
+                            folder / f"{name}-{size}-{scheme}.png",
+                            width,
+                            height,
+                            scheme,
+                        )
             browser.close()
 
 

@@ -1,20 +1,15 @@
-"""The pages in a real browser against a real server.
-
-The `page` fixture watches every test: an error in the console (a refused policy is one), an exception in
-a script, or a request to anywhere but the server fails it.
-"""
+"""The pages in a real browser against a real server; pages_browser.py has its fixtures."""
 
 from __future__ import annotations
 
 import math
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages_browser import NEEDS_BROWSER, OpenPage, overflow
 from pages_support import NASTY, Writer
 
 from telemetry.server.app import BackgroundServer
@@ -23,73 +18,10 @@ from telemetry.server.config import ServerConfig
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# Tests often run as root in a container, where Chromium's sandbox cannot start; the rest keeps it from
-# calling home.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome in PATH"),
-]
+pytestmark = NEEDS_BROWSER
 
 TASK = "1" * 32
 POINTS = ".card .plot[data-points]"
-OpenPage = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
-    with BackgroundServer(ServerConfig(tmp_path / "store", port=0)) as server:
-        yield server.url
-
-
-@pytest.fixture
-def trouble() -> list[str]:
-    """What went wrong in the browser; a test that provokes something clears it."""
-    return []
-
-
-@pytest.fixture
-def open_page(browser: Any, url: str, trouble: list[str]) -> Iterator[OpenPage]:
-    """Return a function that opens a path of the server in a fresh browser profile."""
-    contexts = []
-
-    def open_it(path: str, **options: Any) -> Any:
-        context = browser.new_context(
-            **{"viewport": {"width": 1280, "height": 900}, "timezone_id": "Asia/Tokyo", **options}
-        )
-        context.set_default_timeout(15_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda line: line.type in ("error", "warning") and trouble.append(line.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on(
-            "request", lambda request: request.url.startswith((url, "data:", "blob:")) or trouble.append(request.url)
-        )
-        page.goto(url + path)
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert trouble == []
 
 
 def chart(page: Any, title: str) -> Any:
@@ -105,11 +37,6 @@ def wait_for_points(page: Any, title: str, at_least: int) -> None:
         '([title, n]) => Number(document.querySelector(`.card[data-title="${title}"] .plot`)?.dataset.points) >= n',
         arg=[title, at_least],
     )
-
-
-def overflow(page: Any) -> int:
-    """Return by how many pixels the page is wider than its window."""
-    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
 def test_the_table_shows_tasks_as_text_and_filters_into_the_address(open_page: OpenPage, url: str) -> None:
@@ -382,14 +309,14 @@ def test_info_shows_record_traceback_and_ledger(open_page: OpenPage, url: str) -
         status="failed", status_reason="boom", status_message=f"Traceback\n  {NASTY}", ledger=ledger
     )
     writer.task(command=["python", "train.py", "--note", "two words"])
-    writer.record("parameters", {"lr": 0.1, "model": {"depth": 3}}).flush()
+    writer.record("environment", {"modules": {"cuda": "13.0"}}).flush()
     page = open_page(f"/tasks/{TASK}#info")
 
     expect(page.locator(".traceback")).to_have_text(f"Traceback\n  {NASTY}")
     expect(page.locator(".ledger")).to_contain_text("1,234")
     expect(page.get_by_text("Dropped: queue full")).to_be_visible()
     expect(page.get_by_text("python train.py --note 'two words'")).to_be_visible()
-    expect(page.locator(".panel[aria-label=Parameters]")).to_contain_text("depth")
+    expect(page.locator(".panel[aria-label=Environment]")).to_contain_text("cuda")
     expect(page.get_by_role("tab", name="Info")).to_have_attribute("aria-selected", "true")
     page.get_by_role("tab", name="Info").press("Home")
     expect(page.get_by_role("tab", name="Scalars")).to_be_focused()
@@ -427,6 +354,7 @@ def test_nothing_is_wider_than_a_phone(open_page: OpenPage, url: str) -> None:
         ("scalars", ".main-svg"),
         ("console", ".line"),
         ("resources", "#resources-panel .main-svg"),
+        ("configuration", "#no-configuration"),
         ("info", ".definitions"),
     ]:
         page.goto(f"{url}/tasks/{TASK}#{tab}")

@@ -13,7 +13,8 @@ export async function sendChanges(taskId, changes) {
   try {
     await post(`/tasks/${taskId}/changes`, `{"changes":[${parts.join(",")}]}`);
   } catch (error) {
-    throw new Error(`${why(error)} Nothing was changed.`);
+    const text = why(error);
+    throw new Error(/nothing was changed/i.test(text) ? text : `${text} Nothing was changed.`);
   }
 }
 
@@ -23,7 +24,7 @@ function why(error) {
   return sentence(error.message);
 }
 
-const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 /**
  * The JSON of an entry of `parameters` or `properties`.

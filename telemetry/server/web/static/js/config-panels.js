@@ -120,5 +120,5 @@ export function codePanel(id, title, text, kind) {
 
 function diffLines(text) {
   const kindOf = (line) => (/^(\+\+\+|---|diff |index )/.test(line) ? "file" : { "+": "added", "-": "gone", "@": "hunk" }[line[0]] ?? "");
-  return text.split("\n").map((line) => el("span", { class: `diff ${kindOf(line)}` }, `${line}\n`));
+  return text.split("\n").map((line) => el("span", { class: `diff ${kindOf(line)}` }, line));
 }

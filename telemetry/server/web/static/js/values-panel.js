@@ -27,7 +27,7 @@ export class ValuesPanel {
     this.body = el("div", {});
     this.element = el(
       "section", { class: "panel values", id: options.id, "aria-label": options.title },
-      el("header", { class: "panel-head" }, el("h2", {}, options.title, this.count), this.editButton), this.body,
+      el("header", { class: "panel-head" }, el("h2", {}, `${options.title} `, this.count), this.editButton), this.body,
     );
   }
 
