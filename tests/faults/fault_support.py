@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from telemetry.client import Client
-from telemetry.export import JsonLinesFile, export_tasks, find_tasks, read_series
+from telemetry.export import read_series
 from telemetry.journal import SegmentDamage, read_segments
 from telemetry.pipeline import Pipeline
 from telemetry.wire import Frame, decode
@@ -75,14 +75,6 @@ def stored_digests(url: str, task_id: str) -> dict[str, tuple[int, str]]:
 
 def _digest(*columns: bytes) -> str:
     return hashlib.sha256(b"".join(columns)).hexdigest()
-
-
-def export_bytes(url: str, folder: Path) -> bytes:
-    """Return the export of all tasks of a server as JSON lines."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with Client(url) as client:
-        (path,) = export_tasks(client, find_tasks(client, None), JsonLinesFile(folder)).files
-    return path.read_bytes()
 
 
 def until(fact: Callable[[], bool], what: str) -> None:
