@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from telemetry.client_blobs import BlobCalls
+from telemetry.client_edits import EditCalls
 from telemetry.client_http import API_PREFIX, DEFAULT_TIMEOUT_S
 from telemetry.client_reads import ReadCalls
 from telemetry.client_types import (
@@ -57,7 +58,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncClient(ReadCalls, BlobCalls):
+class AsyncClient(ReadCalls, EditCalls, BlobCalls):
     """The server's API for asyncio code. One client belongs to one event loop.
 
     Every call raises ServerUnreachable when nothing answers in `timeout_s` seconds, and ServerError
@@ -96,6 +97,8 @@ class Client:
     values = blocking(AsyncClient.values)
     plots = blocking(AsyncClient.plots)
     media = blocking(AsyncClient.media)
+    change = blocking(AsyncClient.change)
+    delete_task = blocking(AsyncClient.delete_task)
     export_page = blocking(AsyncClient.export_page)
     blob_status = blocking(AsyncClient.blob_status)
     send_blob = blocking(AsyncClient.send_blob)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 __all__ = [
+    "Change",
     "ChoicesAnswer",
     "ConsoleAnswer",
     "ConsoleLineInfo",
@@ -107,6 +108,14 @@ class ChoicesAnswer(TypedDict):
     properties: list[str]
     metrics: list[str]
     values: list[str]
+
+
+class Change(TypedDict):
+    """A change of one field of a task's record; a value of None removes it."""
+
+    section: str
+    key: str
+    value: Any
 
 
 class ProjectInfo(TypedDict):

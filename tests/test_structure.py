@@ -46,6 +46,7 @@ FLOORS = {
     "telemetry.client_types": 0,
     "telemetry.client_http": 2,
     "telemetry.client_reads": 2,
+    "telemetry.client_edits": 2,
     "telemetry.client_blobs": 2,
     "telemetry.client": 2,
     "telemetry.collectors": 2,

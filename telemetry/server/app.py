@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 
 from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
-from telemetry.server import api, export_api, ingest, live, pages, tasks_api, watch
+from telemetry.server import api, edit_api, export_api, ingest, live, pages, tasks_api, watch
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
 from telemetry.server.config import CONFIG, STORE, ServerConfig
@@ -43,6 +43,7 @@ def create_app(config: ServerConfig) -> web.Application:
     ingest.add_routes(app)
     api.add_routes(app)
     tasks_api.add_routes(app)
+    edit_api.add_routes(app)
     export_api.add_routes(app)
     pages.add_routes(app)
     # Ended in reverse: the writer finishes before the store is closed under it.
@@ -50,6 +51,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(api.run_readers)
     app.cleanup_ctx.append(export_api.run_exporter)
     app.cleanup_ctx.append(ingest.run_ingest)
+    app.cleanup_ctx.append(edit_api.run_edits)
     app.cleanup_ctx.append(live.run_status_watch)
     app.cleanup_ctx.append(watch.run_watch)
     app.cleanup_ctx.append(run_tokens)

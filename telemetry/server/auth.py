@@ -40,6 +40,9 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     # Which version answers: a sender wants to know it too.
     ("GET", "/api/v1/server"): None,
     ("GET", "/api/v1/tasks"): Scope.READ,
+    ("POST", "/api/v1/tasks/{task_id}/changes"): Scope.INGEST,
+    # What cannot be undone is for operators.
+    ("POST", "/api/v1/tasks/{task_id}/delete"): Scope.ADMIN,
     ("GET", "/api/v1/choices"): Scope.READ,
     ("GET", "/api/v1/projects"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}"): Scope.READ,

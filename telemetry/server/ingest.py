@@ -28,7 +28,7 @@ from telemetry.server.live import HUB
 from telemetry.server.store import FrameContent, Store, StoreUnavailable, TaskChange, Written, prepare
 from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame, decode, parse_frame
 
-__all__ = ["INGEST", "BodyTooLarge", "Ingest", "ServerBusy", "add_routes", "run_ingest"]
+__all__ = ["INGEST", "BodyTooLarge", "Ingest", "ServerBusy", "add_routes", "run_ingest", "unavailable"]
 
 log = logging.getLogger("telemetry.server")
 
@@ -134,20 +134,26 @@ class Ingest:
             self._waiting_requests -= 1
 
     async def take(
-        self, body: bytes, *, projects: tuple[str, ...] | None = None, sent_time: int | None = None
+        self,
+        body: bytes,
+        *,
+        projects: tuple[str, ...] | None = None,
+        sent_time: int | None = None,
+        alive: bool = True,
     ) -> list[dict[str, Any]]:
         """Store the frames of a body and return the answer for each, in order.
 
         Args:
             projects: those that the sender may write to; None for all.
             sent_time: the sender's clock as it sent the body, Unix ns; None if it did not say.
+            alive: the frames are a sign of life of the task's programs; a change from a page is none.
         Raises:
             FrameError: the body is not whole frames; nothing was kept.
             BodyTooLarge, ServerBusy, StoreUnavailable: nothing was kept.
         """
         frames, unpacked_bytes = await self._loop.run_in_executor(self._decoders, self._cut, body)
         with self._room_for(unpacked_bytes):
-            return await self._store_frames(frames, projects, sent_time)
+            return await self._store_frames(frames, projects, sent_time, alive)
 
     @contextmanager
     def _room_for(self, unpacked_bytes: int) -> Iterator[None]:
@@ -161,14 +167,14 @@ class Ingest:
             self._unpacked_bytes -= unpacked_bytes
 
     async def _store_frames(
-        self, frames: Sequence[Frame], projects: tuple[str, ...] | None, sent_time: int | None
+        self, frames: Sequence[Frame], projects: tuple[str, ...] | None, sent_time: int | None, alive: bool
     ) -> list[dict[str, Any]]:
         items = await self._loop.run_in_executor(
             self._decoders, lambda: [self._decode(frame, projects) for frame in frames]
         )
         for item in items:
             if item.content is not None:
-                item.content.sent_time = sent_time
+                item.content.sent_time, item.content.alive = sent_time, alive
         weight_bytes = sum(item.content.weight_bytes for item in items if item.content is not None)
         if weight_bytes:
             job = _Job([item for item in items if item.content], self._loop.create_future(), weight_bytes)
@@ -298,6 +304,8 @@ class Ingest:
 def _note_results(items: Sequence[_Item], written: Written) -> None:
     for position, (item, stored) in enumerate(zip(items, written.stored, strict=True)):
         item.result, item.reason = "stored" if stored else "duplicate", None
+        if position in written.ignored:
+            item.reason = "its task was deleted; nothing of it is kept"
         if position in written.refused:
             item.result, item.reason = "rejected", written.refused[position]
 
@@ -315,6 +323,12 @@ async def run_ingest(app: web.Application) -> AsyncIterator[None]:
     app[INGEST] = Ingest(app[STORE], app[CONFIG].limits, app[HUB].publish)
     yield
     await app[INGEST].close()
+
+
+def unavailable(error: ServerBusy | StoreUnavailable) -> web.HTTPServiceUnavailable:
+    """Return the answer to who should ask again, and when."""
+    retry_s = _BUSY_RETRY_S if isinstance(error, ServerBusy) else _DISK_RETRY_S
+    return web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: str(retry_s)})
 
 
 def _sent_time(text: str) -> int | None:
@@ -352,6 +366,5 @@ async def post_frames(request: web.Request) -> web.Response:
             limits.max_unpacked_bytes, limits.max_unpacked_bytes + 1, text=str(error)
         ) from error
     except (ServerBusy, StoreUnavailable) as error:
-        retry_s = _BUSY_RETRY_S if isinstance(error, ServerBusy) else _DISK_RETRY_S
-        raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: str(retry_s)}) from error
+        raise unavailable(error) from error
     return web.Response(body=orjson.dumps({"frames": answers}), content_type="application/json")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection
+from typing import Any
 
+import orjson
 from aiohttp import web
 
-__all__ = ["choice", "flag", "integer", "integers", "number", "task_id_of", "text", "words"]
+__all__ = ["choice", "flag", "integer", "integers", "json_object", "number", "task_id_of", "text", "words"]
 
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 _MAX_TEXT_CHARS = 2000
@@ -71,6 +73,26 @@ def integers(request: web.Request, name: str, *, most: int) -> list[int]:
     if len(parts) > most:
         raise web.HTTPBadRequest(text=f"{name} has {len(parts)} ids; at most {most} are answered at once")
     return list(dict.fromkeys(_integer(name, part, 0, _INT64_MAX) for part in parts))
+
+
+async def json_object(request: web.Request, allowed: Collection[str]) -> dict[str, Any]:
+    """Return the body, which must be a JSON object with no keys but the allowed ones."""
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(
+            text=f"the content type is {request.content_type!r:.80}; it must be application/json"
+        )
+    try:
+        value = orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
+        raise web.HTTPBadRequest(text=f"the body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise web.HTTPBadRequest(text=f"the body must be a JSON object with {', '.join(allowed)}")
+    unknown = sorted(set(value) - set(allowed))
+    if unknown:
+        raise web.HTTPBadRequest(
+            text=f"the body has {', '.join(map(repr, unknown)):.200}; it takes {', '.join(allowed)}"
+        )
+    return value
 
 
 def number(request: web.Request, name: str, *, above: float = -math.inf) -> float | None:

@@ -74,6 +74,7 @@ class FrameContent:
         active_time: the last time of anything but heartbeats and resource samples.
         rank: the writer's; None where the task has one process.
         sent_time: the sender's clock when it sent the frame, to tell an old frame from a wrong clock.
+        alive: it is a sign of life of the task's programs.
     """
 
     writer_id: bytes
@@ -94,6 +95,7 @@ class FrameContent:
     active_time: int | None = None
     rank: int | None = None
     sent_time: int | None = None
+    alive: bool = True
 
 
 def prepare(frame: Frame, batch: Batch) -> FrameContent:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgpack
-from sqlalchemy import Connection, Row, Table, func, select
+from sqlalchemy import Connection, Row, Table, func, select, tuple_
 
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
@@ -27,6 +27,7 @@ __all__ = [
     "read_projects",
     "read_projects_of",
     "read_series",
+    "read_stands",
     "read_summary",
     "read_task",
     "read_values",
@@ -86,6 +87,19 @@ def read_projects_of(connection: Connection, task_ids: Sequence[str]) -> dict[st
 def read_summary(connection: Connection, task_id: str, now: int) -> Json:
     """Return a task as the table of tasks shows it."""
     return summaries(connection, [_task_row(connection, task_id)], now)[0]
+
+
+def read_stands(connection: Connection, task_id: str, keys: Sequence[tuple[str, str]]) -> tuple[str, int]:
+    """Return a task's status as it said, and when one of these (section, key) was last changed, Unix ns or 0."""
+    row = _task_row(connection, task_id)
+    columns = schema.records.c
+    latest = 0
+    for start in range(0, len(keys), 500):
+        query = select(func.max(columns.time)).where(
+            columns.task == row.id, tuple_(columns.section, columns.key).in_(keys[start : start + 500])
+        )
+        latest = max(latest, connection.execute(query).scalar() or 0)
+    return row.status, latest
 
 
 def read_task(connection: Connection, task_id: str, now: int) -> Json:

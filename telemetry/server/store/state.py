@@ -141,11 +141,8 @@ class TaskState:
         if content.first_time is not None and content.last_time is not None:
             self.created = _least(self.created, content.first_time)
             self.last_update = _greatest(self.last_update, content.last_time)
-            # By the sender's own clock how old it is: a clock that is wrong is wrong in both.
-            sent = now if content.sent_time is None else content.sent_time
-            self.seen = _greatest(self.seen, now - max(0, sent - content.last_time))
-            if content.active_time is not None:
-                self.active = _greatest(self.active, now - max(0, sent - content.active_time))
+            if content.alive:
+                self._note_life(content.last_time, content.active_time, content.sent_time, now)
         for event in content.records:
             if event.section != HEARTBEATS and event.time_unix_ns > 0:
                 self.last_change = _greatest(self.last_change, event.time_unix_ns)
@@ -155,6 +152,13 @@ class TaskState:
                 self.last_iteration = _greatest(self.last_iteration, run.highest_iteration)
             else:
                 self.resource_points += len(run.points)
+
+    def _note_life(self, last_time: int, active_time: int | None, sent_time: int | None, now: int) -> None:
+        # By the sender's own clock how old it is: a clock that is wrong is wrong in both.
+        sent = now if sent_time is None else sent_time
+        self.seen = _greatest(self.seen, now - max(0, sent - last_time))
+        if active_time is not None:
+            self.active = _greatest(self.active, now - max(0, sent - active_time))
 
     def note_recent(self, touched: Iterable[SeriesState]) -> None:
         """Keep the scalar series with the latest points; equal times are settled by name."""

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from telemetry.disk import make_private_folder
-from telemetry.server.store import export, reads, reports, schema, status
+from telemetry.server.store import deletion, export, reads, reports, schema, status
 from telemetry.server.store.attempts import Cut, cuts_by_series
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.content import FrameContent
@@ -46,11 +46,13 @@ class Written:
         stored: for each frame, True if it was new and False if the store had it already.
         changes: by task id.
         refused: by position among the frames: why that one may not be written, and was not.
+        ignored: positions of frames of deleted tasks: taken, and thrown away.
     """
 
     stored: list[bool]
     changes: dict[str, TaskChange]
     refused: dict[int, str] = field(default_factory=dict)
+    ignored: frozenset[int] = frozenset()
 
 
 class Store:
@@ -84,6 +86,9 @@ class Store:
         # Only committed ranges, replaced whole; so a lookup from another thread needs no lock.
         self._ranges: dict[bytes, Ranges] = {}
         self._writing = threading.Lock()
+        # Who keeps something of a task beside the database: called in the transaction that removes a deleted task's
+        # last rows, with its row id; what it returns is called after the commit.
+        self.on_deleted: list[Callable[[Connection, int], Callable[[], None]]] = []
 
     def close(self) -> None:
         """Close the database; the store cannot be used after it."""
@@ -124,7 +129,33 @@ class Store:
             if len(self._ranges) > _MAX_CACHED_WRITERS:
                 self._ranges = {}
             self._ranges.update((writer, now) for writer, (_, now) in transaction.ranges.items())
-            return Written(stored, transaction.changes, transaction.refused)
+            return Written(stored, transaction.changes, transaction.refused, frozenset(transaction.ignored))
+
+    def delete_task(self, task_id: str) -> None:
+        """Delete a task: it is in no answer any more. Its rows go by `remove_deleted`.
+
+        Raises:
+            NotFound, StoreUnavailable: nothing was deleted.
+        """
+        with self._writing:
+            with self._database.transaction() as connection:
+                deletion.bury(connection, task_id)
+            # It knows the task, and what the task's project holds.
+            self._cache = None
+
+    def remove_deleted(self) -> bool:
+        """Remove a slice of what deleted tasks left behind; True if there may be more. Writing goes on in between."""
+        with self._writing:
+            after: list[Callable[[], None]] = []
+            with self._database.transaction() as connection:
+                task = deletion.next_buried(connection)
+                if task is None:
+                    return False
+                if not deletion.remove_slice(connection, task):
+                    after = [forget(connection, task) for forget in self.on_deleted]
+            for step in after:
+                step()
+            return True
 
     def _known_ranges(self, connection: Connection, writer_id: bytes) -> Ranges:
         known = self._ranges.get(writer_id)
@@ -164,6 +195,11 @@ class Store:
         """
         with self._database.snapshot() as connection:
             return reads.read_task(connection, task_id, self._clock())
+
+    def stands(self, task_id: str, keys: Sequence[tuple[str, str]]) -> tuple[str, int]:
+        """Return a task's status as it said, and when one of these (section, key) was last changed, Unix ns or 0."""
+        with self._database.snapshot() as connection:
+            return reads.read_stands(connection, task_id, keys)
 
     def task_summary(self, task_id: str) -> dict[str, Any]:
         """Return a task as the table shows it, without its record."""

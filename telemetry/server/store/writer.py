@@ -28,6 +28,7 @@ from telemetry.server.store.chunks import (
     unpack,
 )
 from telemetry.server.store.content import FrameContent, SeriesRun
+from telemetry.server.store.deletion import deleted_task_ids, highest_buried_row
 from telemetry.server.store.fold import refold
 from telemetry.server.store.gate import Gate, ProjectLimits, Usage
 from telemetry.server.store.metrics import md5_columns
@@ -87,6 +88,7 @@ class WriterCache:
         self.usage: dict[str, Usage] = {}
         # Tasks and series taken in since the last trim.
         self.loaded = 0
+        self.deleted = deleted_task_ids(connection)
         self._next_id = {
             table.name: 1 + (connection.execute(select(func.max(table.c.id))).scalar() or 0)
             for table in (
@@ -97,6 +99,9 @@ class WriterCache:
                 schema.console,
             )
         }
+        # Rows of a deleted task may be left.
+        tasks = schema.tasks.name
+        self._next_id[tasks] = max(self._next_id[tasks], 1 + highest_buried_row(connection))
 
     def next_id(self, table: Table) -> int:
         """Return a fresh row id: there is one writer, so it can count by itself."""
@@ -122,6 +127,7 @@ class Transaction:
 
     Attributes:
         refused: why, by the position of the frame among those applied.
+        ignored: positions of the frames of deleted tasks: they count as stored, and nothing of them is.
     """
 
     def __init__(
@@ -140,6 +146,7 @@ class Transaction:
         self.ranges: dict[bytes, tuple[Ranges, Ranges]] = {}
         self.changes: dict[str, TaskChange] = {}
         self.refused: dict[int, str] = {}
+        self.ignored: set[int] = set()
         self._applied = 0
         self._gate = Gate(connection, limits or ProjectLimits(), cache.usage)
         self._task_bytes: dict[int, int] = {}
@@ -158,6 +165,11 @@ class Transaction:
         before, now = self.ranges[writer]
         if content.sequence in now:
             return False
+        if content.task_id in self._cache.deleted:
+            # Refused, it would be sent again and again.
+            self.ignored.add(position)
+            self.ranges[writer] = (before, now.adding(content.sequence))
+            return True
         refusal = self._gate.refusal(content, self._row_id(content.task_id))
         if refusal is not None:
             self.refused[position] = refusal

@@ -1,0 +1,97 @@
+"""Deleting tasks: gone from every answer at once, and from the disk slice by slice, so that writing goes on.
+
+The tombstone in `deleted_tasks` stays: frames that writers of the task send later are taken and thrown away, since
+they would send them for ever if they were refused. While rows are left it holds the task's row id, so that a server
+that starts again goes on with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, func, insert, select, tuple_, update
+
+from telemetry.server.store import schema
+from telemetry.server.store.errors import NotFound
+
+__all__ = ["bury", "deleted_task_ids", "highest_buried_row", "next_buried", "remove_slice"]
+
+# A slice holds up the writer for some 20 ms.
+_SLICE_ROWS = 5000
+# Of chunks, which are some 60 kB each.
+_SLICE_CHUNKS = 100
+_SLICE_SERIES = 200
+
+_buried = schema.deleted_tasks.c
+
+
+def bury(connection: Connection, task_id: str) -> None:
+    """Take a task out of the store's answers and leave the tombstone.
+
+    Raises:
+        NotFound: there is no such task.
+    """
+    tasks = schema.tasks.c
+    row = connection.execute(select(tasks.id).where(tasks.task_id == task_id)).scalar()
+    if row is None:
+        raise NotFound(f"no task {task_id}")
+    connection.execute(insert(schema.deleted_tasks), {"task_id": task_id, "row": row})
+    connection.execute(delete(schema.tasks).where(tasks.id == row))
+    connection.execute(delete(schema.task_tags).where(schema.task_tags.c.task == row))
+
+
+def deleted_task_ids(connection: Connection) -> set[str]:
+    """Return the ids of all tasks that were ever deleted."""
+    return set(connection.execute(select(_buried.task_id)).scalars())
+
+
+def highest_buried_row(connection: Connection) -> int:
+    """Return the highest row id of which rows are left; no new task may get it. 0 where there are none."""
+    return int(connection.execute(select(func.max(_buried.row))).scalar() or 0)
+
+
+def next_buried(connection: Connection) -> int | None:
+    """Return the row id of a deleted task of which rows are left; None where there is none."""
+    return connection.execute(select(_buried.row).where(_buried.row.is_not(None)).limit(1)).scalar()
+
+
+def remove_slice(connection: Connection, task: int) -> bool:
+    """Remove some rows of a deleted task. False: the last ones are gone, and this was noted."""
+    if _remove_points(connection, task):
+        return True
+    for table in _tables():
+        if _remove_rows(connection, table, table.c.task == task, _SLICE_ROWS):
+            return True
+    connection.execute(update(schema.deleted_tasks).where(_buried.row == task).values(row=None))
+    return False
+
+
+def _tables() -> list[Table]:
+    """Return every table that holds rows of a task, but for those of its series."""
+    with_series = (schema.series.name, schema.series_stats.name)
+    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table.name not in with_series]
+
+
+def _remove_points(connection: Connection, task: int) -> bool:
+    """Remove some points of the task; False if none are left. A series' own rows go with its last points."""
+    series, chunks = schema.series.c, schema.chunks.c
+    ids = list(connection.execute(select(series.id).where(series.task == task).limit(_SLICE_SERIES)).scalars())
+    if not ids:
+        return False
+    some = list(connection.execute(select(chunks.id).where(chunks.series.in_(ids)).limit(_SLICE_CHUNKS)).scalars())
+    connection.execute(delete(schema.chunk_data).where(schema.chunk_data.c.chunk.in_(some)))
+    connection.execute(delete(schema.chunks).where(chunks.id.in_(some)))
+    if len(some) < _SLICE_CHUNKS and not _remove_rows(
+        connection, schema.tails, schema.tails.c.series.in_(ids), _SLICE_ROWS
+    ):
+        connection.execute(delete(schema.series_stats).where(schema.series_stats.c.series.in_(ids)))
+        connection.execute(delete(schema.series).where(series.id.in_(ids)))
+    return True
+
+
+def _remove_rows(connection: Connection, table: Table, which: Any, most: int) -> bool:
+    """Remove some rows; False if fewer than `most` were left, and so none are."""
+    key = list(table.primary_key)
+    some = select(*key).where(which).limit(most)
+    condition = key[0].in_(some) if len(key) == 1 else tuple_(*key).in_(some)
+    return connection.execute(delete(table).where(condition)).rowcount >= most
