@@ -154,6 +154,12 @@ def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.add_argument(
         "paths", metavar="PATH", nargs="+", type=Path, help="a session folder or zip, or a folder of them"
     )
+    command.add_argument(
+        "--previous-task", metavar="ID", help="send them as the continuation of this task, which is on the server"
+    )
+    command.add_argument(
+        "--iteration-offset", metavar="N", type=int, default=0, help="added to every iteration (default: %(default)s)"
+    )
     _add_sync_options(command)
 
 
@@ -270,13 +276,15 @@ def _salvage(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from telemetry.settings import Settings
-    from telemetry.sync import run
+    from telemetry.sync import onto_task, run
 
     settings = Settings.load(url=arguments.url, token_file=arguments.token_file)
     url = settings.url or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
     # A state directory that was never made holds nothing; a path that was named must be there.
     paths = arguments.paths or [path for path in [settings.state_dir] if path.is_dir()]
-    return run(paths, url=url, settings=settings, timeout_s=arguments.timeout)
+    previous, offset = getattr(arguments, "previous_task", None), getattr(arguments, "iteration_offset", 0)
+    onto = onto_task(url, settings, previous, offset) if previous or offset else None
+    return run(paths, url=url, settings=settings, timeout_s=arguments.timeout, onto=onto)
 
 
 def _import_extra(module: str, extra: str) -> ModuleType:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from telemetry.errors import JournalError, SinkUnavailable
+from telemetry.errors import FrameError, JournalError, SinkUnavailable
 from telemetry.journal import SegmentDamage
+from telemetry.readdress import Onto
 from telemetry.retry import delay_s
 from telemetry.sessions import Missing, Source, is_foreign_zip, open_session
 from telemetry.sinks.http import HttpSink
@@ -102,8 +103,9 @@ class _Block:
 class _Reader:
     """Reads one source block by block. Every call blocks: they belong on a thread, one at a time."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, onto: Onto | None) -> None:
         self._outcome = outcome
+        self._onto = onto
         self._items: Iterator[Frame | SegmentDamage] | None = None
 
     def next_block(self, max_bytes: int, max_frames: int) -> _Block:
@@ -126,7 +128,7 @@ class _Reader:
             self._outcome.skipped = True
             return False
         session = open_session(source.path)
-        self._outcome.task_id = session.header.task_id
+        self._outcome.task_id = (self._onto and self._onto.task_id) or session.header.task_id
         self._outcome.label = f"{session.header.project}/{session.header.name}"
         self._items = session.read()
         return True
@@ -138,19 +140,35 @@ class _Reader:
             if isinstance(item, SegmentDamage):
                 (self._outcome.cut if item.damage.cut else self._outcome.damage).append(item)
                 continue
-            block.frames.append(item)
-            size += len(item)
+            frame = item if self._onto is None else self._moved(item, self._onto)
+            if frame is None:
+                continue
+            block.frames.append(frame)
+            size += len(frame)
             if size >= max_bytes or len(block.frames) >= max_frames:
                 return
         block.ended = True
+
+    def _moved(self, frame: Frame, onto: Onto) -> Frame | None:
+        try:
+            return onto.frame(frame)
+        except FrameError as error:
+            self._outcome.refused.append(f"frame {frame.sequence} of writer {frame.writer_id.hex()}: {error}")
+            return None
 
 
 class _Import:
     """One import: workers that each read a source after the other and fill requests with their frames."""
 
     def __init__(
-        self, sources: Sequence[Source], make_sink: Callable[[], HttpSink], timeout_s: float, on_progress: OnProgress
+        self,
+        sources: Sequence[Source],
+        make_sink: Callable[[], HttpSink],
+        timeout_s: float,
+        on_progress: OnProgress,
+        onto: Onto | None,
     ) -> None:
+        self._onto = onto
         self.report = Report([Outcome(source) for source in sources])
         self._left = iter(self.report.outcomes)
         self._make_sink = make_sink
@@ -189,7 +207,7 @@ class _Import:
         self, outcome: Outcome, body: list[tuple[Outcome, Frame]], sink: HttpSink, read: list[Outcome]
     ) -> None:
         """Read a source to its end; `body` is sent whenever it is full, with ends of other sources in it."""
-        reader = _Reader(outcome)
+        reader = _Reader(outcome, self._onto)
         loop = asyncio.get_running_loop()
         ended = False
         while not ended and self.report.stopped_by is None:
@@ -256,6 +274,7 @@ async def import_sources(
     *,
     timeout_s: float,
     on_progress: OnProgress = lambda done_bytes, label: None,
+    onto: Onto | None = None,
 ) -> Report:
     """Send every frame of the sources, several sources at once; return what became of each.
 
@@ -264,5 +283,6 @@ async def import_sources(
     Args:
         make_sink: gives a sink for each of the connections.
         timeout_s: how long one request may be refused before giving up.
+        onto: the task that they are sent as, and by how much their iterations move on; None sends them as they are.
     """
-    return await _Import(sources, make_sink, timeout_s, on_progress).run()
+    return await _Import(sources, make_sink, timeout_s, on_progress, onto).run()

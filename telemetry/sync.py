@@ -7,17 +7,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from telemetry.errors import ConfigurationError
+from telemetry.errors import ConfigurationError, ServerError
 from telemetry.importing import Report, import_sources
+from telemetry.readdress import Onto
 from telemetry.sessions import Source, find_sources
 from telemetry.settings import Settings
 from telemetry.sinks.http import HttpSink, open_sink
 from telemetry.terminal import ProgressLine, size_text
 
-__all__ = ["run"]
+__all__ = ["onto_task", "run"]
 
 
-def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float) -> int:
+def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float, onto: Onto | None = None) -> int:
     """Send what lies at `paths` to the server at `url`, with a progress line; return the exit code.
 
     0: everything that was found is on the server. 1: something is missing, damaged, refused, or could not be
@@ -32,12 +33,36 @@ def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float
         return 0
     report = Report()
     if sources:
-        report = _run_with_progress(sources, url=url, settings=settings, timeout_s=timeout_s)
+        report = _run_with_progress(sources, url=url, settings=settings, timeout_s=timeout_s, onto=onto)
     report.missing = missing
     return _print_report(report)
 
 
-def _run_with_progress(sources: Sequence[Source], *, url: str, settings: Settings, timeout_s: float) -> Report:
+def onto_task(url: str, settings: Settings, previous_task_id: str | None, iteration_offset: int) -> Onto:
+    """Return which task sessions are to be sent as.
+
+    Raises:
+        ConfigurationError: the server has no such task; nothing was sent.
+        ServerUnreachable: it does not answer.
+    """
+    from telemetry.client import Client
+
+    if previous_task_id is not None:
+        with Client(url, token=settings.token or "", token_file=settings.token_file) as client:
+            try:
+                client.task(previous_task_id)
+            except ServerError as error:
+                if error.status not in (400, 404):
+                    raise
+                raise ConfigurationError(
+                    f"there is no task {previous_task_id!r:.60} on {url} to continue. Nothing was sent"
+                ) from error
+    return Onto(previous_task_id, iteration_offset)
+
+
+def _run_with_progress(
+    sources: Sequence[Source], *, url: str, settings: Settings, timeout_s: float, onto: Onto | None
+) -> Report:
     total_bytes = sum(source.size_bytes for source in sources)
     print(f"sending {_count(len(sources), 'session')}, {size_text(total_bytes)}, to {url}", flush=True)
     line = ProgressLine(total_bytes, sys.stderr)
@@ -49,7 +74,7 @@ def _run_with_progress(sources: Sequence[Source], *, url: str, settings: Setting
         line.show(done_bytes, f"{size_text(done_bytes)}  {label}")
 
     try:
-        return asyncio.run(import_sources(sources, make_sink, timeout_s=timeout_s, on_progress=on_progress))
+        return asyncio.run(import_sources(sources, make_sink, timeout_s=timeout_s, on_progress=on_progress, onto=onto))
     finally:
         line.close()
 

@@ -327,13 +327,6 @@ class TestImportOfflineSession:
             with pytest.raises(error, match=r"no session folder or zip at .*nowhere\.zip"):
                 Task.import_offline_session(tmp_path / "nowhere.zip")
 
-    @pytest.mark.parametrize("more", [{"previous_task_id": "a" * 32}, {"iteration_offset": 1}])
-    def test_what_is_not_built_yet_says_so(self, more: dict[str, Any], tmp_path: Path) -> None:
-        path = write_zip(tmp_path / "run.zip", 5, frames_of(5))
-        with pytest.raises(TelemetryError, match="not supported yet"):
-            Task.import_offline_session(path, **more)
-        assert Task.import_offline_session(path, previous_task_id=None, iteration_offset=0) == task_id_of(5)
-
     def test_what_is_no_session_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "text.zip").write_text("no zip")
         with pytest.raises(TelemetryError, match=r"text\.zip"):

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from telemetry.errors import ConfigurationError, JournalError
+from telemetry.readdress import Onto
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.masking import mask_url
 from telemetry.sdk.modes import load_settings
+from telemetry.sdk.other import open_other
 from telemetry.sessions import Source
 from telemetry.settings import Settings
 
@@ -21,10 +23,6 @@ def import_offline_session(
     session_folder_zip: str | os.PathLike[str], previous_task_id: str | None = None, iteration_offset: int = 0
 ) -> str:
     """See Task.import_offline_session."""
-    if previous_task_id is not None:
-        raise ConfigurationError("import_offline_session: previous_task_id is not supported yet; leave it out")
-    if iteration_offset:
-        raise ConfigurationError("import_offline_session: iteration_offset is not supported yet; leave it out")
     source = _source(Path(session_folder_zip))
     settings = load_settings()
     if settings.url is None or not settings.url.startswith(("http://", "https://")):
@@ -34,7 +32,8 @@ def import_offline_session(
         )
     # On a thread of its own: a notebook's has an event loop running already.
     with ThreadPoolExecutor(1, "telemetry-import") as pool:
-        task_id, said = pool.submit(_send, source, settings.url, settings).result()
+        onto = _onto(previous_task_id, iteration_offset, settings)
+        task_id, said = pool.submit(_send, source, settings.url, settings, onto).result()
     Announcer(quiet=settings.quiet).say(said)
     return task_id
 
@@ -53,7 +52,16 @@ def _source(path: Path) -> Source:
     return Source(path, 0 if stat.S_ISDIR(found.st_mode) else found.st_size, named=True)
 
 
-def _send(source: Source, url: str, settings: Settings) -> tuple[str, str]:
+def _onto(previous_task_id: str | None, iteration_offset: int, settings: Settings) -> Onto | None:
+    """Return what task the session is sent as; None for its own, as it is."""
+    if previous_task_id is None and not iteration_offset:
+        return None
+    if previous_task_id is not None:
+        open_other(previous_task_id, settings, what="import_offline_session")
+    return Onto(previous_task_id, int(iteration_offset))
+
+
+def _send(source: Source, url: str, settings: Settings, onto: Onto | None) -> tuple[str, str]:
     """Return the task's id and what to tell the user."""
     import asyncio
 
@@ -63,7 +71,7 @@ def _send(source: Source, url: str, settings: Settings) -> tuple[str, str]:
     def make_sink() -> HttpSink:
         return open_sink(url, settings)
 
-    report = asyncio.run(import_sources([source], make_sink, timeout_s=settings.request_timeout_s))
+    report = asyncio.run(import_sources([source], make_sink, timeout_s=settings.request_timeout_s, onto=onto))
     if report.stopped_by is not None:
         raise report.stopped_by
     (outcome,) = report.outcomes

@@ -60,7 +60,10 @@ class TaskOffline(TaskBase):
 
         Args:
             session_folder_zip: a session folder, also one that still grows, or a session zip.
-            previous_task_id, iteration_offset: not built yet; only the defaults are accepted.
+            previous_task_id: send it as the continuation of this task, which is on the server: its reports, parameters,
+                artifacts and final status go there, and no other task is made. Name, project, type, tags and start
+                stay as they are.
+            iteration_offset: added to every reported iteration.
         Raises:
             ConfigurationError: nothing is there (it is a ValueError, too), or there is no server to send it to.
             JournalError: it is no session, or cannot be read to its end.

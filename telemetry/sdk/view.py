@@ -125,8 +125,8 @@ class SessionView:
         self._story: _Story | None = None
 
     def places(self) -> list[Path]:
-        """Return the folders and zips that are there now."""
-        return [path for path in self._places() if path.exists()]
+        """Return the folders and zips in which the session lies, or may come to lie."""
+        return list(self._places())
 
     def fold(self) -> RecordFold:
         """Return the record; damage in the files is passed over, as an importer does.
@@ -145,7 +145,7 @@ class SessionView:
         yield from self._read().batches
 
     def _read(self) -> _Story:
-        places = self.places()
+        places = [path for path in self._places() if path.exists()]
         signature = _signature(places)
         if self._story is None or self._story.signature != signature:
             self._story = self._tell(places, signature)
