@@ -26,7 +26,7 @@ from telemetry.server.ingest import INGEST, ServerBusy, unavailable
 from telemetry.server.live import HUB
 from telemetry.server.params import json_object, task_id_of
 from telemetry.server.store import NotFound, Store, StoreUnavailable, TaskChange
-from telemetry.wire import encode
+from telemetry.wire import decode, encode
 
 __all__ = ["add_routes", "run_edits"]
 
@@ -59,10 +59,12 @@ class Edits:
         """Return the next frame, with these changes.
 
         Raises:
-            InvalidEvent: a value that no frame can carry.
+            InvalidEvent, FrameError: a value that no frame can carry.
         """
         batch = Batch(task_id, events=changes, events_logged=len(changes))
         frame = encode(batch, writer_id=self._writer_id, sequence=self._sequence)
+        # What cannot be read back is refused here, where it is the sender's mistake.
+        decode(frame)
         self._sequence += 1
         return frame.data
 
