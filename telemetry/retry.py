@@ -13,6 +13,11 @@ MAX_DELAY_S = 30.0  # a server that came back is noticed within half a minute
 MAX_RETRY_AFTER_S = 3600.0  # a longer one is a mistake or a mischief: nobody else would ever try again
 
 
+# Not the program's generator: that one has the same seed in all ranks of a job, which would then knock all at once, and
+# the numbers that the program draws must not depend on a server's health. The system's, which a fork can't copy.
+_random = random.SystemRandom()
+
+
 def delay_s(attempt: int, *, retry_after_s: float | None = None, random_unit: float | None = None) -> float:
     """Return how long to wait before the next try, in seconds.
 
@@ -23,7 +28,7 @@ def delay_s(attempt: int, *, retry_after_s: float | None = None, random_unit: fl
         attempt: failed tries so far, 0 after the first.
         random_unit: a number in [0, 1) to use instead of a random one.
     """
-    unit = random.random() if random_unit is None else random_unit
+    unit = _random.random() if random_unit is None else random_unit
     jitter = unit * min(MAX_DELAY_S, BASE_DELAY_S * 2.0 ** min(attempt, 16))
     if retry_after_s is None:
         return jitter

@@ -12,6 +12,7 @@ from pages_browser import browser, open_page, trouble, url
 
 from telemetry.pipeline import Pipeline
 from telemetry.sdk import modes
+from telemetry.sdk.seeds import choose_seed
 from telemetry.testing import MemorySink
 
 # Fixtures of the browser tests.
@@ -34,8 +35,10 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     for name, folder in (("XDG_STATE_HOME", "state"), ("XDG_CONFIG_HOME", "config"), ("XDG_CACHE_HOME", "cache")):
         os.environ[name] = str(home / folder)
     modes.set_offline(None)
+    choose_seed(True)
     yield
     modes.set_offline(None)
+    choose_seed(True)
     os.environ.clear()
     os.environ.update(kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -61,3 +62,12 @@ def test_both_forms_of_retry_after_are_read(header: str | None, expected: float 
 def test_no_header_raises_or_makes_anybody_wait_for_ever(header: str) -> None:
     seconds = parse_retry_after(header)
     assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER_S
+
+
+def test_the_jitter_neither_follows_nor_moves_the_programs_generator() -> None:
+    random.seed(1337)
+    state = random.getstate()
+    first = [delay_s(20) for _ in range(20)]
+    assert random.getstate() == state
+    random.seed(1337)
+    assert [delay_s(20) for _ in range(20)] != first

@@ -339,7 +339,7 @@ def test_the_lines_name_the_place_and_the_counts(
     task = start()
     task.close()
     first, last = capsys.readouterr().err.splitlines()
-    assert first == f'telemetry: task "a task" -> {state_dir / "sessions" / task.id}'
+    assert first == f'telemetry: task "a task" -> {state_dir / "sessions" / task.id} (random seed 1337)'
     logged = task.ledger().logged
     assert last == f"telemetry: completed. {logged} events logged: {logged} delivered. See it with: telemetry server"
 

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["Announcer", "end_line", "start_line"]
 
 
-def start_line(name: str, places: list[str]) -> str:
-    """Return the line at the start. `places`: links and folders where the task can be seen."""
-    return f'telemetry: task "{name}" -> {", ".join(places)}'
+def start_line(name: str, places: list[str], *, seed: int | None = None) -> str:
+    """Return the line at the start.
+
+    Args:
+        places: links and folders where the task can be seen.
+        seed: with which random generators were started; None if they were left alone.
+    """
+    seeded = "" if seed is None else f" (random seed {seed})"
+    return f'telemetry: task "{name}" -> {", ".join(places)}{seeded}'
 
 
 def end_line(

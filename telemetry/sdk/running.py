@@ -23,6 +23,7 @@ from telemetry.sdk.launch import Launch
 from telemetry.sdk.membership import Heirloom, lineage_to
 from telemetry.sdk.progress import Progress
 from telemetry.sdk.record import Record, WriterRecord, start_fields
+from telemetry.sdk.seeds import Seeding, chosen_seed
 from telemetry.sdk.servers import client_of
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
@@ -72,6 +73,10 @@ class Running:
             settle=lambda: self.flush(SETTLE_TIMEOUT_S),
             began_elsewhere=membership.joined or not membership.leads or membership.attempt.number > 1,
         )
+        # Not in a worker: all of them would draw the same numbers, as no forked worker does without us.
+        self._seeding = Seeding(None if membership.joined else chosen_seed())
+        if self._seeding.seed is not None and membership.leads:
+            self.record.change("task", "random_seed", self._seeding.seed)
         self._exit_watch: lifecycle.ExitWatch | None = None
         self._heirloom: Heirloom | None = None
         if launched.destination is None:
@@ -83,7 +88,7 @@ class Running:
             # Workers of multiprocessing end without atexit.
             lifecycle.at_worker_exit(lambda: self.end(Outcome(TaskStatus.COMPLETED)))
         if membership.leads:
-            launched.announcer.say(start_line(self.header.name, launched.destination.places))
+            launched.announcer.say(start_line(self.header.name, launched.destination.places, seed=self._seeding.seed))
 
     # ---- what it is ------------------------------------------------------------------------------
 
@@ -182,6 +187,7 @@ class Running:
             self._heirloom.take_back()
         if self._exit_watch is not None:
             self._exit_watch.remove()
+        self._seeding.stop()
         if self.launched.installed is not None:
             self.launched.installed.stop()
         # Before the last words: the ledger they carry is then of all events but itself.

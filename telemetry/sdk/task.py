@@ -35,13 +35,14 @@ from telemetry.sdk.task_artifacts import TaskArtifacts
 from telemetry.sdk.task_configuration import TaskConfiguration
 from telemetry.sdk.task_offline import TaskOffline
 from telemetry.sdk.task_parameters import TaskParameters
+from telemetry.sdk.task_seed import TaskSeed
 
 __all__ = ["Task"]
 
 log = logging.getLogger(__name__)
 
 
-class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskOffline):
+class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskOffline, TaskSeed):
     """A task: made by `Task.init`, found anywhere in the program by `Task.current_task`, read by `Task.get_task`."""
 
     @classmethod
