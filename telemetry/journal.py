@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -35,7 +36,7 @@ from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
 from telemetry.wire import Damage, Frame, scan
 
-__all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session"]
+__all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session", "server_mark"]
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Journal:
         fsync_interval_s: an appended frame is on disk at most this much later.
         commit: fsync each append before it returns.
         max_bytes: what the segments may take together; beyond it an append fails as on a full disk.
+        server: the address of the server that the frames are for; "" if they are for none.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class Journal:
         fsync_interval_s: float = 1.0,
         commit: bool = False,
         max_bytes: int | None = None,
+        server: str = "",
     ) -> None:
         self.folder = folder
+        self._server = server
         self._commit = commit
         self._max_bytes = max_bytes
         self._executor = executor
@@ -132,7 +136,7 @@ class Journal:
     async def _open(self, task: TaskHeader) -> None:
         self._open_tried_at = time.monotonic()
         try:
-            await self._call(_make_session, self.folder, task)
+            await self._call(_make_session, self.folder, task, self._server)
             await self._roll()
         except OSError as error:
             self._open_error = error
@@ -329,7 +333,12 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _make_session(folder: Path, task: TaskHeader) -> None:
+def server_mark(address: str) -> str:
+    """Return what session.json holds of an address, which may have a password in it: enough to know it again."""
+    return hashlib.sha256(address.encode()).hexdigest()[:16]
+
+
+def _make_session(folder: Path, task: TaskHeader, server: str) -> None:
     make_private_folder(folder / SEGMENTS)
     folder.chmod(0o700)
     session = folder / SESSION_FILE
@@ -343,6 +352,8 @@ def _make_session(folder: Path, task: TaskHeader) -> None:
         "type": task.type,
         "created_unix_ns": task.created_unix_ns,
     }
+    if server:
+        document["server"] = server_mark(server)
     # Written aside and renamed: a reader never sees half of it.
     part = folder / f".{SESSION_FILE}.{task.writer_id.hex()}"
     with open(part, "w", encoding="utf-8", opener=_open_private) as file:
@@ -391,8 +402,9 @@ def read_session(folder: Path) -> dict[str, Any]:
 def read_segments(folder: Path) -> Iterator[Frame | SegmentDamage]:
     """Yield every sound frame of a session folder, by writer and in order, and what had to be skipped.
 
-    A growing session may be read at any time; a frame that is still being written shows as damage at the end.
+    Last come the frames that a server has refused before: it may take them by now. A growing session may be read at
+    any time; a frame that is still being written shows as damage at the end.
     """
-    for path in sorted((folder / SEGMENTS).glob("*.frames")):
+    for path in (*sorted((folder / SEGMENTS).glob("*.frames")), *sorted((folder / QUARANTINE).glob("*.frame"))):
         for _, item in scan(path.read_bytes()):
             yield item if isinstance(item, Frame) else SegmentDamage(path.name, item)

@@ -218,6 +218,7 @@ class Pipeline:
                 fsync_interval_s=self.settings.fsync_interval_s,
                 commit=self.settings.durability == "commit",
                 max_bytes=self.settings.max_journal_bytes,
+                server=getattr(sink, "url", ""),
             )
             try:
                 await journal.open(self.task)

@@ -18,6 +18,7 @@ from telemetry.protocols import Collector, Sink
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.destination import Destination, choose_destination
 from telemetry.sdk.disabled import DisabledPipeline
+from telemetry.sdk.leftovers import Leftovers
 from telemetry.sdk.masking import mask_argument
 from telemetry.sdk.membership import Membership, shareable_urls
 from telemetry.sdk.modes import load_settings
@@ -54,6 +55,7 @@ class Launch:
         urls: of the sinks, as children of this process may be told them.
         output: where the bytes of artifacts and models go, if not to the server or the session.
         installed: None while telemetry is disabled, and so is `destination`.
+        leftovers: None where no sink is a server, and in all processes of a task but the leading one.
     """
 
     header: TaskHeader
@@ -65,6 +67,7 @@ class Launch:
     membership: Membership
     urls: tuple[str, ...] = ()
     installed: InstalledCollectors | None = None
+    leftovers: Leftovers | None = None
     destination: Destination | None = None
     output: Target | None = None
 
@@ -77,6 +80,8 @@ class Launch:
         self.pipeline.start()
         if self.installed is not None:
             self.installed.start(self.pipeline.emit)
+        if self.leftovers is not None:
+            self.leftovers.start()
 
 
 def prepare(
@@ -125,20 +130,32 @@ def prepare(
         )
     follows = membership.joined and not membership.leads
     sinks = [_follower(sink) for sink in destination.sinks] if follows else destination.sinks
+    pipeline = Pipeline(
+        header, sinks=sinks, collectors=collectors, settings=settings, joined=follows, on_child=on_child
+    )
     return Launch(
         header=header,
         settings=settings,
-        pipeline=Pipeline(
-            header, sinks=sinks, collectors=collectors, settings=settings, joined=follows, on_child=on_child
-        ),
+        pipeline=pipeline,
         models=models,
         arguments=arguments,
         announcer=announcer,
         membership=membership,
         urls=shareable_urls(destination.urls),
         installed=InstalledCollectors(),
+        leftovers=_leftovers(membership, settings, pipeline),
         destination=destination,
     )
+
+
+def _leftovers(membership: Membership, settings: Settings, pipeline: Pipeline) -> Leftovers | None:
+    """Return what sends the frames that earlier runs have left for the server of this one."""
+    if not membership.leads or membership.joined:
+        return None
+    servers: list[Any] = [sink for sink in pipeline.sinks if sink.spool and hasattr(sink, "send")]
+    if not servers:
+        return None
+    return Leftovers(settings.state_dir / "spool", servers[0], lambda: pipeline.spool_folder)
 
 
 def _follower(sink: Sink) -> Sink:

@@ -190,6 +190,8 @@ class Running:
         self._seeding.stop()
         if self.launched.installed is not None:
             self.launched.installed.stop()
+        if self.launched.leftovers is not None:
+            self.launched.leftovers.stop()
         # Before the last words: the ledger they carry is then of all events but itself.
         self.pipeline.stop_collectors()
         self.connected.stop()
