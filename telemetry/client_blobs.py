@@ -16,6 +16,8 @@ __all__ = ["BlobCalls", "BlobStatus", "WantedBlob"]
 
 # One request: the server's limit. What is lost when the line breaks, and what each side has in memory.
 PART_BYTES = 8 * 1024 * 1024
+# A larger blob is asked for before any of it is sent.
+ASK_BYTES = 1024 * 1024
 # Offsets that the server corrects in a row: two senders of one blob would go on for ever.
 MAX_CORRECTIONS = 100
 
@@ -79,13 +81,15 @@ class BlobCalls(HttpApi):
             return 0
         offset = status.offset if status.size_bytes == size_bytes else 0
         sent = corrections = 0
+        # Of a large one nothing at first: perhaps another task has sent it already.
+        asks = offset == 0 and size_bytes > ASK_BYTES
         while True:
             if on_progress is not None:
                 on_progress(offset)
             # This loop has nothing else to do meanwhile.
             file.seek(offset)
-            part = file.read(PART_BYTES)
-            if not part and offset < size_bytes:
+            part = b"" if asks else file.read(PART_BYTES)
+            if not part and offset < size_bytes and not asks:
                 raise BlobError(f"the blob {sha256} has {offset} bytes here, not {size_bytes}: it is damaged")
             answer = await self._send(
                 "PATCH",
@@ -94,6 +98,7 @@ class BlobCalls(HttpApi):
                 body=part,
                 headers={"Content-Type": "application/octet-stream"},
             )
+            asks = False
             if answer.status == 409 and "Upload-Offset" in answer.headers and corrections < MAX_CORRECTIONS:
                 corrections += 1
             elif answer.status != 204:

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 
 from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
-from telemetry.server import api, edit_api, export_api, ingest, live, pages, tasks_api, watch
+from telemetry.server import api, blob_api, edit_api, export_api, ingest, live, pages, tasks_api, watch
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
 from telemetry.server.config import CONFIG, STORE, ServerConfig
@@ -45,11 +45,13 @@ def create_app(config: ServerConfig) -> web.Application:
     tasks_api.add_routes(app)
     edit_api.add_routes(app)
     export_api.add_routes(app)
+    blob_api.add_routes(app)
     pages.add_routes(app)
     # Ended in reverse: the writer finishes before the store is closed under it.
     app.cleanup_ctx.append(_run_store)
     app.cleanup_ctx.append(api.run_readers)
     app.cleanup_ctx.append(export_api.run_exporter)
+    app.cleanup_ctx.append(blob_api.run_blobs)
     app.cleanup_ctx.append(ingest.run_ingest)
     app.cleanup_ctx.append(edit_api.run_edits)
     app.cleanup_ctx.append(live.run_status_watch)
@@ -187,7 +189,7 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
 
 def _error(status: int, message: str, request: web.Request, error: web.HTTPException | None = None) -> web.Response:
     response = web.Response(status=status, body=orjson.dumps({"error": message}), content_type="application/json")
-    for name in (hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE, hdrs.ALLOW):
+    for name in (hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE, hdrs.ALLOW, "Upload-Offset"):
         if error is not None and name in error.headers:
             response.headers[name] = error.headers[name]
     return response
@@ -199,8 +201,9 @@ async def _run_store(app: web.Application) -> AsyncIterator[None]:
         config.directory,
         max_bytes=config.limits.max_store_bytes,
         # Beside those of the API: the live stream, the watch for silent tasks, ingest and export.
-        readers=api.READ_THREADS + 4,
+        readers=api.READ_THREADS + blob_api.BLOB_THREADS + 4,
         project_limits=config.project_limits,
+        min_free_share=config.limits.min_free_share,
         clock=config.clock,
     )
     yield

@@ -58,6 +58,11 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/api/v1/tasks/{task_id}/export/plots"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/export/console"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/export/events"): Scope.READ,
+    # A sender asks how much of its own has arrived; what it sent it may not read.
+    ("GET", "/api/v1/tasks/{task_id}/blobs"): Scope.INGEST,
+    ("HEAD", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.INGEST,
+    ("PATCH", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.INGEST,
+    ("GET", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.READ,
     ("GET", "/api/v1/live"): Scope.READ,
     ("GET", "/"): Scope.READ,
     ("GET", "/tasks/{task_id}"): Scope.READ,
@@ -127,11 +132,13 @@ async def run_tokens(app: web.Application) -> AsyncIterator[None]:
 
 def scope_of(request: web.Request) -> Scope | None:
     """Return what a request needs; None is any valid token."""
-    method = "GET" if request.method == "HEAD" else request.method
+    method = request.method
     resource = request.match_info.route.resource
     if resource is None:
         # No such route: whoever may read may also learn that.
         return Scope.READ if method in _SAFE_METHODS else Scope.ADMIN
+    if method == "HEAD" and (method, resource.canonical) not in SCOPES:
+        method = "GET"
     return SCOPES.get((method, resource.canonical), Scope.ADMIN)
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "STORE",
     "Limits",
     "ServerConfig",
+    "read_limits",
     "read_project_limits",
 ]
 
@@ -49,6 +50,8 @@ class Limits:
             inflated to; more is answered 503.
         max_waiting_requests: the same, in requests.
         max_viewers: open live streams; more are answered 503.
+        max_blob_bytes: one artifact, model or medium; more is answered 413. None for any.
+        min_free_share: of the disk that must stay free of blobs; beyond it the answer is 507.
         max_store_bytes: the database may grow to this, then ingest is answered 503; None for the disk's end.
     """
 
@@ -57,6 +60,8 @@ class Limits:
     max_waiting_bytes: int = 256 * _MIB
     max_waiting_requests: int = 1000
     max_viewers: int = 500
+    max_blob_bytes: int | None = None
+    min_free_share: float = 0.05
     max_store_bytes: int | None = None
 
 
@@ -114,7 +119,7 @@ class ServerConfig:
     ) -> ServerConfig:
         """Return a config with the token of TELEMETRY_SERVER_TOKEN, if that is set.
 
-        The limits of projects are those of `server.toml` in the directory, unless they are given.
+        The limits, of projects too, are those of `server.toml` in the directory, unless they are given.
         """
         return cls(
             directory,
@@ -122,7 +127,7 @@ class ServerConfig:
             port,
             os.environ.get("TELEMETRY_SERVER_TOKEN"),
             (),
-            limits or Limits(),
+            limits or read_limits(directory / CONFIG_FILE),
             read_project_limits(directory / CONFIG_FILE) if project_limits is None else project_limits,
             watch,
         )
@@ -134,16 +139,7 @@ def read_project_limits(path: Path) -> ProjectLimits:
     Raises:
         ConfigurationError: it cannot be read, or says what nobody understands.
     """
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except FileNotFoundError:
-        return ProjectLimits()
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    limits = document.pop("limits", {})
-    if document or not isinstance(limits, dict):
-        raise ConfigurationError(f"{path}: only the table [limits] is known, not {', '.join(document) or 'a value'}")
+    limits = _tables(path)["limits"]
     named = limits.pop("project", {})
     if not isinstance(named, dict):
         raise ConfigurationError(f'{path}: write [limits.project."NAME"]')
@@ -153,14 +149,47 @@ def read_project_limits(path: Path) -> ProjectLimits:
     )
 
 
+def read_limits(path: Path) -> Limits:
+    """Return the limits of the whole server with what its configuration file says of blobs.
+
+    Raises:
+        ConfigurationError: as read_project_limits does.
+    """
+    entry = _tables(path)["blobs"]
+    if set(entry) - {"max_bytes", "min_free_share"}:
+        raise ConfigurationError(f"{path}: [blobs] may hold max_bytes, min_free_share")
+    most, share = entry.get("max_bytes"), entry.get("min_free_share", Limits().min_free_share)
+    if most is not None and (type(most) is not int or most < 0):
+        raise ConfigurationError(f"{path}: max_bytes of [blobs] is {most!r:.40}, not a whole number")
+    if type(share) not in (int, float) or not 0 <= share < 1:
+        raise ConfigurationError(f"{path}: min_free_share of [blobs] is {share!r:.40}, not from 0 to under 1")
+    return Limits(max_blob_bytes=most, min_free_share=float(share))
+
+
+def _tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the tables of a configuration file; empty ones, where it has none or is not there."""
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except FileNotFoundError:
+        document = {}
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    tables = {name: document.pop(name, {}) for name in ("limits", "blobs")}
+    if document or not all(isinstance(table, dict) for table in tables.values()):
+        said = ", ".join(document) or "a value"
+        raise ConfigurationError(f"{path}: only the tables [limits] and [blobs] are known, not {said}")
+    return tables
+
+
 def _limit(path: Path, where: str, entry: Any) -> ProjectLimit:
-    known = ("max_points", "max_bytes")
+    known = ("max_points", "max_bytes", "max_blob_bytes")
     if not isinstance(entry, dict) or set(entry) - set(known):
-        raise ConfigurationError(f"{path}: [{where}] may hold {' and '.join(known)}")
+        raise ConfigurationError(f"{path}: [{where}] may hold {', '.join(known)}")
     for name, value in entry.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ConfigurationError(f"{path}: {name} of [{where}] is {value!r:.40}, not a whole number")
-    return ProjectLimit(entry.get("max_points"), entry.get("max_bytes"))
+    return ProjectLimit(entry.get("max_points"), entry.get("max_bytes"), entry.get("max_blob_bytes"))
 
 
 def _has_valid_token(directory: Path) -> bool:

@@ -1,9 +1,11 @@
 """The store's own few files; everyone else imports from here and never speaks SQL."""
 
 from telemetry.server.store.bands import Band
+from telemetry.server.store.blob_files import Part, WrongOffset
+from telemetry.server.store.blob_refs import BlobRef
 from telemetry.server.store.columns import Column, is_column, parse_column
 from telemetry.server.store.content import FrameContent, prepare
-from telemetry.server.store.errors import NotFound, StoreUnavailable
+from telemetry.server.store.errors import BlobRefused, NotFound, StoreUnavailable
 from telemetry.server.store.gate import ProjectLimit, ProjectLimits
 from telemetry.server.store.plain import json_number
 from telemetry.server.store.points import PointsQuery, SeriesPoints
@@ -16,10 +18,13 @@ from telemetry.server.store.writer import SeriesChange, TaskChange
 __all__ = [
     "TASK_SORTS",
     "Band",
+    "BlobRef",
+    "BlobRefused",
     "Column",
     "ConsoleQuery",
     "FrameContent",
     "NotFound",
+    "Part",
     "PointsQuery",
     "ProjectLimit",
     "ProjectLimits",
@@ -31,6 +36,7 @@ __all__ = [
     "TaskChange",
     "TasksQuery",
     "Written",
+    "WrongOffset",
     "is_column",
     "json_number",
     "parse_column",

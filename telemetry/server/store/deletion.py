@@ -67,9 +67,9 @@ def remove_slice(connection: Connection, task: int) -> bool:
 
 
 def _tables() -> list[Table]:
-    """Return every table that holds rows of a task, but for those of its series."""
-    with_series = (schema.series.name, schema.series_stats.name)
-    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table.name not in with_series]
+    """Return every table that holds rows of a task, but for those of its series and blobs, which go by themselves."""
+    others = (schema.series.name, schema.series_stats.name, schema.task_blobs.name)
+    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table.name not in others]
 
 
 def _remove_points(connection: Connection, task: int) -> bool:

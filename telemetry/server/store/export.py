@@ -14,6 +14,7 @@ import numpy as np
 from sqlalchemy import Connection, Row, select
 
 from telemetry.server.store import schema
+from telemetry.server.store.blob_refs import held_blobs
 from telemetry.server.store.chunks import Points, concat_points, unpack
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.reads import task_row_id
@@ -104,6 +105,8 @@ def read_events(connection: Connection, task_id: str) -> dict[str, Any]:
         "values": [[name, time, float("nan") if value is None else value] for name, time, value in value_rows],
         "models": [list(row) for row in model_rows],
         "media": read_media_rows(connection, task),
+        # Which of the record's "blob:" uris have their bytes here.
+        "blobs": sorted(held_blobs(connection, task)),
     }
 
 

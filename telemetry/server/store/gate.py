@@ -7,7 +7,7 @@ order, and the frame that names the project may be in the same group.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgpack
@@ -27,10 +27,12 @@ class ProjectLimit:
     Attributes:
         max_points: of scalars and resource readings.
         max_bytes: of the frames that were taken, as they came.
+        max_blob_bytes: of artifacts, models and media; of bytes that two tasks have, each counts its own.
     """
 
     max_points: int | None = None
     max_bytes: int | None = None
+    max_blob_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class ProjectLimits:
         """Return these limits with another default; None keeps that part of it."""
         points = self.default.max_points if max_points is None else max_points
         frame_bytes = self.default.max_bytes if max_bytes is None else max_bytes
-        return ProjectLimits(ProjectLimit(points, frame_bytes), self.named)
+        return ProjectLimits(replace(self.default, max_points=points, max_bytes=frame_bytes), self.named)
 
     def over(self, project: str) -> Iterator[tuple[str, ProjectLimit]]:
         """Yield each limit that binds a project, with the project that it is a limit of."""

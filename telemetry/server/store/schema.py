@@ -41,6 +41,7 @@ __all__ = [
     "series",
     "series_stats",
     "tails",
+    "task_blobs",
     "task_bytes",
     "task_tags",
     "task_writers",
@@ -179,6 +180,19 @@ task_bytes = Table(
     metadata,
     Column("task", _Id, primary_key=True, autoincrement=False),
     Column("frame_bytes", BigInteger, nullable=False),
+)
+
+# The blobs that a task holds: its sender has sent these bytes, or may count on those of another task. The files are
+# in blobs/ (blob_files.py).
+task_blobs = Table(
+    "task_blobs",
+    metadata,
+    Column("task", BigInteger, primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Index("task_blobs_by_sha256", "sha256"),
+    sqlite_with_rowid=False,
 )
 
 # Which frames are in the store: inclusive ranges of sequence numbers by writer.

@@ -16,9 +16,11 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from telemetry.disk import make_private_folder
-from telemetry.server.store import deletion, export, reads, reports, schema, status
+from telemetry.server.store import blob_refs, deletion, export, reads, reports, schema, status
 from telemetry.server.store.attempts import Cut, cuts_by_series
 from telemetry.server.store.bands import Band, query_band
+from telemetry.server.store.blob_files import BlobFiles
+from telemetry.server.store.blob_store import BlobStore
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.errors import NotFound
@@ -71,6 +73,7 @@ class Store:
         max_bytes: int | None = None,
         readers: int = 4,
         project_limits: ProjectLimits | None = None,
+        min_free_share: float = 0.0,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._clock = clock
@@ -89,6 +92,9 @@ class Store:
         # Who keeps something of a task beside the database: called in the transaction that removes a deleted task's
         # last rows, with its row id; what it returns is called after the commit.
         self.on_deleted: list[Callable[[Connection, int], Callable[[], None]]] = []
+        files = BlobFiles(directory, min_free_share=min_free_share)
+        self.blobs = BlobStore(files, self._database, self._writing, self._project_limits, clock)
+        self.on_deleted.append(self.blobs.forget)
 
     def close(self) -> None:
         """Close the database; the store cannot be used after it."""
@@ -128,6 +134,7 @@ class Store:
             self._cache.trim(_MAX_CACHED_SERIES, transaction.changes)
             if len(self._ranges) > _MAX_CACHED_WRITERS:
                 self._ranges = {}
+            self.blobs.remove_files(transaction.lost_blobs)
             self._ranges.update((writer, now) for writer, (_, now) in transaction.ranges.items())
             return Written(stored, transaction.changes, transaction.refused, frozenset(transaction.ignored))
 
@@ -194,7 +201,9 @@ class Store:
             NotFound: no frame of this task has been stored; so for all methods that take a task id.
         """
         with self._database.snapshot() as connection:
-            return reads.read_task(connection, task_id, self._clock())
+            found = reads.read_task(connection, task_id, self._clock())
+            blob_refs.with_states(connection, reads.task_row_id(connection, task_id), found["record"])
+            return found
 
     def stands(self, task_id: str, keys: Sequence[tuple[str, str]]) -> tuple[str, int]:
         """Return a task's status as it said, and when one of these (section, key) was last changed, Unix ns or 0."""
@@ -272,7 +281,8 @@ class Store:
     def media(self, task_id: str, query: ReportsQuery) -> dict[str, Any]:
         """Return images, sounds and other media of a task."""
         with self._database.snapshot() as connection:
-            return reports.read_media(connection, task_id, query, None)
+            held = blob_refs.held_blobs(connection, reads.task_row_id(connection, task_id))
+            return reports.read_media(connection, task_id, query, held)
 
     # -- exporting
 

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from telemetry.events import RecordChange, SingleValue
 from telemetry.server.store import schema
+from telemetry.server.store.blob_refs import LostBlobs
 from telemetry.server.store.chunks import (
     CHUNK_MIN_POINTS,
     Points,
@@ -128,6 +129,7 @@ class Transaction:
     Attributes:
         refused: why, by the position of the frame among those applied.
         ignored: positions of the frames of deleted tasks: they count as stored, and nothing of them is.
+        lost_blobs: after `finish`, those that no task holds any more.
     """
 
     def __init__(
@@ -148,6 +150,8 @@ class Transaction:
         self.refused: dict[int, str] = {}
         self.ignored: set[int] = set()
         self._applied = 0
+        self._blobs = LostBlobs(connection)
+        self.lost_blobs: set[str] = set()
         self._gate = Gate(connection, limits or ProjectLimits(), cache.usage)
         self._task_bytes: dict[int, int] = {}
         self._dirty_tasks: dict[str, TaskState] = {}
@@ -205,6 +209,7 @@ class Transaction:
             rows = [{"task": task, "frame_bytes": count} for task, count in self._task_bytes.items()]
             self._connection.execute(_ADD_BYTES, rows)
         self._gate.finish()
+        self.lost_blobs = self._blobs.finish()
 
     def _add_row(self, table: Table, row: dict[str, Any]) -> None:
         self._rows.setdefault(table.name, (table, []))[1].append(row)
@@ -348,11 +353,13 @@ class Transaction:
             )
         change.plots |= bool(content.plots)
         change.media |= bool(content.media)
+        self._blobs.note_reports(task.id, content)
         add_reports(self._connection, task.id, content)
         if content.values:
             rows = [_value_row(task, content, event) for event in content.values]
             self._connection.execute(_UPSERT_VALUE, rows)
         if content.records:
+            self._blobs.note(task.id, content.records)
             rows = [_record_row(task, content, event) for event in content.records]
             self._connection.execute(_UPSERT_RECORD, rows)
             if any(event.section == "task" and event.key in RECORD_COLUMNS for event in content.records):
