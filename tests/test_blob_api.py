@@ -12,7 +12,7 @@ import pytest
 from server_support import OTHER_WRITER, TASK, WRITER, Http, config_of, frame_of, started
 
 from telemetry.errors import ConfigurationError
-from telemetry.events import FrameEvent, RecordChange
+from telemetry.events import FrameEvent, Media, Plot, RecordChange
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import Limits, ServerConfig, read_limits, read_project_limits
 from telemetry.server.store import ProjectLimit, ProjectLimits
@@ -373,3 +373,40 @@ def test_old_parts_go_at_the_start(tmp_path: Path) -> None:
         while sender.head(data).status != 404:
             continue
         assert sender.head(b"other").headers["upload-offset"] == "2"
+
+
+def test_a_deleted_task_takes_its_blobs_with_it(sender: Sender, tmp_path: Path) -> None:
+    shared, own = b"of both", b"of one"
+    sender.record(artifact("shared", shared), artifact("own", own))
+    sender.record(artifact("shared", shared), task=OTHER_TASK, writer=OTHER_WRITER)
+    sender.whole(shared)
+    sender.whole(own)
+    sender.part(shared, 0, b"", task=OTHER_TASK)
+    # when
+    assert sender.http.request("POST", f"/api/v1/tasks/{TASK}/delete", b"{}").status == 200
+    # then: the rows go in the background, and the last of them takes the files along
+    while stored_files(tmp_path / "store") != [sha256(shared)]:
+        continue
+    assert sender.get(shared, task=OTHER_TASK).body == shared
+    assert sender.whole(own).status == 410
+
+
+def test_media_and_large_plots_are_named_by_their_events(sender: Sender, tmp_path: Path) -> None:
+    image, figure = b"\x89PNG", b'{"data": []}'
+
+    def medium(data: bytes, time: int = 1) -> Media:
+        return Media(time, "images", "a", 0, f"blob:{sha256(data)}", "a.png", "image/png", len(data))
+
+    sender.record(medium(image), Plot(1, "plots", "a", 0, "", sha256(figure)))
+    assert {item["sha256"] for item in sender.http.get(f"/tasks/{TASK}/blobs")["wanted"]} == {
+        sha256(image),
+        sha256(figure),
+    }
+    sender.whole(image)
+    sender.whole(figure)
+    assert sender.http.get(f"/tasks/{TASK}/media")["media"][0]["state"] == "stored"
+    assert sender.get(image, "?inline=1").headers["content-type"] == "image/png"
+    assert sender.get(figure).body == figure
+    # A later image of the same name and iteration takes its place.
+    sender.record(medium(b"new", time=2))
+    assert stored_files(tmp_path / "store") == [sha256(figure)]

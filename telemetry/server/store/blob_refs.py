@@ -89,7 +89,6 @@ def _refs_of_reports(connection: Connection, task: int) -> Iterator[BlobRef]:
         yield BlobRef(sha256, size_bytes, filename, content_type, f"plot or medium {filename!r}")
 
 
-
 def read_refs(connection: Connection, task: int) -> dict[str, BlobRef]:
     """Return the blobs that a task names, by sha256."""
     refs: dict[str, BlobRef] = {}
