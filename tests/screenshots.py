@@ -31,11 +31,22 @@ def shots() -> Iterator[tuple[str, str, Act | None]]:
     """Yield a name, a path, and what to do before the picture is taken."""
     yield "empty", "/?project=nothing", None
     yield "tasks", "/", None
+    columns = "columns=param:Args/lr&columns=param:Args/batch_size&columns=last:loss/train&columns=min:loss/validation"
+    yield "tasks-columns", f"/?{columns}&sort=-min:loss/validation", None
+    yield "tasks-project", "/?project=vision&status=completed,failed&tags=sweep", None
+    yield "tasks-tree", "/", lambda page: page.get_by_role("button", name="Project", exact=True).first.click()
+    yield "tasks-column-choice", "/", lambda page: page.locator("#columns button").first.click()
+    yield "tasks-selected", "/", select_tasks
     for tab in ("scalars", "console", "configuration", "resources", "info"):
         yield f"task-{tab}", f"/tasks/{RICH}#{tab}", None
     yield "draft-configuration", f"/tasks/{DRAFT}#configuration", None
     yield "draft-editing", f"/tasks/{DRAFT}#configuration", edit_parameters
     yield "task-edit-dialog", f"/tasks/{RICH}#info", lambda page: page.locator("#task-actions button").first.click()
+
+
+def select_tasks(page: Any) -> None:
+    for number in range(3):
+        page.locator("#rows input").nth(number).click()
 
 
 def edit_parameters(page: Any) -> None:

@@ -4,8 +4,11 @@ import { get, isAbort } from "./api.js";
 import { byId, coalesce, copyText, setText } from "./dom.js";
 import { count } from "./format.js";
 import { Live } from "./live.js";
-import { isFiltered, readQuery, writeQuery } from "./tasks-query.js";
+import { statusWord } from "./status.js";
+import { columnsOf } from "./tasks-columns.js";
+import { apiQuery, isFiltered, readQuery, writeQuery } from "./tasks-query.js";
 import { Rows } from "./tasks-rows.js";
+import { Selection } from "./tasks-selection.js";
 import { listenForKeys, Toolbar } from "./tasks-toolbar.js";
 import "./theme.js";
 
@@ -14,17 +17,29 @@ const TICK_MS = 5000;
 
 let query = readQuery(location.search);
 let request = new AbortController();
-const rows = new Rows(byId("rows"));
-const toolbar = new Toolbar(change);
+const selection = new Selection(showChosen, () => {
+  refresh();
+  refreshChoices();
+});
+const rows = new Rows(byId("rows"), selection);
+const toolbar = new Toolbar(change, (on) => selection.set(rows.tasks, on));
+
+function showChosen() {
+  rows.showChosen();
+  const { tasks } = rows;
+  toolbar.showChosen(tasks.filter(({ id }) => selection.has(id)).length, tasks.length);
+}
 
 /** Merge changes into the query; typing replaces the address, choosing adds a step to go back to. */
 function change(changes) {
+  const before = query.project + query.subprojects;
   query = { ...query, ...changes };
   const where = location.pathname + writeQuery(query);
   if ("search" in changes) history.replaceState(null, "", where);
   else history.pushState(null, "", where);
   toolbar.showQuery(query);
   refresh();
+  if (query.project + query.subprojects !== before) refreshChoices();
 }
 
 /** Fetch the page of tasks that the query names. An answer to an older query is thrown away. */
@@ -32,7 +47,7 @@ async function refresh() {
   request.abort();
   request = new AbortController();
   try {
-    const answer = await get("/tasks", query, request.signal);
+    const answer = await get("/tasks", apiQuery(query), request.signal);
     problem("");
     show(answer);
   } catch (error) {
@@ -41,28 +56,39 @@ async function refresh() {
   }
 }
 
-async function refreshProjects() {
+async function refreshChoices() {
   try {
-    toolbar.showProjects((await get("/projects")).projects);
+    const { project, subprojects } = apiQuery(query);
+    const [{ projects }, choices] = await Promise.all([get("/projects"), get("/choices", { project, subprojects })]);
+    toolbar.projects.offer(projects);
+    toolbar.offerChoices(choices);
   } catch {
     // The list of tasks meets the same trouble and says so; the filter keeps its old choices.
   }
 }
 
 function show({ tasks, total }) {
-  rows.show(tasks);
+  const columns = columnsOf(query);
+  toolbar.showHeaders(columns, query);
+  rows.show(tasks, columns);
+  byId("list").classList.toggle("wide", query.columns.length > 0);
+  selection.refresh(tasks);
+  showChosen();
   toolbar.offerMetrics(tasks);
   toolbar.showPages(query, total, tasks.length);
   setText(byId("total"), total ? count(total) : "");
   byId("table").hidden = tasks.length === 0;
-  const nothing = total === 0 && !isFiltered(query);
+  const nothing = total === 0 && !isFiltered(query) && query.page === 0;
   byId("start").hidden = !nothing;
   byId("toolbar").hidden = nothing;
   byId("no-match").hidden = tasks.length > 0 || nothing;
   const parts = [
-    query.search && `“${query.search}” in the name`,
+    query.search && `“${query.search}” in name, project, tags, comment and id`,
     query.project && `project ${query.project}`,
-    query.status && `status ${query.status}`,
+    query.status.length && `status ${query.status.map(statusWord).join(" or ")}`,
+    query.type.length && `type ${query.type.join(" or ")}`,
+    query.tags.length && `tags ${query.tags.join(query.match === "all" ? " and " : " or ")}`,
+    { 1: "archived tasks", all: "archived tasks, too" }[query.archived],
   ].filter(Boolean);
   setText(byId("no-match-text"), total > 0 ? "This page is past the end of the list." : `Looked for ${parts.join(", ")}.`);
 }
@@ -81,21 +107,21 @@ addEventListener("popstate", () => {
   toolbar.showQuery(query);
   refresh();
 });
-listenForKeys(rows);
+listenForKeys(rows, selection);
 toolbar.showQuery(query);
 refresh();
-refreshProjects();
+refreshChoices();
 
 const refreshSoon = coalesce(refresh, REFRESH_EVERY_MS);
 // New projects come with new tasks, which is rare: one look in ten seconds is enough.
-const refreshProjectsSoon = coalesce(refreshProjects, 10 * REFRESH_EVERY_MS);
+const refreshChoicesSoon = coalesce(refreshChoices, 10 * REFRESH_EVERY_MS);
 new Live({}, {
   tasks: () => {
     refreshSoon();
-    refreshProjectsSoon();
+    refreshChoicesSoon();
   },
 }, () => {
   refresh();
-  refreshProjects();
+  refreshChoices();
 });
 setInterval(() => rows.tick(), TICK_MS);

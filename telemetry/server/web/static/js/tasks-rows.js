@@ -3,37 +3,48 @@
 import { arrange, el, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 import { STATUS_HINTS, statusTone, statusWord } from "./status.js";
+import { valueText } from "./typed.js";
 
-/** Columns in order: key, heading, and the API's sort key where it has one. */
-export const COLUMNS = [
-  { key: "name", label: "Name", sort: "name" },
-  { key: "project", label: "Project", sort: "project" },
-  { key: "status-cell", label: "Status", sort: "status" },
-  { key: "progress-cell", label: "Progress", sort: "progress" },
-  { key: "started", label: "Started", sort: "started" },
-  { key: "duration", label: "Duration", number: true },
-  { key: "iteration", label: "Iteration", number: true },
-  { key: "scalars-cell", label: "Last scalars" },
-  { key: "points", label: "Points", number: true },
-];
+/** @typedef {{has: (id: string) => boolean, set: (tasks: any[], on: boolean) => void}} Chosen */
 
 export class Rows {
-  /** @param {HTMLElement} body  the tbody */
-  constructor(body) {
+  /**
+   * @param {HTMLElement} body  the tbody
+   * @param {Chosen} chosen
+   */
+  constructor(body, chosen) {
     this.body = body;
+    this.chosen = chosen;
+    this.columns = /** @type {any[]} */ ([]);
     this.rows = /** @type {Map<string, Row>} */ (new Map());
+    this.last = ""; // the row that was chosen last: Shift chooses from there
   }
 
-  /** @param {any[]} tasks  this page's, in order */
-  show(tasks) {
+  /**
+   * @param {any[]} tasks  this page's, in order
+   * @param {any[]} columns  tasks-columns.js
+   */
+  show(tasks, columns) {
     const now = Date.now();
+    if (JSON.stringify(columns) !== JSON.stringify(this.columns)) this.rows.clear();
+    this.columns = columns;
     const rows = tasks.map((task) => {
-      const row = this.rows.get(task.id) ?? new Row(task.id);
+      const row = this.rows.get(task.id) ?? new Row(task.id, columns, (event) => this.#choose(task.id, event));
       row.show(task, now);
       return /** @type {const} */ ([task.id, row]);
     });
     this.rows = new Map(rows);
     arrange(this.body, rows.map(([, row]) => row.element));
+    this.showChosen();
+  }
+
+  showChosen() {
+    for (const [id, row] of this.rows) row.setChosen(this.chosen.has(id));
+  }
+
+  /** @returns {any[]} the tasks of this page */
+  get tasks() {
+    return [...this.rows.values()].map(({ task }) => task);
   }
 
   /** Let relative times and durations of running tasks go on. */
@@ -42,19 +53,46 @@ export class Rows {
     for (const row of this.rows.values()) row.tick(now);
   }
 
-  /** Move the focus by `step` rows; from outside the table to its first row. */
-  move(step) {
-    const links = [...this.rows.values()].map((row) => row.link);
-    const at = links.indexOf(/** @type {any} */ (document.activeElement));
-    const next = links[at < 0 ? 0 : Math.min(links.length - 1, Math.max(0, at + step))];
-    next?.focus({ preventScroll: true });
-    next?.scrollIntoView({ block: "nearest" });
+  /** Move the focus by `step` rows; from outside the table to its first row. With `choose`, take the rows along. */
+  move(step, choose = false) {
+    const rows = [...this.rows.values()];
+    const at = this.#focused();
+    const next = rows[at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + step))];
+    if (choose && at >= 0) this.chosen.set([rows[at].task, next.task], true);
+    if (choose && next) this.last = next.task.id;
+    next?.link.focus({ preventScroll: true });
+    next?.link.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Choose the row that has the focus, or let it go. @returns {boolean} whether there is one */
+  toggle() {
+    const row = [...this.rows.values()][this.#focused()];
+    if (row) this.#choose(row.task.id, { shiftKey: false });
+    return Boolean(row);
+  }
+
+  #focused() {
+    return [...this.rows.values()].findIndex(({ element }) => element.contains(document.activeElement));
+  }
+
+  /** With Shift: everything from the one that was chosen last up to this one. */
+  #choose(id, event) {
+    const ids = [...this.rows.keys()];
+    const on = !this.chosen.has(id);
+    const [from, to] = [ids.indexOf(this.last), ids.indexOf(id)];
+    const span = event.shiftKey && from >= 0 ? ids.slice(Math.min(from, to), Math.max(from, to) + 1) : [id];
+    this.chosen.set(span.map((one) => /** @type {Row} */ (this.rows.get(one)).task), on);
+    this.last = id;
   }
 }
 
 class Row {
-  /** @param {string} id */
-  constructor(id) {
+  /**
+   * @param {string} id
+   * @param {any[]} columns
+   * @param {(event: {shiftKey: boolean}) => void} onChoose
+   */
+  constructor(id, columns, onChoose) {
     this.task = /** @type {any} */ (null);
     this.link = el("a", { href: `/tasks/${id}` });
     this.reason = el("span", { class: "reason", hidden: true });
@@ -63,18 +101,38 @@ class Row {
     this.percent = el("span", { class: "progress-text" });
     this.progress = el("div", { class: "progress" }, el("div", { class: "progress-track" }, this.bar), this.percent);
     this.scalars = el("div", { class: "scalars" });
+    this.tags = el("div", { class: "row-tags" });
+    this.box = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox" }));
+    this.box.addEventListener("click", (event) => {
+      // The choice itself says what the box shows; Shift+click must not select text.
+      event.stopPropagation();
+      onChoose(event);
+    });
+    this.chosenCells = /** @type {{cell: HTMLElement, column: string}[]} */ ([]);
     const content = {
       name: [this.link, this.reason],
       "status-cell": [this.status],
       "scalars-cell": [this.scalars],
+      "tags-cell": [this.tags],
     };
     this.cells = /** @type {Record<string, HTMLElement>} */ ({});
-    const cells = COLUMNS.map(({ key, label, number }) => {
+    const select = el("td", { role: "cell", class: "select-cell", onclick: (event) => event.target === select && onChoose(event) }, this.box);
+    const cells = columns.map(({ key, label, number, column }) => {
       const kind = number ? `${key} number` : key;
+      if (column) {
+        const cell = el("td", { role: "cell", class: kind, "data-label": label, "data-column": column });
+        this.chosenCells.push({ cell, column });
+        return cell;
+      }
       this.cells[key] = el("td", { role: "cell", class: kind, "data-label": label }, ...(content[key] ?? []));
       return this.cells[key];
     });
-    this.element = el("tr", { role: "row", "data-id": id, onclick: (event) => this.#open(event) }, ...cells);
+    this.element = el("tr", { role: "row", "data-id": id, onclick: (event) => this.#open(event) }, select, ...cells);
+  }
+
+  setChosen(on) {
+    this.box.checked = on;
+    this.element.classList.toggle("chosen-row", on);
   }
 
   show(task, now) {
@@ -85,23 +143,32 @@ class Row {
     setText(this.reason, task.status === "failed" ? task.status_reason : "");
     this.reason.hidden = !this.reason.textContent;
     this.reason.title = this.reason.textContent ?? "";
-    setText(this.cells.project, task.project);
-    this.cells.project.title = task.project ?? "";
+    setAttribute(this.box, "aria-label", `Select ${task.name || task.id}`);
+    this.#set("project", task.project, task.project);
     setText(this.status, statusWord(task.status));
     setAttribute(this.status, "data-tone", tone);
     setAttribute(this.status, "title", STATUS_HINTS[task.status] ?? null);
     this.#showProgress(task.progress, tone);
-    setText(this.cells.iteration, format.count(task.last_iteration));
-    setText(this.cells.points, format.shortCount(task.points));
-    this.cells.points.title = format.count(task.points);
-    this.cells.started.title = format.exact(task.started_unix_ms);
+    this.#set("iteration", format.count(task.last_iteration));
+    this.#set("points", format.shortCount(task.points), format.count(task.points));
+    if (this.cells.started) this.cells.started.title = format.exact(task.started_unix_ms);
     showScalars(this.scalars, task.last_scalars ?? []);
+    showTags(this.tags, task);
+    for (const { cell, column } of this.chosenCells) showChosen(cell, task.columns?.[column]);
     this.tick(now);
   }
 
+  /** A column may be hidden. */
+  #set(key, text, title) {
+    const cell = this.cells[key];
+    if (!cell) return;
+    setText(cell, text);
+    if (title !== undefined) cell.title = title ?? "";
+  }
+
   tick(now) {
-    setText(this.cells.started, format.relative(this.task.started_unix_ms, now));
-    setText(this.cells.duration, format.duration(format.taskDuration(this.task, now)));
+    this.#set("started", format.relative(this.task.started_unix_ms, now));
+    this.#set("duration", format.duration(format.taskDuration(this.task, now)));
   }
 
   #showProgress(progress, tone) {
@@ -109,7 +176,7 @@ class Row {
       this.progress.remove();
       return;
     }
-    if (!this.progress.isConnected) this.cells["progress-cell"].append(this.progress);
+    if (!this.progress.parentElement) this.cells["progress-cell"]?.append(this.progress);
     setAttribute(this.progress, "data-tone", tone === "running" ? null : tone);
     this.bar.style.width = `${Math.min(100, Math.max(0, progress))}%`;
     setText(this.percent, `${Math.floor(progress)}%`);
@@ -117,10 +184,27 @@ class Row {
 
   /** The whole row opens the task, but selecting text in it does not, and links do so themselves. */
   #open(event) {
-    if (event.target.closest("a") || getSelection()?.toString()) return;
+    if (event.target.closest("a, input, .select-cell") || getSelection()?.toString()) return;
     if (event.ctrlKey || event.metaKey) open(this.link.getAttribute("href") ?? "", "_blank", "noopener");
     else this.link.click();
   }
+}
+
+function showTags(parent, task) {
+  const tags = [...(task.tags ?? []), ...((task.system_tags ?? []).includes("archived") ? ["archived"] : [])];
+  if (parent.dataset.tags === tags.join("\n")) return;
+  parent.dataset.tags = tags.join("\n");
+  parent.title = tags.join(", ");
+  parent.replaceChildren(...tags.map((tag) => el("span", { class: "badge" }, tag)));
+}
+
+/** A chosen column: numbers as measured, everything else as its text. */
+function showChosen(cell, value) {
+  const none = value === null || value === undefined;
+  const text = none ? "–" : typeof value === "number" || format.isNonFinite(value) ? format.measure(value) : valueText(value);
+  setText(cell, text);
+  cell.title = none ? "" : valueText(value);
+  cell.classList.toggle("none", none);
 }
 
 /** @param {HTMLElement} parent @param {any[]} scalars */
