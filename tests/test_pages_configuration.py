@@ -133,3 +133,116 @@ def test_the_configuration_fits_every_window(open_page: OpenPage, url: str, widt
 
     expect(page.locator(".edit-row")).to_have_count(1)
     assert overflow(page) == 0
+
+
+def record_of(page: Any, url: str) -> Any:
+    return page.request.get(f"{url}/api/v1/tasks/{TASK}").json()["record"]
+
+
+def test_a_draft_is_edited_without_a_loss_of_types(open_page: OpenPage, url: str) -> None:
+    draft(url, TASK)
+    page = open_page(f"/tasks/{TASK}#configuration")
+    panel = page.locator("#parameters-Args")
+    panel.get_by_role("button", name="Edit").click()
+
+    panel.get_by_label("Value of lr").fill("2")
+    panel.get_by_label("Value of batch_size").fill("64")
+    panel.get_by_label("Value of resume").select_option("True")
+    panel.get_by_label("Description of momentum").fill("of the moving mean")
+    panel.get_by_label("Type of checkpoint").select_option("str")
+    panel.get_by_label("Value of checkpoint").fill(NASTY)
+    panel.get_by_role("button", name="Remove epochs").click()
+    panel.get_by_role("button", name="Add parameter").click()
+    panel.get_by_label("Name", exact=True).fill("clip")
+    panel.get_by_label("Type", exact=True).select_option("float")
+    panel.get_by_label("Value", exact=True).fill("nan")
+    panel.get_by_role("button", name="Save").click()
+
+    expect(row(page, "Args/lr").locator(".value")).to_have_text("2.0")
+    expect(row(page, "Args/checkpoint").locator(".value")).to_have_text(NASTY)
+    kept = record_of(page, url)["parameters"]
+    assert kept["Args/lr"] == entry(2.0, "float", "peak, after the warm-up")
+    assert isinstance(kept["Args/lr"]["value"], float)
+    assert kept["Args/batch_size"] == entry(64, "int", "per device")
+    assert kept["Args/resume"] == entry(True, "bool")
+    assert kept["Args/momentum"] == entry(1.0, "float", "of the moving mean")
+    assert kept["Args/checkpoint"] == entry(NASTY, "str")
+    assert kept["Args/clip"] == entry("nan", "float")
+    assert kept["Args/seed"]["value"] == 2**60
+    assert "Args/epochs" not in kept
+    # A section of its own, and a list with its items' type.
+    page.locator("#new-section-name").fill("Sweep")
+    page.get_by_role("button", name="Add section").click()
+    sweep = page.locator("#parameters-Sweep")
+    sweep.get_by_label("Name", exact=True).fill("seeds")
+    sweep.get_by_label("Type", exact=True).select_option("list")
+    sweep.get_by_label("Value", exact=True).fill("[1, 2]")
+    sweep.get_by_role("button", name="Save").click()
+    expect(row(page, "Sweep/seeds").locator(".type")).to_have_text("list/int")
+
+
+def test_a_configuration_object_and_a_property_are_edited(open_page: OpenPage, url: str) -> None:
+    draft(url, TASK)
+    page = open_page(f"/tasks/{TASK}#configuration")
+    panel = page.locator("#object-model-yaml")
+    panel.get_by_role("button", name="Edit").click()
+    panel.get_by_label("Text of model.yaml").fill("depth: 24\n")
+    panel.get_by_role("button", name="Save").click()
+    expect(panel.locator("pre")).to_have_text("depth: 24\n")
+    own = page.locator("#user-properties")
+    own.get_by_role("button", name="Edit").click()
+    own.get_by_label("Value of owner").fill("grace")
+    own.get_by_role("button", name="Save").click()
+    expect(row(page, "owner").locator(".value")).to_have_text("grace")
+
+    record = record_of(page, url)
+    assert record["configuration"]["model.yaml"] == {
+        "text": "depth: 24\n",
+        "type": "yaml",
+        "description": "the network",
+    }
+    assert record["properties"]["owner"] == entry("grace", "str", "who answers questions")
+
+
+def test_what_the_server_refuses_is_said_and_what_was_typed_stays(
+    open_page: OpenPage, url: str, trouble: list[str]
+) -> None:
+    # given a form that was opened while the task was a draft
+    writer = draft(url, TASK)
+    page = open_page(f"/tasks/{TASK}#configuration")
+    panel = page.locator("#parameters-Args")
+    panel.get_by_role("button", name="Edit").click()
+    panel.get_by_label("Value of lr").fill("0.5")
+    writer.task(status="in_progress").flush()
+    expect(page.locator("#status")).to_have_text("running")
+
+    panel.get_by_role("button", name="Save").click()
+
+    expect(panel.get_by_role("alert").filter(has_text="only be changed while it is created")).to_be_visible()
+    expect(panel.get_by_text("What you typed is still here.")).to_be_visible()
+    expect(panel.get_by_label("Value of lr")).to_have_value("0.5")
+    assert record_of(page, url)["parameters"]["Args/lr"]["value"] == 0.001
+    # The browser itself reports the 409 in its console.
+    assert trouble and all("409" in line for line in trouble)
+    trouble.clear()
+
+
+def test_name_tags_and_comment_are_edited_and_a_task_is_archived(open_page: OpenPage, url: str) -> None:
+    rich(url, TASK)
+    page = open_page(f"/tasks/{TASK}#configuration")
+    edit = page.get_by_role("button", name="Edit name, tags and comment")
+    edit.click()
+    dialog = page.locator("#edit-dialog")
+    expect(dialog.get_by_label("Name")).to_be_focused()
+    dialog.get_by_label("Name").fill(NASTY)
+    dialog.get_by_label("Tags").fill("best, vit, best")
+    dialog.get_by_label("Comment").fill("")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#name")).to_have_text(NASTY)
+    expect(page.locator("#tags .badge")).to_have_text(["best", "vit"])
+    expect(page.locator("#comment")).to_be_hidden()
+
+    edit.click()
+    dialog.get_by_role("button", name="Archive").click()
+    expect(page.locator("#tags .badge")).to_have_text(["best", "vit", "archived"])

@@ -171,3 +171,24 @@ def test_chosen_columns_fit_every_window(open_page: OpenPage, url: str, width: i
     page.locator("#rows input").first.check()
     expect(page.locator("#selection")).to_be_visible()
     assert overflow(page) == 0
+
+
+def test_chosen_tasks_are_tagged_archived_and_restored(open_page: OpenPage, url: str) -> None:
+    fill(url)
+    page = open_page("/")
+    page.get_by_label("Select one").check()
+    page.get_by_label("Select two").check()
+
+    page.locator("#selection-tag-name").fill("kept")
+    page.get_by_role("button", name="Add tag").click()
+    expect(page.locator("#selection-note")).to_have_text("2 tasks were given the tag “kept”.")
+    expect(page.locator("#rows tr").last.locator(".row-tags .badge")).to_have_text(["best", NASTY, "kept"])
+
+    page.get_by_role("button", name="Archive", exact=True).click()
+    expect_names(page, "three")
+    expect(page.locator("#selection-note")).to_have_text("2 tasks were archived.")
+    page.get_by_role("button", name="Restore").click()
+    expect_names(page, "three", "two", "one")
+    # What the page wrote is in the record as a program would have written it.
+    pick(page, "tags", "kept")
+    expect_names(page, "two", "one")

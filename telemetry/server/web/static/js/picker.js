@@ -44,15 +44,28 @@ export class Picker {
     this.button.setAttribute("aria-expanded", "true");
     // Not out of the window at its right.
     this.panel.classList.toggle("right", this.button.getBoundingClientRect().left + this.panel.offsetWidth > document.documentElement.clientWidth - 14);
-    const first = this.panel.querySelector("input, button, a");
-    if (first instanceof HTMLElement) first.focus({ preventScroll: true });
-    else this.panel.focus({ preventScroll: true });
+    this.#focusFirst();
   }
 
   close(keepFocus) {
     this.panel.hidden = true;
     this.button.setAttribute("aria-expanded", "false");
     if (keepFocus) this.button.focus();
+  }
+
+  /** Draw again while it is open, unless somebody has begun to choose. */
+  redraw(draw) {
+    if (this.panel.hidden) return;
+    const focused = document.activeElement;
+    const inside = this.panel.contains(focused);
+    if (inside && !(focused instanceof HTMLInputElement && focused.type === "search" && !focused.value) && focused !== this.panel) return;
+    draw();
+    if (inside) this.#focusFirst();
+  }
+
+  #focusFirst() {
+    const first = this.panel.querySelector("input, button, a");
+    (first instanceof HTMLElement ? first : this.panel).focus({ preventScroll: true });
   }
 
   /** @param {string} chosen  what is chosen, in a word; "" for nothing */
@@ -91,7 +104,7 @@ export class WordsPicker extends Picker {
   offer(choices) {
     this.choices = choices;
     this.#show();
-    if (!this.panel.hidden && !this.panel.contains(document.activeElement)) this.#draw();
+    this.redraw(() => this.#draw());
   }
 
   /** @param {string[]} chosen */

@@ -18,6 +18,8 @@ export const COLUMNS = [
   { key: "points", label: "Points", number: true },
 ];
 
+const BEFORE_CHOSEN = ["name", "project", "status-cell", "tags-cell"];
+
 /**
  * The columns that a query shows, in order.
  * @param {import("./tasks-query.js").Query} query
@@ -28,7 +30,7 @@ export function columnsOf(query) {
   // Whoever chose columns does not want what is cut off at the edge of another one.
   const fixed = COLUMNS.filter(({ key }) => !hidden.has(key) && !(query.columns.length && key === "scalars-cell"));
   const chosen = query.columns.map((column) => ({ key: "chosen", label: columnLabel(column), sort: column, column, number: !/^(param|property):/.test(column) }));
-  const at = fixed.findIndex(({ key }) => key === "progress-cell");
+  const at = fixed.findIndex(({ key }) => !BEFORE_CHOSEN.includes(key));
   return at < 0 ? [...fixed, ...chosen] : [...fixed.slice(0, at), ...chosen, ...fixed.slice(at)];
 }
 
@@ -50,7 +52,9 @@ export class ColumnsPicker {
 
   /** @param {Record<string, string[]>} choices  of the API */
   offer(choices) {
+    const changed = JSON.stringify(choices) !== JSON.stringify(this.choices);
     this.choices = choices;
+    if (changed) this.picker.redraw(() => this.#draw());
   }
 
   show(query) {
