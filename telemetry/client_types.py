@@ -126,12 +126,16 @@ class ProjectInfo(TypedDict):
 
 
 class SeriesInfo(TypedDict):
-    """A series and its summary. `min` and `max` are over finite values only."""
+    """A series and its summary. `min` and `max` are over finite values only; `last` is the latest by time.
+
+    `rank`: which of several processes reports it; None where there is one.
+    """
 
     id: int
     kind: str
     title: str
     series: str
+    rank: int | None
     unit: str
     count: int
     last: Number | None
@@ -142,6 +146,7 @@ class SeriesInfo(TypedDict):
     max: float | None
     max_iteration: int | None
     first_iteration: int
+    highest_iteration: int
     non_finite: int
 
 

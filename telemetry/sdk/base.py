@@ -10,7 +10,6 @@ from typing import Any
 from telemetry.errors import ConfigurationError
 from telemetry.ledger import DropReason
 from telemetry.sdk.core import TaskCore
-from telemetry.sdk.logger import Logger
 from telemetry.sdk.record import Record
 from telemetry.sdk.running import Running
 from telemetry.sdk.view import View, section_of
@@ -26,7 +25,7 @@ class TaskBase:
 
     def __init__(self, core: TaskCore) -> None:
         self._core = core
-        self._logger = Logger(core.emit)
+        self._logger = core.logger
 
     @property
     def _record(self) -> Record:

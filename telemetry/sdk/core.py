@@ -15,6 +15,7 @@ from telemetry.ledger import Ledger
 from telemetry.protocols import Emit
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot
+from telemetry.sdk.logger import Logger
 from telemetry.sdk.record import Record
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.view import View
@@ -32,6 +33,7 @@ class TaskCore(Protocol):
         record: writes changes of the record.
         view: reads the record and the reports.
         emit: takes events that are no change of the record.
+        logger: what the program reports with.
         connected: the program's objects whose values the record follows.
         depot: puts the bytes of artifacts and models where they belong.
         is_running: True while this process runs the task: False once it has ended, and for any other task.
@@ -42,6 +44,7 @@ class TaskCore(Protocol):
     record: Record
     view: View
     emit: Emit
+    logger: Logger
     connected: Connected
     depot: Depot
 

@@ -1,11 +1,15 @@
-"""Logger: what training code reports by hand. Scalars take the hot path, the rest is an event each."""
+"""Logger: what training code reports by hand. Scalars take the hot path, the rest is an event each.
+
+A skin: plots are in logger_plots.py, images and media in logger_media.py.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from telemetry.collectors.scalars import ScalarCollector
 from telemetry.collectors.terminal_lines import MAX_LINE_CHARS
@@ -13,17 +17,33 @@ from telemetry.errors import InvalidEvent
 from telemetry.events import ConsoleLine, SingleValue, clean_name, clean_text, to_float
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
+from telemetry.sdk.logger_plots import PlotReports
+
+if TYPE_CHECKING:
+    from telemetry.sdk.uploads import Uploads
 
 __all__ = ["Logger"]
 
+# What a flush that waits may take, in seconds.
+FLUSH_TIMEOUT_S = 10.0
 
-class Logger(ScalarCollector):
+
+class Logger(PlotReports, ScalarCollector):
     """Reports into one task; made by `Task.get_logger()`. Safe from any thread; no call raises or waits for
     the network or a disk. What cannot be kept is counted with its reason; with strict=True it raises.
+
+    Args:
+        uploads: carries the bytes of media; None where only addresses can be reported.
+        flush: brings what was reported to the sinks or the disk, within so many seconds.
     """
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(
+        self, emit: Emit, uploads: Uploads | None = None, flush: Callable[[float], bool] = lambda timeout_s: True
+    ) -> None:
         super().__init__(emit)
+        self._uploads = uploads
+        self._flush = flush
+        self._destination: str | None = None
 
     @classmethod
     def current_logger(cls) -> Logger | None:
@@ -67,6 +87,30 @@ class Logger(ScalarCollector):
                 self._emit(ConsoleLine(moment, "report", piece, level))
         if print_console:
             _print(text)
+
+    def flush(self, wait: bool = False) -> bool:
+        """Bring what was reported before to the sinks or the disk; with `wait` also the bytes of media to their place.
+
+        Without `wait` this returns at once, and what was reported goes out within the flush interval as it always does.
+
+        Returns:
+            False if it took more than 10 seconds; nothing is lost by that.
+        """
+        if not wait:
+            return True
+        stored = self._uploads is None or self._uploads.wait(FLUSH_TIMEOUT_S)
+        return self._flush(FLUSH_TIMEOUT_S) and stored
+
+    def set_flush_period(self, period: float) -> None:
+        """Accepted and without effect: events go out at the interval of TELEMETRY_FLUSH_INTERVAL."""
+
+    def set_default_upload_destination(self, uri: str | None) -> None:
+        """Remember an address for media. Their bytes go where the task's own go (`output_uri`), whatever it is."""
+        self._destination = uri
+
+    def get_default_upload_destination(self) -> str | None:
+        """Return the address that was set; None for none."""
+        return self._destination
 
 
 def _print(text: str) -> None:

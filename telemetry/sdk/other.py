@@ -17,12 +17,13 @@ from typing import Any
 
 from telemetry import lifecycle
 from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable, SinkUnavailable, TelemetryError
-from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, RecordChange, TaskHeader
+from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, Media, Plot, RecordChange, SingleValue, TaskHeader
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.retry import delay_s
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, SendingDepot
+from telemetry.sdk.logger import Logger
 from telemetry.sdk.parcel import SCRATCH
 from telemetry.sdk.record import Record
 from telemetry.sdk.servers import client_of, server_client, server_url
@@ -34,6 +35,10 @@ from telemetry.settings import Settings
 from telemetry.wire import encode
 
 __all__ = ["Other", "open_other"]
+
+
+# What may be said of a task that another program runs; points belong to that program.
+_SENT = (RecordChange, ConsoleLine, SingleValue, Plot, Media)
 
 
 class _Sender:
@@ -128,6 +133,7 @@ class Other:
         self._url = url
         self.record = Record(send=self.send)
         self.emit = _SendingEmit(self)
+        self.logger = Logger(self.emit)
         self.connected = Connected(self.record, watch=False)
         self.depot: Depot = SendingDepot(
             self.record, self._send_blob, scratch=settings.state_dir / SCRATCH, prefix=task_prefix(header)
@@ -155,7 +161,7 @@ class Other:
                 f"task {self.header.task_id} is a session on this machine, and can be read but not changed. "
                 "Import it to a server first: Task.import_offline_session(...) or `telemetry import`"
             )
-        travelling = [event for event in events if isinstance(event, (RecordChange, ConsoleLine))]
+        travelling = [event for event in events if isinstance(event, _SENT)]
         travelling_events: list[FrameEvent] = list(travelling)
         _sender.send(self.header.task_id, travelling_events, self.settings, self._url)
         self.view.reload()

@@ -20,6 +20,7 @@ from telemetry.sdk.depot import Depot, RunningDepot
 from telemetry.sdk.identity import is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
+from telemetry.sdk.logger import Logger
 from telemetry.sdk.membership import Heirloom, lineage_to
 from telemetry.sdk.progress import Progress
 from telemetry.sdk.record import Record, WriterRecord, start_fields
@@ -60,6 +61,7 @@ class Running:
         self.connected = Connected(self.record, watch=launched.destination is not None)
         self.uploads = self._make_uploads(launched)
         self.depot: Depot = RunningDepot(self.record, self.uploads)
+        self.logger = Logger(self.emit, self.uploads, self.flush)
         launched.arguments.write_to(self.record.change_sections)
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}

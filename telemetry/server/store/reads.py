@@ -158,6 +158,7 @@ def read_series(connection: Connection, task_id: str, kind: str | None) -> Json:
                 "max": row.max,
                 "max_iteration": row.max_iteration,
                 "first_iteration": row.lowest_iteration,
+                "highest_iteration": row.highest_iteration,
                 "non_finite": row.non_finite,
             }
             for row in connection.execute(query)

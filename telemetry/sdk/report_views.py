@@ -1,0 +1,407 @@
+"""Reading back what a task reported: points, single values, console lines, plots and media, from a server or a session.
+
+`reports_of(view)` answers with ServerReports or SessionReports; both say the same of the same events.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import zipfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from telemetry.blobs import BLOBS, sha256_of_uri
+from telemetry.errors import ServerError
+from telemetry.events import ConsoleLine, Media, Plot, SingleValue
+from telemetry.sdk.series import Column, SeriesPoints
+from telemetry.sdk.view import ServerView, SessionView, View
+
+if TYPE_CHECKING:
+    from telemetry.client import Client
+    from telemetry.client_types import PlotInfo, SeriesInfo
+
+__all__ = ["FoundMedia", "FoundPlot", "Reports", "ServerReports", "SessionReports", "reports_of"]
+
+# A series of more points is thinned by the server, where only a sample of it is asked for.
+BIG_SERIES = 200_000
+# One request for console lines: the server's limit.
+CONSOLE_PAGE = 10_000
+_POINTS_AT_ONCE = 100
+_NS_PER_MS = 1_000_000
+
+_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+_Event = TypeVar("_Event", Plot, Media, SingleValue)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPlot:
+    """A plot as it was read. `figure`: plotly's JSON; "" where its bytes are not there (yet)."""
+
+    title: str
+    series: str
+    iteration: int
+    unix_ms: int
+    figure: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMedia:
+    """An image, sound, text or film as it was read. `state`: "stored", or "pending" while its bytes are not there."""
+
+    title: str
+    series: str
+    iteration: int
+    unix_ms: int
+    uri: str
+    filename: str
+    content_type: str
+    size_bytes: int | None
+    state: str
+
+
+class Reports(Protocol):
+    """What a task reported, wherever it is read. Every method may block, on a network or a disk."""
+
+    def summary(self) -> list[tuple[str, str, int | None, dict[str, float]]]:
+        """Return (title, series, rank, {last, min, max}) of each scalar series."""
+
+    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
+        """Return each scalar series along an axis, thinned to `max_samples` points; None for all of them."""
+
+    def single_values(self) -> dict[str, float]:
+        """Return the task's single values by name."""
+
+    def console(self, lines: int) -> list[str]:
+        """Return the last lines of the console, the oldest first."""
+
+    def plots(self, last: int | None) -> list[FoundPlot]:
+        """Return plots by title, series and iteration; of each title and series only the `last` iterations."""
+
+    def media(self, last: int | None) -> list[FoundMedia]:
+        """Return media in the same way."""
+
+    def last_iteration(self) -> int:
+        """Return the highest iteration of a scalar; 0 where none was reported."""
+
+
+def reports_of(view: View) -> Reports:
+    """Return what can be read of a task's reports through a view that is a server's or a session's."""
+    if isinstance(view, ServerView):
+        return ServerReports(view)
+    if isinstance(view, SessionView):
+        return SessionReports(view)
+    raise TypeError(f"the reports of a {type(view).__name__} can't be read")
+
+
+# ---- a session -----------------------------------------------------------------------------------
+
+
+class SessionReports:
+    """See Reports. Reads the frames of a session folder or zip; nothing but the files is needed."""
+
+    def __init__(self, view: SessionView) -> None:
+        self._view = view
+
+    def summary(self) -> list[tuple[str, str, int | None, dict[str, float]]]:
+        return [(points.title, points.series, points.rank, points.summary()) for points in self._series()]
+
+    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
+        return [points.column(x_axis, max_samples) for points in self._series()]
+
+    def last_iteration(self) -> int:
+        return max((max(points.iterations) for points in self._series()), default=0)
+
+    def single_values(self) -> dict[str, float]:
+        latest = _latest(self._events(SingleValue), lambda event: event.name)
+        return {name: event.value for name, event in sorted(latest.items())}
+
+    def console(self, lines: int) -> list[str]:
+        reset = self._view.fold().reset_unix_ns
+        found = [
+            (event.time_unix_ns, frame.writer_id, frame.sequence, event.text)
+            for frame, batch in self._view.batches()
+            for event in batch.events
+            if isinstance(event, ConsoleLine) and _counts(event.time_unix_ns, reset)
+        ]
+        # Stable: lines of one frame and instant stay as they were written.
+        found.sort(key=lambda line: line[:3])
+        return [text for *_, text in found[len(found) - min(lines, len(found)) :]]
+
+    def plots(self, last: int | None) -> list[FoundPlot]:
+        latest = _latest(self._events(Plot), lambda event: (event.title, event.series, event.iteration))
+        return [
+            FoundPlot(*key, event.time_unix_ns // _NS_PER_MS, event.figure or self._text_of_blob(event.blob))
+            for key, event in _newest(latest, last)
+        ]
+
+    def media(self, last: int | None) -> list[FoundMedia]:
+        latest = _latest(self._events(Media), lambda event: (event.title, event.series, event.iteration))
+        return [
+            FoundMedia(
+                *key,
+                event.time_unix_ns // _NS_PER_MS,
+                event.uri,
+                event.filename,
+                event.content_type,
+                event.size_bytes,
+                "stored" if self._is_there(event.uri) else "pending",
+            )
+            for key, event in _newest(latest, last)
+        ]
+
+    def _series(self) -> list[SeriesPoints]:
+        found: dict[tuple[str, str, int | None], SeriesPoints] = {}
+        for _, batch in self._view.batches():
+            columns = batch.columns
+            homes = []
+            for key in columns.series:
+                name = (key.title, key.series, batch.rank)
+                if key.kind == "scalar" and name not in found:
+                    found[name] = SeriesPoints(*name)
+                homes.append(found[name] if key.kind == "scalar" else None)
+            rows = zip(columns.series_index, columns.iterations, columns.times_unix_ns, columns.values, strict=True)
+            for index, iteration, time, value in rows:
+                home = homes[index]
+                if home is not None:
+                    home.iterations.append(iteration)
+                    home.times.append(time)
+                    home.values.append(value)
+        reset = self._view.fold().reset_unix_ns
+        return [points for series in found.values() if len(points := series.since(reset) if reset else series)]
+
+    def _events(self, kind: type[_Event]) -> Iterator[tuple[tuple[int, bytes, int], _Event]]:
+        reset = self._view.fold().reset_unix_ns
+        for frame, batch in self._view.batches():
+            for event in batch.events:
+                if isinstance(event, kind) and _counts(event.time_unix_ns, reset):
+                    yield (event.time_unix_ns, frame.writer_id, frame.sequence), event
+
+    def _is_there(self, uri: str) -> bool:
+        sha256 = sha256_of_uri(uri)
+        return sha256 is None or any(_blob_in(place, sha256, read=False) is not None for place in self._view.places())
+
+    def _text_of_blob(self, sha256: str) -> str:
+        for place in self._view.places():
+            data = _blob_in(place, sha256, read=True)
+            if data is not None:
+                return data.decode("utf-8", "replace")
+        return ""
+
+
+def _blob_in(place: Path, sha256: str, *, read: bool) -> bytes | None:
+    """Return a blob of a session folder or zip; only whether it is there (b"") unless `read`; None if it is not."""
+    try:
+        if place.is_dir():
+            path = place / BLOBS / sha256
+            return (path.read_bytes() if read else b"") if path.is_file() else None
+        with zipfile.ZipFile(place) as archive:
+            name = f"{BLOBS}/{sha256}"
+            return (archive.read(name) if read else b"") if name in archive.namelist() else None
+    except (OSError, zipfile.BadZipFile):
+        return None  # a part that is being written, or is gone by now: the blob is not to be had from it
+
+
+def _counts(time_unix_ns: int, reset: int) -> bool:
+    return time_unix_ns >= reset or time_unix_ns <= 0
+
+
+def _latest(events: Iterable[tuple[tuple[int, bytes, int], Any]], key: Any) -> dict[Any, Any]:
+    """Return, by key, the event with the greatest (time, writer, sequence); of equals the last."""
+    found: dict[Any, tuple[tuple[int, bytes, int], Any]] = {}
+    for order, event in events:
+        known = found.get(key(event))
+        if known is None or order >= known[0]:
+            found[key(event)] = (order, event)
+    return {name: event for name, (_, event) in found.items()}
+
+
+def _newest(found: dict[tuple[str, str, int], Any], last: int | None) -> list[tuple[tuple[str, str, int], Any]]:
+    """Return the items in order of title, series and iteration, of each series the `last` ones."""
+    ordered = sorted(found.items())
+    if last is None:
+        return ordered
+    kept: list[tuple[tuple[str, str, int], Any]] = []
+    for number, item in enumerate(ordered):
+        behind = ordered[number + last] if number + last < len(ordered) else None
+        if behind is None or behind[0][:2] != item[0][:2]:
+            kept.append(item)
+    return kept
+
+
+# ---- a server ------------------------------------------------------------------------------------
+
+
+class ServerReports:
+    """See Reports. Asks a server."""
+
+    def __init__(self, view: ServerView) -> None:
+        self._view = view
+        self._task = view.task_id
+
+    @property
+    def _client(self) -> Client:
+        return self._view.client
+
+    def summary(self) -> list[tuple[str, str, int | None, dict[str, float]]]:
+        if self._reset:
+            return [(points.title, points.series, points.rank, points.summary()) for points in self._read_points()]
+        return [
+            (
+                info["title"],
+                info["series"],
+                info["rank"],
+                {"last": self._last(info), "min": _extreme(info["min"]), "max": _extreme(info["max"])},
+            )
+            for info in self._client.series(self._task, kind="scalar")
+        ]
+
+    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
+        big: set[int] = set()
+        series = self._client.series(self._task, kind="scalar")
+        if max_samples is not None and not self._reset and x_axis != "iso_time":
+            big = {info["id"] for info in series if info["count"] > max(BIG_SERIES, max_samples)}
+        wanted = [info for info in series if info["id"] not in big]
+        found = [points.column(x_axis, max_samples) for points in self._read_points(wanted if big else None)]
+        for start in range(0, len(big), _POINTS_AT_ONCE):
+            some = [info for info in series if info["id"] in big][start : start + _POINTS_AT_ONCE]
+            found += self._thinned(some, x_axis, max_samples or 0)
+        return found
+
+    def last_iteration(self) -> int:
+        if self._reset:
+            return max((max(points.iterations) for points in self._read_points()), default=0)
+        series = self._client.series(self._task, kind="scalar")
+        return max((info["highest_iteration"] for info in series), default=0)
+
+    def single_values(self) -> dict[str, float]:
+        page = self._client.export_page(self._task, "events")
+        return {name: value for name, time, value in page["values"] if _counts(time, self._reset)}
+
+    def console(self, lines: int) -> list[str]:
+        found: list[str] = []
+        before: int | None = None
+        while len(found) < lines:
+            limit = min(CONSOLE_PAGE, lines - len(found))
+            page = self._client.console(self._task, tail=True, limit=limit, before=before)
+            kept = [line for line in page["lines"] if _counts(line["unix_ms"], self._reset // _NS_PER_MS)]
+            found = [line["text"] for line in kept] + found
+            if not page["more"] or len(kept) < len(page["lines"]):
+                break
+            before = page["lines"][0]["id"]
+        return found
+
+    def plots(self, last: int | None) -> list[FoundPlot]:
+        return [
+            FoundPlot(plot["title"], plot["series"], plot["iteration"], plot["unix_ms"], self._figure(plot))
+            for plot in self._client.plots(self._task, last=last)
+            if _counts(plot["unix_ms"], self._reset // _NS_PER_MS)
+        ]
+
+    def media(self, last: int | None) -> list[FoundMedia]:
+        found = self._client.media(self._task, last=last)["media"]
+        return [FoundMedia(**item) for item in found if _counts(item["unix_ms"], self._reset // _NS_PER_MS)]
+
+    @property
+    def _reset(self) -> int:
+        return self._view.fold().reset_unix_ns
+
+    def _last(self, info: SeriesInfo) -> float:
+        """Return the value at the highest iteration; the server keeps the latest by time, which nearly always is it."""
+        if info["last_iteration"] == info["highest_iteration"]:
+            return _number(info["last"])
+        at = info["highest_iteration"]
+        page = self._client.points(self._task, [info["id"]], start=at, end=at, max_samples=20_000)
+        points = page["series"][0]
+        value = points["y"][-1] if points["y"] else None
+        return value if value is not None else _number(points["non_finite"][-1][1] if points["non_finite"] else None)
+
+    def _read_points(self, wanted: list[SeriesInfo] | None = None) -> list[SeriesPoints]:
+        """Return the points of scalar series, every bit; of those `wanted`, or of all."""
+        found: dict[tuple[str, str, int | None], SeriesPoints] = {}
+        if wanted is None:
+            self._read_pages(None, found, None)
+        else:
+            names = {(info["title"], info["series"], info["rank"]) for info in wanted}
+            for info in wanted:
+                # A page holds many small series: what one brought along is not asked for again.
+                if (info["title"], info["series"], info["rank"]) not in found:
+                    self._read_pages(f"{info['id']},0", found, names)
+        reset = self._reset
+        return [points for series in found.values() if len(points := series.since(reset) if reset else series)]
+
+    def _read_pages(
+        self,
+        after: str | None,
+        found: dict[tuple[str, str, int | None], SeriesPoints],
+        names: set[tuple[str, str, int | None]] | None,
+    ) -> None:
+        """Read pages from `after` on, up to the first series that is not among `names`."""
+        while True:
+            page = self._client.export_page(self._task, "points", after)
+            for kind, title, series, _, rank, iterations, times, values in page["runs"]:
+                if kind != "scalar":
+                    continue
+                if names is not None and (title, series, rank) not in names:
+                    return
+                points = found.setdefault((title, series, rank), SeriesPoints(title, series, rank))
+                _extend(points.iterations, iterations)
+                _extend(points.times, times)
+                _extend(points.values, values)
+            if page["next"] is None:
+                return
+            after = f"{page['next'][0]},{page['next'][1]}"
+
+    def _thinned(self, series: list[SeriesInfo], x_axis: str, max_samples: int) -> list[Column]:
+        x = "iteration" if x_axis == "iter" else "time"
+        ids = [info["id"] for info in series]
+        answer = self._client.points(self._task, ids, x=x, max_samples=max(2, max_samples))
+        names = {info["id"]: info for info in series}
+        return [
+            Column(
+                names[part["id"]]["title"],
+                names[part["id"]]["series"],
+                names[part["id"]]["rank"],
+                list(part["x"])[:max_samples],
+                [_number(value) for value in part["y"]][:max_samples],
+            )
+            for part in answer["series"]
+        ]
+
+    def _figure(self, plot: PlotInfo) -> str:
+        import orjson
+
+        if plot["omitted"]:
+            place = {name: plot[name] for name in ("title", "series", "iteration")}  # type: ignore[literal-required]
+            found = self._client.plots(self._task, **place)
+            plot = found[0] if found else plot
+        if plot["figure"] is not None:
+            return orjson.dumps(plot["figure"]).decode()
+        if not plot["blob"]:
+            return ""
+        pieces: list[bytes] = []
+        try:
+            self._client.download_blob(self._task, plot["blob"], pieces.append)
+        except ServerError:
+            return ""  # its bytes have not arrived yet
+        return b"".join(pieces).decode("utf-8", "replace")
+
+
+def _extend(column: array[Any], data: bytes) -> None:
+    part: array[Any] = array(column.typecode)
+    part.frombytes(data)
+    if sys.byteorder == "big":
+        part.byteswap()
+    column.extend(part)
+
+
+def _number(value: float | str | None) -> float:
+    return _NUMBERS[value] if isinstance(value, str) else math.nan if value is None else float(value)
+
+
+def _extreme(value: float | None) -> float:
+    return math.nan if value is None else value
