@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from telemetry.client import AsyncClient, Client
     from telemetry.errors import (
+        BlobError,
         ConfigurationError,
         EventsDropped,
         FrameError,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "BlobError",
     "Client",
     "Collector",
     "ConfigurationError",
@@ -99,6 +101,7 @@ __all__ = [
 _HOMES = {
     "telemetry.client": ("AsyncClient", "Client"),
     "telemetry.errors": (
+        "BlobError",
         "ConfigurationError",
         "EventsDropped",
         "FrameError",

@@ -56,7 +56,7 @@ def bits(value: float) -> str:
     return "nan" if math.isnan(value) else struct.pack(">d", value).hex()
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(points=POINTS)
 def test_scalars_come_back_from_a_server_and_from_a_session(
     url: str, client: Client, points: list[tuple[str, str, float, int, int]]
@@ -104,6 +104,7 @@ def test_scalars_come_back_from_a_server_and_from_a_session(
             assert summaries[0] == summaries[1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(), min_size=1, max_size=300), st.integers(1, 60))
 def test_a_sample_keeps_the_ends_and_the_extremes(values: list[float], most: int) -> None:
     chosen = sample_indices(values, most)

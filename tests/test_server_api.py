@@ -122,7 +122,7 @@ def test_series_are_told_with_their_statistics(http: Http) -> None:
     assert loss == {
         "kind": "scalar", "title": "loss", "series": "train", "rank": None, "unit": "", "count": 3, "last": 2.0,
         "last_iteration": 2, "last_unix_ms": START_MS + 2, "min": 1.0, "min_iteration": 1, "max": 3.0,
-        "max_iteration": 0, "first_iteration": 0, "non_finite": 0,
+        "max_iteration": 0, "first_iteration": 0, "highest_iteration": 2, "non_finite": 0,
     }  # fmt: skip
     (cpu,) = http.get(f"/tasks/{TASK}/series", kind="resource")["series"]
     assert (cpu["title"], cpu["unit"], cpu["last_iteration"]) == ("cpu", "%", START_MS)

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telemetry.collectors.scalars import ScalarCollector
 from telemetry.collectors.terminal_lines import MAX_LINE_CHARS
@@ -17,10 +17,8 @@ from telemetry.errors import InvalidEvent
 from telemetry.events import ConsoleLine, SingleValue, clean_name, clean_text, to_float
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
+from telemetry.sdk.logger_media import Uploader
 from telemetry.sdk.logger_plots import PlotReports
-
-if TYPE_CHECKING:
-    from telemetry.sdk.uploads import Uploads
 
 __all__ = ["Logger"]
 
@@ -38,7 +36,7 @@ class Logger(PlotReports, ScalarCollector):
     """
 
     def __init__(
-        self, emit: Emit, uploads: Uploads | None = None, flush: Callable[[float], bool] = lambda timeout_s: True
+        self, emit: Emit, uploads: Uploader | None = None, flush: Callable[[float], bool] = lambda timeout_s: True
     ) -> None:
         super().__init__(emit)
         self._uploads = uploads

@@ -50,6 +50,8 @@ class Uploader(Protocol):
         slot: str,
     ) -> object: ...
 
+    def wait(self, timeout_s: float | None = None) -> bool: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

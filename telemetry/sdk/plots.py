@@ -229,7 +229,7 @@ def scatter3d(
         rows = rows_of(points, "scatter", width=3)
         x, y, z = ([row[place] for row in rows] for place in range(3))
         columns.append((x, y, z))
-        trace = {"type": "scatter3d", "mode": _mode(mode), "x": x, "y": y, "z": z}
+        trace: Figure = {"type": "scatter3d", "mode": _mode(mode), "x": x, "y": y, "z": z}
         trace["name"] = series if len(sets) == 1 else f"{series} {number}"
         if fill:
             trace["surfaceaxis"] = 1

@@ -376,8 +376,9 @@ class ServerReports:
         import orjson
 
         if plot["omitted"]:
-            place = {name: plot[name] for name in ("title", "series", "iteration")}  # type: ignore[literal-required]
-            found = self._client.plots(self._task, **place)
+            found = self._client.plots(
+                self._task, title=plot["title"], series=plot["series"], iteration=plot["iteration"]
+            )
             plot = found[0] if found else plot
         if plot["figure"] is not None:
             return orjson.dumps(plot["figure"]).decode()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from page_support import Way
@@ -168,3 +170,23 @@ def test_what_was_never_reported_is_empty(way: Way) -> None:
     assert task.get_reported_console_output() == []
     assert task.get_reported_plots() == []
     assert task.get_last_iteration() == 0
+
+
+# ---- our own pages -----------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[2] / "docs" / "sdk"
+
+
+def test_the_samples_of_our_pages_run_as_they_stand(way: Way) -> None:
+    task = way.init(project_name="examples", task_name="docs")
+    names: dict[str, Any] = {"task": task}
+    for page in ("reports.md", "scalars.md"):
+        (sample,) = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+        exec(compile(sample, page, "exec"), names)
+
+    read = way.read(task)
+    assert read.get_last_scalar_metrics() == {"loss": {"train": {"last": 0.5, "min": 0.5, "max": 0.5}}}
+    assert read.get_reported_single_values() == {"accuracy": 0.97}
+    assert [plot["metric"] for plot in read.get_reported_plots()] == ["confusion"]
+    assert [sample["filename"] for sample in read.get_debug_samples("samples", "first")] == ["0.png"]
+    assert task.ledger().dropped == {}
