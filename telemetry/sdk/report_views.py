@@ -314,11 +314,7 @@ class ServerReports:
         """Return the value at the highest iteration; the server keeps the latest by time, which nearly always is it."""
         if info["last_iteration"] == info["highest_iteration"]:
             return _number(info["last"])
-        at = info["highest_iteration"]
-        page = self._client.points(self._task, [info["id"]], start=at, end=at, max_samples=20_000)
-        points = page["series"][0]
-        value = points["y"][-1] if points["y"] else None
-        return value if value is not None else _number(points["non_finite"][-1][1] if points["non_finite"] else None)
+        return self._read_points([info])[0].summary()["last"]
 
     def _read_points(self, wanted: list[SeriesInfo] | None = None) -> list[SeriesPoints]:
         """Return the points of scalar series, every bit; of those `wanted`, or of all."""
