@@ -234,7 +234,7 @@ def test_a_run_with_parts_says_where_they_are(tmp_path: Path, capsys: pytest.Cap
     task.close()
 
     first, last = capsys.readouterr().err.splitlines()
-    assert first.endswith(f"-> {tmp_path / 'my run.zip'}")
+    assert f"-> {tmp_path / 'my run.zip'} (" in first
     assert last.endswith(f"See it with: telemetry import '{tmp_path / 'my run.zip'}'")
     names = [path.name for path in zips(tmp_path)]
     assert len(names) > 2

@@ -12,6 +12,7 @@ from typing import Any
 
 from telemetry.collectors.arguments import ArgumentCollector
 from telemetry.collectors.models import Frameworks, ModelCollector
+from telemetry.collectors.script import ScriptCollector
 from telemetry.events import TaskHeader
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Collector, Sink
@@ -19,7 +20,7 @@ from telemetry.sdk.announce import Announcer
 from telemetry.sdk.destination import Destination, choose_destination
 from telemetry.sdk.disabled import DisabledPipeline
 from telemetry.sdk.leftovers import Leftovers
-from telemetry.sdk.masking import mask_argument
+from telemetry.sdk.masking import mask_argument, mask_text
 from telemetry.sdk.membership import Membership, shareable_urls
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.options import choose_resource_interval_s, choose_streams
@@ -63,6 +64,7 @@ class Launch:
     pipeline: Pipeline | DisabledPipeline
     models: ModelCollector
     arguments: ArgumentCollector
+    script: ScriptCollector | None = None
     announcer: Announcer
     membership: Membership
     urls: tuple[str, ...] = ()
@@ -111,9 +113,11 @@ def prepare(
     destination = choose_destination(asked, settings, task_id=header.task_id)
     models = ModelCollector(request.frameworks)
     arguments = _argument_collector(request, membership)
+    script = _script_collector(request, membership, settings)
     collectors = [
         *_collectors(request, settings, models, resources=membership.samples_machine),
         arguments,
+        *([script] if script is not None else []),
         *request.collectors,
     ]
     # Before any stream is captured: our own lines are not part of the program's output.
@@ -139,6 +143,7 @@ def prepare(
         pipeline=pipeline,
         models=models,
         arguments=arguments,
+        script=script,
         announcer=announcer,
         membership=membership,
         urls=shareable_urls(destination.urls),
@@ -189,6 +194,17 @@ def _argument_collector(request: Request, membership: Membership) -> ArgumentCol
         hydra=framework_is_on(request.frameworks, "hydra"),
         absl=framework_is_on(request.frameworks, "tfdefines"),
         mask=mask_argument,
+    )
+
+
+def _script_collector(request: Request, membership: Membership, settings: Settings) -> ScriptCollector | None:
+    """Return what looks at the program; None in a process that does not lead, which runs the same one."""
+    if not membership.leads or membership.joined:
+        return None
+    return ScriptCollector(
+        repository=framework_is_on(request.frameworks, "detect_repository"),
+        programs=settings.mode != "offline",
+        mask=mask_text,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["MASK", "mask_argument", "mask_command", "mask_environment", "mask_url"]
+__all__ = ["MASK", "mask_argument", "mask_command", "mask_environment", "mask_text", "mask_url"]
 
 MASK = "***"
 
@@ -75,6 +75,26 @@ def mask_argument(name: str, value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(mask_argument("", item) for item in value)
     return value
+
+
+# NAME = "value" and name: value, as settings and code write them; the value up to its quote or the line's end.
+_ASSIGNMENT = re.compile(r"""(?P<name>[\w.-]+)(?P<sign>["']?\s*[:=]\s*)(?P<quote>["'])(?P<value>[^"']+)(?P=quote)""")
+
+
+def mask_text(line: str) -> str:
+    """Return a line of code or of a diff as it may be recorded: literals of secret-looking names, passwords of URLs,
+    and what has the shape of a well-known token, masked."""
+
+    def hide(match: re.Match[str]) -> str:
+        if not _is_secret(match["name"]):
+            return match[0]
+        return f"{match['name']}{match['sign']}{match['quote']}{MASK}{match['quote']}"
+
+    hidden = _URL_PASSWORD.sub(rf"\1{MASK}@", _ASSIGNMENT.sub(hide, line))
+    return _SECRET_VALUE.sub(MASK, hidden)
+
+
+_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+@", re.IGNORECASE)
 
 
 def mask_url(text: str) -> str:

@@ -63,6 +63,8 @@ class Running:
         self.depot: Depot = RunningDepot(self.record, self.uploads)
         self.logger = Logger(self.emit, self.uploads, self.flush)
         launched.arguments.write_to(self.record.change_sections)
+        if launched.script is not None:
+            launched.script.write_to(self.record.change_sections)
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}
         self._part = part
