@@ -87,6 +87,7 @@ class Client:
 
     server = blocking(AsyncClient.server)
     tasks = blocking(AsyncClient.tasks)
+    query_tasks = blocking(AsyncClient.query_tasks)
     choices = blocking(AsyncClient.choices)
     projects = blocking(AsyncClient.projects)
     task = blocking(AsyncClient.task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from telemetry.client_http import HttpApi, Query
@@ -14,6 +14,7 @@ from telemetry.client_types import (
     PlotInfo,
     PointsAnswer,
     ProjectInfo,
+    QueryAnswer,
     SeriesInfo,
     ServerInfo,
     TaskDetail,
@@ -73,6 +74,46 @@ class ReadCalls(HttpApi):
             "page_size": page_size,
         }
         return cast(TasksAnswer, await self._get("/tasks", query))
+
+    async def query_tasks(
+        self,
+        *,
+        ids: Sequence[str] | None = None,
+        projects: Sequence[str] | None = None,
+        name: str | None = None,
+        exact_name: str | None = None,
+        tags: Sequence[str | None] | None = None,
+        allow_archived: bool = True,
+        task_filter: Mapping[str, Any] | None = None,
+        fields: Sequence[str] = (),
+        page: int | None = None,
+        page_size: int | None = None,
+    ) -> QueryAnswer:
+        """Return one page of the tasks that match everything that is given; docs/sdk/queries.md has the filters.
+
+        Args:
+            projects: exact names.
+            name: a regular expression, found anywhere in the name; case matters.
+            tags: a tag expression, see telemetry/tag_query.py.
+            fields: what to tell of each task besides: "hyperparams.Args.lr", "last_metrics", "script.branch", …
+            page_size: at most 500, which is the default.
+
+        Raises:
+            ServerError: 400 a filter that cannot be; the message says which.
+        """
+        body = {
+            "ids": None if ids is None else list(ids),
+            "projects": None if projects is None else list(projects),
+            "name": name,
+            "exact_name": exact_name,
+            "tags": None if tags is None else list(tags),
+            "allow_archived": allow_archived,
+            "filter": dict(task_filter or {}),
+            "fields": list(fields),
+            "page": page,
+            "page_size": page_size,
+        }
+        return cast(QueryAnswer, await self._post("/tasks/query", body))
 
     async def choices(self, *, project: str | None = None, subprojects: bool = False) -> ChoicesAnswer:
         """Return the tags, types and columns that `tasks` can be asked for."""

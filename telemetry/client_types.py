@@ -18,6 +18,8 @@ __all__ = [
     "PointsAnswer",
     "PointsInfo",
     "ProjectInfo",
+    "QueriedTask",
+    "QueryAnswer",
     "SeriesInfo",
     "ServerInfo",
     "TaskDetail",
@@ -94,6 +96,21 @@ class TasksAnswer(TypedDict):
     """One page of the task table; `total` counts the tasks of all pages."""
 
     tasks: list[TaskRow]
+    total: int
+    page: int
+    page_size: int
+
+
+class QueriedTask(TaskInfo, total=False):
+    """A task that a query found; `fields` only where some were asked for, by the names that they were asked for."""
+
+    fields: dict[str, Any]
+
+
+class QueryAnswer(TypedDict):
+    """One page of the tasks that a query found; `total` counts those of all pages."""
+
+    tasks: list[QueriedTask]
     total: int
     page: int
     page_size: int

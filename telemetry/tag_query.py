@@ -22,7 +22,7 @@ Statuses, types and the other list filters of a query are read in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -173,6 +173,8 @@ def _word(word: str, what: str) -> _Operator | _Value:
 
 def _listed(query: Iterable[str | None], what: str) -> list[str | None]:
     try:
+        if isinstance(query, (Mapping, bytes)):
+            raise TypeError("its items are not its words")
         words = list(query)
     except TypeError:
         raise InvalidQuery(f"{what} must be a list of texts, not {type(query).__name__}") from None

@@ -120,6 +120,7 @@ def test_the_tree_is_as_small_as_what_it_says() -> None:
         ([""], "empty"),
         ([1], "must hold texts only, not int"),
         (7, "must be a list of texts, not int"),
+        ({"a": 1}, "must be a list of texts, not dict"),
     ],
 )
 def test_what_cannot_be_read_is_named(query: list[str], said: str) -> None:

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 
 from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
-from telemetry.server import api, blob_api, edit_api, export_api, ingest, live, pages, tasks_api, watch
+from telemetry.server import api, blob_api, edit_api, export_api, ingest, live, pages, query_api, tasks_api, watch
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
 from telemetry.server.config import CONFIG, STORE, ServerConfig
@@ -43,6 +43,7 @@ def create_app(config: ServerConfig) -> web.Application:
     ingest.add_routes(app)
     api.add_routes(app)
     tasks_api.add_routes(app)
+    query_api.add_routes(app)
     edit_api.add_routes(app)
     export_api.add_routes(app)
     blob_api.add_routes(app)

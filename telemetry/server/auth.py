@@ -40,6 +40,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     # Which version answers: a sender wants to know it too.
     ("GET", "/api/v1/server"): None,
     ("GET", "/api/v1/tasks"): Scope.READ,
+    ("POST", "/api/v1/tasks/query"): Scope.READ,
     ("POST", "/api/v1/tasks/{task_id}/changes"): Scope.INGEST,
     # What cannot be undone is for operators.
     ("POST", "/api/v1/tasks/{task_id}/delete"): Scope.ADMIN,
@@ -81,6 +82,7 @@ _NARROWED = frozenset(
         "/api/v1/server",
         "/api/v1/frames",
         "/api/v1/tasks",
+        "/api/v1/tasks/query",
         "/api/v1/choices",
         "/api/v1/projects",
         "/api/v1/live",

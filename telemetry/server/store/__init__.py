@@ -9,6 +9,7 @@ from telemetry.server.store.errors import BlobRefused, NotFound, StoreUnavailabl
 from telemetry.server.store.gate import ProjectLimit, ProjectLimits
 from telemetry.server.store.plain import json_number
 from telemetry.server.store.points import PointsQuery, SeriesPoints
+from telemetry.server.store.queries import TaskQuery
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.store import Store, Written
@@ -34,6 +35,7 @@ __all__ = [
     "Store",
     "StoreUnavailable",
     "TaskChange",
+    "TaskQuery",
     "TasksQuery",
     "Written",
     "WrongOffset",

@@ -24,7 +24,16 @@ from telemetry.server.store.metrics import md5_of
 from telemetry.server.store.plain import json_number, json_value
 from telemetry.values import text_of, value_of
 
-__all__ = ["Column", "is_column", "parse_column", "read_columns", "record_number_or_text", "record_text", "sort_value"]
+__all__ = [
+    "Column",
+    "is_column",
+    "parse_column",
+    "read_columns",
+    "record_number_or_text",
+    "record_of_column",
+    "record_text",
+    "sort_value",
+]
 
 # The title under which single values are known to queries.
 SUMMARY = "Summary"
@@ -99,6 +108,12 @@ def _hashed_metric(text: str) -> Column:
     if parts[3] not in _VALUE_TYPES:
         raise InvalidQuery(f"{text!r:.150} ends in {parts[3]!r:.30}; it must be one of {', '.join(_VALUE_TYPES)}")
     return Column(text, "metric", (parts[1], parts[2]), _VALUE_TYPES[parts[3]])
+
+
+def record_of_column(column: Column) -> tuple[str, str]:
+    """Return the section and key of a parameter's or property's column."""
+    section, key = column.names
+    return section, key
 
 
 def sort_value(connection: Connection, column: Column) -> ColumnElement[Any]:

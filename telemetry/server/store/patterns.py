@@ -13,6 +13,7 @@ import re._constants as sre  # type: ignore[import-not-found, unused-ignore]
 import re._parser as sre_parse  # type: ignore[import-not-found, unused-ignore]
 import time
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 from telemetry.errors import InvalidQuery
@@ -27,6 +28,7 @@ _DEADLINE_S = 5.0
 
 # Repeats of up to this often are counted as if they were written out.
 _FEW = 50
+_MAX_WAYS = 10_000
 
 _REPEATS = frozenset({sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT})
 
@@ -56,13 +58,17 @@ class Pattern:
         except (re.error, OverflowError, RecursionError) as error:
             raise InvalidQuery(f"{what} is not a regular expression: {error} in {text!r:.100}") from error
         self._text = text
-        self._repeats = _loose_repeats(parsed, text, what)
+        try:
+            self._cost = _cost_of(parsed)
+        except ValueError as error:
+            raise InvalidQuery(f"{what}: {text!r:.100} {error}, which can take for ever; write it without") from error
         self._deadline_s: float | None = None
 
     def found_in(self, text: str) -> bool:
         """Say whether it is found anywhere in a text."""
-        degree = self._repeats + 1
-        if self._repeats and len(text) ** degree / math.factorial(degree) > _MAX_STEPS:
+        # One more: a search begins anywhere.
+        degree = self._cost.loose + 1
+        if degree > 1 and self._cost.ways * len(text) ** degree / math.factorial(degree) > _MAX_STEPS:
             raise InvalidQuery(
                 f"{self._what}: {self._text!r:.100} is too costly for a text of {len(text)} characters; use a pattern "
                 "with fewer of * and +"
@@ -75,37 +81,54 @@ class Pattern:
         return self._regex.search(text) is not None
 
 
-def _loose_repeats(parsed: Any, text: str, what: str) -> int:
-    """Return how many repeats without a limit follow each other, at the most.
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """How a pattern's time may grow: with the text's length to the power of `loose`, and `ways` as often."""
+
+    loose: int = 0
+    ways: int = 1
+
+    def then(self, other: _Cost) -> _Cost:
+        return _Cost(self.loose + other.loose, self.ways * other.ways)
+
+    def times(self, most: int) -> _Cost:
+        return _Cost(self.loose * most, _MAX_WAYS + 1 if self.ways > 1 and most > _FEW else self.ways**most)
+
+
+def _cost_of(items: Any) -> _Cost:
+    """Return the cost of a parsed pattern.
 
     Raises:
-        InvalidQuery: one is inside another, or holds alternatives: such a pattern can take exponential time.
+        ValueError: it can be exponential, or is nothing that can be estimated; says why.
     """
+    total = _Cost()
+    for operator, argument in items:
+        total = total.then(_cost_of_one(operator, argument))
+        if total.ways > _MAX_WAYS:
+            raise ValueError("can match in too many ways")
+    return total
 
-    def refuse(why: str) -> InvalidQuery:
-        return InvalidQuery(f"{what}: {text!r:.100} {why}, which can take for ever; write it without")
 
-    def count(items: Any, inside: bool) -> int:
-        total = 0
-        for operator, argument in items:
-            if operator in _REPEATS:
-                _, most, body = argument
-                loose = most is sre.MAXREPEAT or most > _FEW
-                if loose and inside:
-                    raise refuse("has a repeat inside a repeat")
-                total += count(body, inside or loose) * (1 if loose else max(1, min(most, _FEW))) + loose
-            elif operator is sre.BRANCH:
-                if inside:
-                    raise refuse("has alternatives inside a repeat")
-                total += max(count(branch, inside) for branch in argument[1])
-            elif operator is sre.SUBPATTERN:
-                total += count(argument[-1], inside)
-            elif operator is sre.ATOMIC_GROUP:
-                total += count(argument, inside)
-            elif operator in (sre.ASSERT, sre.ASSERT_NOT):
-                total += count(argument[1], inside)
-            elif operator in (sre.GROUPREF, sre.GROUPREF_EXISTS):
-                raise refuse("refers back to a group")
-        return total
-
-    return count(parsed, False)
+def _cost_of_one(operator: Any, argument: Any) -> _Cost:
+    if operator in _REPEATS:
+        least, most, body = argument
+        inner = _cost_of(body)
+        if least == most:
+            return inner.times(most)
+        if most > _FEW:
+            if inner != _Cost():
+                raise ValueError("has a repeat or alternatives inside a repeat")
+            return _Cost(1)
+        return inner.times(most).then(_Cost(0, most - least + 1))
+    if operator is sre.BRANCH:
+        branches = [_cost_of(branch) for branch in argument[1]]
+        return _Cost(max(branch.loose for branch in branches), sum(branch.ways for branch in branches))
+    if operator is sre.SUBPATTERN:
+        return _cost_of(argument[-1])
+    if operator is sre.ATOMIC_GROUP:
+        return _cost_of(argument)
+    if operator in (sre.ASSERT, sre.ASSERT_NOT):
+        return _cost_of(argument[1])
+    if operator in (sre.GROUPREF, sre.GROUPREF_EXISTS):
+        raise ValueError("refers back to a group")
+    return _Cost()

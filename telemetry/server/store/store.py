@@ -26,6 +26,7 @@ from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLo
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import ProjectLimits
 from telemetry.server.store.points import PointsQuery, SeriesPoints, query_points
+from telemetry.server.store.queries import TaskQuery, read_query
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
@@ -174,6 +175,15 @@ class Store:
         """Return one page of the table of tasks."""
         with self._database.snapshot() as connection:
             return read_tasks(connection, query, self._clock())
+
+    def query(self, query: TaskQuery) -> dict[str, Any]:
+        """Return one page of the tasks that match a query.
+
+        Raises:
+            InvalidQuery: something asked for cannot be; says what.
+        """
+        with self._database.snapshot() as connection:
+            return read_query(connection, query, self._clock())
 
     def choices(self, project: str | None, subprojects: bool, within: tuple[str, ...] | None = None) -> dict[str, Any]:
         """Return what the table of tasks can be filtered by, and the columns that it can show."""
