@@ -20,6 +20,7 @@ from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable,
 from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, Media, Plot, RecordChange, SingleValue, TaskHeader
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
+from telemetry.protocols import Emit
 from telemetry.retry import delay_s
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, SendingDepot
@@ -34,7 +35,7 @@ from telemetry.sdk.view import ServerView, SessionView, View, section_of
 from telemetry.settings import Settings
 from telemetry.wire import encode
 
-__all__ = ["Other", "open_other"]
+__all__ = ["Other", "found_other", "open_other"]
 
 
 # What may be said of a task that another program runs; points belong to that program.
@@ -132,7 +133,7 @@ class Other:
         self.view = view
         self._url = url
         self.record = Record(send=self.send)
-        self.emit = _SendingEmit(self)
+        self.emit: Emit = _SendingEmit(self)
         self.logger = Logger(self.emit)
         self.connected = Connected(self.record, watch=False)
         self.depot: Depot = SendingDepot(
@@ -229,3 +230,9 @@ def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
         type=str(fields.get("type", "training")),
     )
     return Other(header, settings, view, url)
+
+
+def found_other(task_id: str, project: str, name: str, type_: str, settings: Settings, url: str) -> Other:
+    """Return the core of a task that a query has found on a server; nothing is asked for it until it is read."""
+    header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=type_ or "training")
+    return Other(header, settings, ServerView(partial(client_of, url, settings), task_id), url)

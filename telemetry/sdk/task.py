@@ -35,6 +35,7 @@ from telemetry.sdk.task_artifacts import TaskArtifacts
 from telemetry.sdk.task_configuration import TaskConfiguration
 from telemetry.sdk.task_offline import TaskOffline
 from telemetry.sdk.task_parameters import TaskParameters
+from telemetry.sdk.task_queries import TaskQueries
 from telemetry.sdk.task_reports import TaskReports
 from telemetry.sdk.task_seed import TaskSeed
 
@@ -43,7 +44,7 @@ __all__ = ["Task"]
 log = logging.getLogger(__name__)
 
 
-class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskReports, TaskOffline, TaskSeed):
+class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskReports, TaskQueries, TaskOffline, TaskSeed):
     """A task: made by `Task.init`, found anywhere in the program by `Task.current_task`, read by `Task.get_task`."""
 
     @classmethod
