@@ -42,19 +42,24 @@ def session_with(data: bytes, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("position", range(0, len(STREAM), 7))
-def test_a_flipped_byte_costs_its_frame_and_no_other(position: int, tmp_path: Path) -> None:
-    # given
-    damaged = bytearray(STREAM)
-    damaged[position] ^= 0x55
-    hit = next(n for n in range(5) if position < sum(len(item) for item in FRAMES[: n + 1]))
-    # when
-    found = salvage(session_with(bytes(damaged), tmp_path / "s"), tmp_path / "out")
-    # then
-    assert lines(tmp_path / "out" / TASK) == [f"line {n}" for n in range(5) if n != hit]
-    assert found.frames == 4
-    assert found.damage
-    assert all(item.damage.offset >= sum(len(item) for item in FRAMES[:hit]) for item in found.damage)
+@pytest.mark.parametrize("mask", [0x01, 0x55, 0x80])
+def test_a_flipped_byte_costs_its_frame_and_no_other(mask: int, tmp_path: Path) -> None:
+    folder = session_with(STREAM, tmp_path / "s")
+    (segment,) = (folder / "segments").iterdir()
+    # given each byte of the journal in turn
+    for position in range(len(STREAM)):
+        damaged = bytearray(STREAM)
+        damaged[position] ^= mask
+        segment.write_bytes(damaged)
+        hit = next(n for n in range(5) if position < sum(len(item) for item in FRAMES[: n + 1]))
+        # when
+        out = tmp_path / f"out {position}"
+        found = salvage(folder, out)
+        # then
+        assert lines(out / TASK) == [f"line {n}" for n in range(5) if n != hit]
+        assert found.frames == 4
+        assert found.damage
+        assert all(item.damage.offset >= sum(len(item) for item in FRAMES[:hit]) for item in found.damage)
 
 
 @settings(max_examples=40, deadline=None)

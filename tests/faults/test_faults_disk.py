@@ -130,6 +130,35 @@ def test_when_the_disk_takes_nothing_for_a_while_events_wait_in_memory(
     assert iterations == list(range(9000))
 
 
+def test_a_journal_stays_within_its_bound_and_takes_frames_again_when_some_are_delivered(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "BASE_DELAY_S", 0.005)
+    bound, points = 300_000, 100_000
+    sink = FlakySink(spool=True)
+    sink.down = True
+    settings = {"max_journal_bytes": bound, "segment_bytes": 50_000, "lane_memory_bytes": 4_000_000}
+    with logging_to(sink, state_dir, **settings) as pipeline:
+        # given a server that is away for longer than the journal has room
+        log_points(pipeline, 0, points)
+        assert not pipeline.flush()
+        ledger = pipeline.ledger()
+        adds_up(ledger, points)
+        assert ledger.on_disk > 10_000 and ledger.in_memory > 10_000 and not ledger.dropped, ledger
+        size = sum(path.stat().st_size for path in (state_dir / "spool").rglob("*.frames"))
+        assert bound * 0.9 < size <= bound
+        # when it is back
+        sink.down = False
+        delivered_all(pipeline)
+        # then there is room again
+        sink.down = True
+        log_points(pipeline, points, 1000)
+        assert pipeline.flush()
+        assert pipeline.ledger().on_disk == 1000
+    iterations = sorted(step for title in TITLES for step, _ in sink.scalars()[title, "train"])
+    assert iterations == list(range(points))
+
+
 def test_a_session_folder_on_a_disk_that_fills_up_loses_only_what_is_counted(tmp_path: Path) -> None:
     points = 200_000
     with small_disk(tmp_path / "disk", 512 * 1024) as disk:
