@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 from pages_support import NASTY, Writer
 
-from telemetry.events import SingleValue
+from telemetry.events import Plot, SingleValue
 
 _HOUR_NS = 3_600_000_000_000
 
@@ -126,8 +127,46 @@ def rich(url: str, task_id: str = "a" * 32, *, seed: int = 0, name: str = "vit-s
     writer.resources("Memory", "host used", "By", [(8 + step / 30) * 2.0**30 for step in range(60)])
     writer.lines([f"epoch {step}: loss {2.2 * math.exp(-step / 120):.4f}" for step in range(60)])
     writer.event(single("top-1", 0.781 + seed / 100)).event(single("parameters", 22_050_664.0))
+    plots(writer, seed)
     writer.flush()
     return writer
+
+
+def plots(writer: Writer, seed: int = 0) -> None:
+    """Report figures: one with several iterations, a surface, a table, and one with a white background of its own."""
+    names = ["cat", "dog", "owl"]
+    for iteration in (0, 100, 200, 300):
+        hits = [
+            [60 + iteration // 10 if row == column else 20 - iteration // 20 for column in range(3)] for row in range(3)
+        ]
+        figure(writer, "confusion", "validation", iteration, [{"type": "heatmap", "z": hits, "x": names, "y": names}])
+    bars = [
+        {"type": "bar", "x": names, "y": [3 + seed, 1, 2], "name": NASTY},
+        {"type": "bar", "x": names, "y": [2, 2, 1]},
+    ]
+    figure(writer, "histogram", "classes", 300, bars, {"title": {"text": "classes"}, "barmode": "group"})
+    line = [{"type": "scatter", "x": [n / 50 for n in range(50)], "y": [math.sqrt(n / 50) for n in range(50)]}]
+    figure(
+        writer,
+        "ROC",
+        "all",
+        300,
+        line,
+        {"title": {"text": "ROC of the last epoch"}, "xaxis": {"title": {"text": "false"}}},
+    )
+    white = {"paper_bgcolor": "white", "plot_bgcolor": "white", "font": {"color": "black"}}
+    figure(writer, "ROC", "white", 300, line, white)
+    height = [[math.sin(x / 4) * math.cos(y / 4) for x in range(24)] for y in range(24)]
+    figure(writer, "surface", "loss landscape", 300, [{"type": "surface", "z": height, "showscale": False}])
+    cells = {"header": {"values": ["class", "F1"]}, "cells": {"values": [names, [0.9, 0.8, 0.7]]}}
+    figure(writer, "table", "scores", 300, [{"type": "table", **cells}])
+
+
+def figure(
+    writer: Writer, title: str, series: str, iteration: int, data: list[Any], layout: dict[str, Any] | None = None
+) -> None:
+    text = json.dumps({"data": data, "layout": layout or {}})
+    writer.event(Plot(time.time_ns(), title, series, iteration, text))
 
 
 def single(name: str, value: float) -> SingleValue:

@@ -37,8 +37,12 @@ def shots() -> Iterator[tuple[str, str, Act | None]]:
     yield "tasks-tree", "/", lambda page: page.get_by_role("button", name="Project", exact=True).first.click()
     yield "tasks-column-choice", "/", lambda page: page.locator("#columns button").first.click()
     yield "tasks-selected", "/", select_tasks
-    for tab in ("scalars", "console", "configuration", "resources", "info"):
+    for tab in ("scalars", "plots", "console", "configuration", "resources", "info"):
         yield f"task-{tab}", f"/tasks/{RICH}#{tab}", None
+    for tab in ("scalars", "configuration", "values", "plots"):
+        yield f"compare-{tab}", f"/compare?tasks={RICH},{OTHER},{THIRD}#{tab}", None
+    yield "compare-differences", f"/compare?tasks={RICH},{OTHER}&differences=1#configuration", None
+    yield "compare-nothing", "/compare", None
     yield "draft-configuration", f"/tasks/{DRAFT}#configuration", None
     yield "draft-editing", f"/tasks/{DRAFT}#configuration", edit_parameters
     yield "task-edit-dialog", f"/tasks/{RICH}#info", lambda page: page.locator("#task-actions button").first.click()

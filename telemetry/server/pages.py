@@ -40,7 +40,7 @@ MIN_GZIP_BYTES = 1024
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'{style}; img-src 'self' data: blob:; "
-    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+    "media-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
 )
 _SECURITY_HEADERS = {
     "Content-Security-Policy": _CSP.format(style=""),
@@ -49,7 +49,7 @@ _SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 # Plotly sets style attributes on the text of its charts, and MapLibre inside it adds a style sheet;
-# neither knows nonces. Only the page with charts allows them, and no page allows inline scripts.
+# neither knows nonces. Only the pages with charts allow them, and no page allows inline scripts.
 _CHART_HEADERS = {**_SECURITY_HEADERS, "Content-Security-Policy": _CSP.format(style=" 'unsafe-inline'")}
 
 # Registries of types differ between machines, and a module of the wrong type does not run at all.
@@ -101,6 +101,10 @@ class Pages:
             return self._page("missing.html", status=404, headers=_SECURITY_HEADERS, task_id=task_id)
         return self._page("task.html", headers=_CHART_HEADERS, task_id=task_id)
 
+    async def compare(self, request: web.Request) -> web.Response:
+        """`GET /compare?tasks=ID,ID`: tasks side by side. Which ones is read by the browser, not here."""
+        return self._page("compare.html", headers=_CHART_HEADERS)
+
     async def static(self, request: web.Request) -> web.Response:
         """`GET /static/{version}/{name}` and `GET /static/{name}`: our own files.
 
@@ -138,10 +142,11 @@ class Pages:
 
 
 def add_routes(app: web.Application) -> None:
-    """Add the pages and static files to `app`: `/`, `/tasks/{id}`, `/static/...`, `/favicon.ico`."""
+    """Add the pages and static files to `app`: `/`, `/tasks/{id}`, `/compare`, `/static/...`, `/favicon.ico`."""
     pages = Pages()
     app.router.add_get("/", pages.tasks)
     app.router.add_get("/tasks/{task_id}", pages.task)
+    app.router.add_get("/compare", pages.compare)
     app.router.add_get("/static/vendor/plotly.min.js", pages.plotly)
     app.router.add_get("/static/{name:.+}", pages.static)
     app.router.add_get("/favicon.ico", pages.favicon)

@@ -137,7 +137,7 @@ export class SeriesTable {
 }
 
 /** @param {Series[]} ranks  of one series @returns {Series} what stands for them all, live */
-function bandOf(ranks) {
+export function bandOf(ranks) {
   if (ranks.length === 1) return ranks[0];
   const numbers = (name) => ranks.map((one) => one[name]).filter((value) => typeof value === "number");
   const { id, kind, title, series, unit } = ranks[0];
@@ -162,7 +162,7 @@ function bandOf(ranks) {
  * @param {T[]} items
  * @param {(item: T) => string} name
  */
-function inOrder(items, name) {
+export function inOrder(items, name) {
   const keyed = items.map((item) => ({ item, key: name(item).toLowerCase().replace(/\d+/g, (digits) => digits.padStart(12, "0")) }));
   keyed.sort((a, b) => (a.key < b.key ? -1 : Number(a.key > b.key)));
   return keyed.map(({ item }) => item);

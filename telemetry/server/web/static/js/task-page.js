@@ -7,6 +7,7 @@ import { byId, coalesce, setText } from "./dom.js";
 import { Info } from "./info.js";
 import { Live } from "./live.js";
 import { fetchPlotlyAhead } from "./plotly.js";
+import { Plots } from "./plots.js";
 import { Points } from "./points.js";
 import { Resources } from "./resources.js";
 import { Scalars } from "./scalars.js";
@@ -23,6 +24,7 @@ const taskId = byId("task").dataset.task ?? "";
 const points = new Points(taskId);
 const parts = {
   scalars: new Scalars(taskId, points, problem),
+  plots: new Plots(taskId, problem),
   console: new Console(taskId, problem),
   configuration: new Configuration(taskId, problem),
   resources: new Resources(taskId, points, problem),
@@ -66,15 +68,16 @@ function markTabs({ record = {}, counts = {}, status }) {
   markTab("scalars", counts.points ?? 1);
   markTab("console", counts.console_lines ?? 1);
   markTab("resources", counts.resource_points ?? 1);
+  markTab("plots", counts.plots ?? 0);
   markTab("configuration", size("parameters", "configuration", "properties", "labels", "script", "container"));
   if (status === "created" && !location.hash && tab === "scalars" && !counts.points) location.replace("#configuration");
 }
 
 function showTab(name, detail) {
   tab = name;
-  if (name === "configuration") parts.configuration.show(detail);
+  if (name === "configuration" || name === "plots") parts[name].show(detail);
   // Five megabytes of Plotly arrive while the series are still being listed.
-  if (name === "scalars" || name === "resources") fetchPlotlyAhead();
+  if (["scalars", "plots", "resources"].includes(name)) fetchPlotlyAhead();
   // What a tab shows is fetched when it is first looked at.
   if (!started.has(name)) parts[name].refresh();
   else if (OF_RECORD.includes(name)) refreshRecord();
@@ -104,6 +107,10 @@ new Live({ task: taskId }, {
     for (const name of ["scalars", "resources"]) if (started.has(name)) parts[name].onPoints(series);
   },
   console: ({ last_id: lastId }) => started.has("console") && parts.console.onLines(lastId),
+  plots: () => {
+    markTab("plots", 1);
+    if (started.has("plots")) parts.plots.refresh();
+  },
   models: () => started.has("info") && parts.info.refresh(),
 }, () => {
   fetchTask();
@@ -113,7 +120,7 @@ new Live({ task: taskId }, {
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
-  const field = { scalars: "chart-search", console: "console-search", configuration: "configuration-search" }[tab];
+  const field = { scalars: "chart-search", plots: "plot-search", console: "console-search", configuration: "configuration-search" }[tab];
   if (!field) return;
   event.preventDefault();
   /** @type {HTMLInputElement} */ (byId(field)).select();
