@@ -1,8 +1,8 @@
-"""A saved model file becomes a ModelSaved event, whichever framework saves it.
+"""A saved model file becomes a ModelSaved event, whichever framework saves it; what is loaded is told to who listens.
 
-One line of `SAVE_FUNCTIONS` is one function to watch. It is replaced when its module is imported (or at start, if
-it already is), never imported by us, and put back by stop(). The program's call goes to the original first; the event
-follows only if that returned. The file itself is not opened.
+One line of `SAVE_FUNCTIONS` or `LOAD_FUNCTIONS` is one function to watch. It is replaced when its module is imported
+(or at start, if it already is), never imported by us, and put back by stop(). The program's call goes to the original
+first; the event follows only if that returned. The file itself is not opened.
 
 Code that took a function by name before start (`from torch import save`) calls the original and is not seen.
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import MethodType, ModuleType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from telemetry.collectors.post_import import PostImport
 
@@ -29,7 +29,7 @@ from telemetry.events import ModelSaved, clean_text
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 
-__all__ = ["SAVE_FUNCTIONS", "ModelCollector", "SaveFunction"]
+__all__ = ["LOAD_FUNCTIONS", "SAVE_FUNCTIONS", "LoadFunction", "ModelCollector", "ModelListener", "SaveFunction"]
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +59,22 @@ class SaveFunction:
     switches: tuple[str, ...]
 
 
+class LoadFunction(SaveFunction):
+    """One function that loads a model; the same fields."""
+
+    __slots__ = ()
+
+
+class ModelListener(Protocol):
+    """Is told of model files beside the events. Its methods return at once and never raise; any thread."""
+
+    def saved(self, path: str, *, name: str | None, framework: str, iteration: int | None) -> None:
+        """A file or folder was written."""
+
+    def loaded(self, path: str, *, framework: str) -> None:
+        """A file or folder was read."""
+
+
 SAVE_FUNCTIONS = (
     SaveFunction("pytorch", "torch", "save", 1, "f", ("pytorch",)),
     SaveFunction("joblib", "joblib", "dump", 1, "filename", ("joblib", "scikit")),
@@ -73,6 +89,21 @@ SAVE_FUNCTIONS = (
     SaveFunction("safetensors", "safetensors.flax", "save_file", 1, "filename", ("safetensors",)),
 )
 
+LOAD_FUNCTIONS: tuple[SaveFunction, ...] = (
+    LoadFunction("pytorch", "torch", "load", 0, "f", ("pytorch",)),
+    LoadFunction("joblib", "joblib", "load", 0, "filename", ("joblib", "scikit")),
+    LoadFunction("xgboost", "xgboost.core", "Booster.load_model", 1, "fname", ("xgboost",)),
+    LoadFunction("xgboost", "xgboost.sklearn", "XGBModel.load_model", 1, "fname", ("xgboost",)),
+    LoadFunction("lightgbm", "lightgbm.basic", "Booster.__init__", 3, "model_file", ("lightgbm",)),
+    LoadFunction("catboost", "catboost.core", "CatBoost.load_model", 1, "fname", ("catboost",)),
+    LoadFunction("keras", "keras.saving", "load_model", 0, "filepath", ("keras", "tensorflow")),
+    LoadFunction("keras", "keras.models", "load_model", 0, "filepath", ("keras", "tensorflow")),
+    LoadFunction("keras", "keras.src.models.model", "Model.load_weights", 1, "filepath", ("keras", "tensorflow")),
+    LoadFunction("safetensors", "safetensors.torch", "load_file", 0, "filename", ("safetensors", "pytorch")),
+    LoadFunction("safetensors", "safetensors.numpy", "load_file", 0, "filename", ("safetensors",)),
+    LoadFunction("safetensors", "safetensors.flax", "load_file", 0, "filename", ("safetensors",)),
+)
+
 
 class ModelCollector:
     """Emits a ModelSaved for each model file that a known framework writes, or that `saved` is told of.
@@ -82,7 +113,7 @@ class ModelCollector:
             match, or a list of wildcards of which one must. A name that is missing is on; an empty dict is
             all off.
         clock: Unix time in ns.
-        functions: what to watch.
+        functions: what to watch; those that load only if somebody listens.
 
     Raises:
         ConfigurationError: `frameworks` holds something else.
@@ -95,22 +126,29 @@ class ModelCollector:
         frameworks: Frameworks = True,
         *,
         clock: Callable[[], int] = time.time_ns,
-        functions: tuple[SaveFunction, ...] = SAVE_FUNCTIONS,
+        functions: tuple[SaveFunction, ...] = SAVE_FUNCTIONS + LOAD_FUNCTIONS,
     ) -> None:
         self._switches = _checked(frameworks)
         self._functions = functions if self._switches is not None else ()
         self._clock = clock
         self._emit: Emit | None = None
+        self._listener: ModelListener | None = None
         self._post_import: PostImport | None = None
         self._replaced: list[tuple[Any, str, _Watched]] = []
         # A function of one framework may call another's (XGBModel and Booster): the outermost call counts.
         self._inside = threading.local()
+
+    def listen(self, listener: ModelListener) -> None:
+        """Tell somebody of each file that is saved or loaded; before `start`."""
+        self._listener = listener
 
     def start(self, emit: Emit) -> None:
         """Watch the frameworks that are imported, and those that will be."""
         self._emit = emit
         by_module: dict[str, list[SaveFunction]] = {}
         for function in self._functions:
+            if isinstance(function, LoadFunction) and self._listener is None:
+                continue
             if self._allows(function.switches, path=None):
                 by_module.setdefault(function.module, []).append(function)
         if by_module:
@@ -162,7 +200,9 @@ class ModelCollector:
     def _send(
         self, emit: Emit, path: str, size_bytes: int | None, *, name: str | None, framework: str, iteration: int | None
     ) -> None:
-        name = name or PurePath(path).name or path
+        given, name = name, name or PurePath(path).name or path
+        if self._listener is not None:
+            self._listener.saved(path, name=given, framework=framework, iteration=iteration)
         emit(ModelSaved(self._clock(), clean_text(name), clean_text(path), framework, iteration, size_bytes))
 
     def _allows(self, switches: tuple[str, ...], path: str | None) -> bool:
@@ -208,7 +248,7 @@ class ModelCollector:
         return result
 
     def _note(self, function: SaveFunction, target: Any) -> None:
-        """Report what a save function wrote to `target`, unless it has no path or is switched off."""
+        """Report what a function wrote to or read from `target`, unless it has no path or is switched off."""
         emit = self._emit
         if emit is None:
             return
@@ -216,13 +256,17 @@ class ModelCollector:
             path = _path_of(target)
             if path is None or not self._allows(function.switches, path):
                 return
+            if isinstance(function, LoadFunction):
+                if self._listener is not None:
+                    self._listener.loaded(path, framework=function.framework)
+                return
             # A file that the program has open may have more in its buffer.
             size_bytes = _size_bytes(path) if isinstance(target, (str, bytes, os.PathLike)) else None
             self._send(emit, path, size_bytes, name=None, framework=function.framework, iteration=None)
         except EventsDropped:
             pass  # strict mode; counted already
         except Exception as error:  # noqa: BLE001 - saving a model must not fail for our sake
-            _refuse(emit, f"a model saved by {function.framework} was not noted: {error!r}")
+            _refuse(emit, f"a model of {function.framework} was not noted: {error!r}")
 
 
 def _refuse(emit: Emit, message: str) -> None:

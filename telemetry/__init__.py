@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from telemetry.pipeline import Pipeline
     from telemetry.protocols import Collector, Emit, Sink
     from telemetry.sdk.logger import Logger
+    from telemetry.sdk.models import InputModel, Model, OutputModel
     from telemetry.sdk.plugins import open_sink
     from telemetry.sdk.status import TaskStatus
     from telemetry.sdk.task import Task
@@ -68,13 +69,16 @@ __all__ = [
     "EventsDropped",
     "FrameError",
     "FrameTruncated",
+    "InputModel",
     "InvalidEvent",
     "InvalidQuery",
     "JournalError",
     "Ledger",
     "Logger",
     "Media",
+    "Model",
     "ModelSaved",
+    "OutputModel",
     "Pipeline",
     "Plot",
     "QueueClosed",
@@ -133,6 +137,7 @@ _HOMES = {
     "telemetry.pipeline": ("Pipeline",),
     "telemetry.protocols": ("Collector", "Emit", "Sink"),
     "telemetry.sdk.logger": ("Logger",),
+    "telemetry.sdk.models": ("InputModel", "Model", "OutputModel"),
     "telemetry.sdk.plugins": ("open_sink",),
     "telemetry.sdk.status": ("TaskStatus",),
     "telemetry.sdk.task": ("Task",),

@@ -22,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from telemetry.client_blobs import BlobCalls
 from telemetry.client_edits import EditCalls
 from telemetry.client_http import API_PREFIX, DEFAULT_TIMEOUT_S
+from telemetry.client_models import ModelCalls
 from telemetry.client_reads import ReadCalls
 from telemetry.client_types import (
     ConsoleAnswer,
@@ -58,7 +59,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncClient(ReadCalls, EditCalls, BlobCalls):
+class AsyncClient(ReadCalls, EditCalls, BlobCalls, ModelCalls):
     """The server's API for asyncio code. One client belongs to one event loop.
 
     Every call raises ServerUnreachable when nothing answers in `timeout_s` seconds, and ServerError
@@ -95,6 +96,8 @@ class Client:
     points = blocking(AsyncClient.points)
     console = blocking(AsyncClient.console)
     models = blocking(AsyncClient.models)
+    model = blocking(AsyncClient.model)
+    find_models = blocking(AsyncClient.find_models)
     values = blocking(AsyncClient.values)
     plots = blocking(AsyncClient.plots)
     media = blocking(AsyncClient.media)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry.collectors.models import SAVE_FUNCTIONS
+from telemetry.collectors.models import LOAD_FUNCTIONS, SAVE_FUNCTIONS
 
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Collector
@@ -97,6 +97,8 @@ def test_each_watched_framework_is_in_the_table(text: str) -> None:
     documented = {cells[0]: " ".join(cells[1:]) for cells in rows(text, "| framework |")}
 
     assert set(documented) == {function.framework for function in SAVE_FUNCTIONS}
-    for function in SAVE_FUNCTIONS:
-        assert function.attribute.rpartition(".")[2] in documented[function.framework]
+    for function in SAVE_FUNCTIONS + LOAD_FUNCTIONS:
+        # A class that loads as it is made is documented as its call.
+        name = function.attribute.removesuffix(".__init__").rpartition(".")[2]
+        assert name in documented[function.framework]
         assert all(f"`{switch}`" in documented[function.framework] for switch in function.switches)

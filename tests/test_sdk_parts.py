@@ -63,15 +63,12 @@ def test_a_password_never_survives_masking(secret: str) -> None:
         {"continue_last_task": True},
         {"continue_last_task": 0},
         {"continue_last_task": "0" * 32},
-        {"output_uri": True},
-        {"output_uri": "s3://bucket"},
     ],
 )
 def test_an_argument_of_a_missing_feature_is_refused_and_named(asked: dict[str, object]) -> None:
     arguments: dict[str, object] = {
         "reuse_last_task_id": True,
         "continue_last_task": False,
-        "output_uri": None,
     }
 
     with pytest.raises(ConfigurationError, match=f"{next(iter(asked))}=.*not supported yet"):
@@ -83,7 +80,6 @@ def test_values_that_ask_for_nothing_are_accepted(reuse: bool) -> None:
     options.refuse_unsupported(
         reuse_last_task_id=reuse,
         continue_last_task=False,
-        output_uri=None,
     )
 
 

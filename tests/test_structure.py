@@ -45,6 +45,7 @@ FLOORS = {
     "telemetry.salvage": 2,
     "telemetry.client_types": 0,
     "telemetry.client_http": 2,
+    "telemetry.client_models": 2,
     "telemetry.client_reads": 2,
     "telemetry.client_edits": 2,
     "telemetry.client_blobs": 2,

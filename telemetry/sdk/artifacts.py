@@ -152,7 +152,7 @@ class Artifact:
         if self._upload is not None:
             # It was uploaded a moment ago: its bytes are on their way to the session folder.
             self._upload.wait_kept()
-        path = local_copy(self._core, self._known(), label=self._label, force=force)
+        path = local_copy(self._core, self._known(), settings=self._core.settings, label=self._label, force=force)
         return unpacked(path, force=force) if extract and self.type == "archive" else path
 
 

@@ -89,9 +89,13 @@ class Carrier:
             Abandoned: the task has ended meanwhile.
         """
         bar = self._bar(blob)
+        furthest_bytes = 0
 
         def on_progress(done_bytes: int) -> None:
-            self.moved_at_s = time.monotonic()
+            nonlocal furthest_bytes
+            # A try that begins where the last one ended has moved nothing.
+            if done_bytes > furthest_bytes:
+                furthest_bytes, self.moved_at_s = done_bytes, time.monotonic()
             if self._abandoned:
                 raise Abandoned
             if bar is not None:

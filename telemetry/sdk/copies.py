@@ -24,6 +24,7 @@ from telemetry.errors import BlobError, ConfigurationError, JournalError, Server
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.parcel import file_stem
 from telemetry.sdk.view import RunningView, ServerView, SessionView, View
+from telemetry.settings import Settings
 
 __all__ = ["has_blob", "local_copy", "unpacked"]
 
@@ -51,10 +52,13 @@ def has_blob(core: TaskCore, sha256: str) -> bool:
     return False
 
 
-def local_copy(core: TaskCore, entry: Mapping[str, Any], *, label: str, force: bool = False) -> Path:
+def local_copy(
+    core: TaskCore | None, entry: Mapping[str, Any], *, settings: Settings, label: str, force: bool = False
+) -> Path:
     """Return a file with the bytes of an entry (uri, sha256, filename) of the record.
 
     Args:
+        core: of the task whose entry it is; None for an address that needs no task.
         label: for errors: "artifact 'data' of task ...".
         force: copy anew, whatever the cache has.
     Raises:
@@ -65,15 +69,17 @@ def local_copy(core: TaskCore, entry: Mapping[str, Any], *, label: str, force: b
     if uri.startswith("file://"):
         return _file_of_uri(uri, label)
     key = sha256 if is_sha256(sha256) else hashlib.sha256(uri.encode()).hexdigest()
-    target = core.settings.state_dir / CACHE / key / filename
+    target = settings.state_dir / CACHE / key / filename
     if target.is_file() and not force:
         return target
     blob = sha256_of_uri(uri)
     with _written(target, sha256 if is_sha256(sha256) else "", label) as on_piece:
         if blob is not None:
+            if core is None:
+                raise BlobError(f"{label} is {uri}, and of which task is not known")
             _read_blob(core, blob, on_piece, label)
         elif uri.startswith(("http://", "https://")):
-            _read_url(uri, on_piece, label, core.settings.request_timeout_s)
+            _read_url(uri, on_piece, label, settings.request_timeout_s)
         elif uri:
             _read_storage(uri, on_piece, label)
         else:

@@ -16,6 +16,7 @@ from telemetry.protocols import Emit
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot
 from telemetry.sdk.logger import Logger
+from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.record import Record
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.view import View
@@ -36,6 +37,7 @@ class TaskCore(Protocol):
         logger: what the program reports with.
         connected: the program's objects whose values the record follows.
         depot: puts the bytes of artifacts and models where they belong.
+        book: the models of the task that this process has made or opened.
         is_running: True while this process runs the task: False once it has ended, and for any other task.
     """
 
@@ -47,6 +49,7 @@ class TaskCore(Protocol):
     logger: Logger
     connected: Connected
     depot: Depot
+    book: ModelBook
 
     @property
     def is_running(self) -> bool: ...

@@ -21,7 +21,6 @@ from telemetry import lifecycle
 from telemetry.blobs import PIECE_BYTES, Blob, blob_uri
 from telemetry.errors import BlobError
 from telemetry.sdk.parcel import Parcel, file_stem, new_scratch_path
-from telemetry.sdk.record import Record
 from telemetry.sdk.uploads import Upload, Uploads
 from telemetry.storage import Target
 
@@ -33,7 +32,8 @@ PENDING = "pending"
 STORED = "stored"
 FAILED = "failed"
 
-Entry = Mapping[str, Any]
+# Takes what has become known of the bytes: uri, state, sha256, size_bytes, error.
+Write = Callable[[Mapping[str, Any]], object]
 OnStored = Callable[[], object]
 
 # For this long without a byte moving a program waits that has asked to wait, in seconds.
@@ -47,16 +47,19 @@ class Depot(Protocol):
         self,
         section: str,
         key: str,
-        entry: Entry,
         parcel: Parcel,
+        write: Write,
         *,
+        label: str,
         target: Target | bool | None = None,
         on_stored: OnStored | None = None,
     ) -> None:
-        """Write an entry and take its bytes to be stored. An earlier entry of this key is replaced.
+        """Take the bytes of an entry to be stored. An earlier upload for this key is replaced.
 
         Args:
-            entry: all but uri, state, sha256, size_bytes, error.
+            write: writes what is known of the bytes into the entry, now and when more is known; not after the next
+                put for this key.
+            label: for a person: "artifact 'data'".
             target: None for the task's own storage, True for the server, or another.
             on_stored: called when the bytes are at their final place, on some thread.
         """
@@ -81,8 +84,7 @@ class _Put:
 class RunningDepot:
     """The depot of a task that this process runs: nothing waits for a disk or network. Safe from any thread."""
 
-    def __init__(self, record: Record, uploads: Uploads) -> None:
-        self._record = record
+    def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
         self._latest: dict[tuple[str, str], _Put] = {}
         self.reset_after_fork()
@@ -96,42 +98,43 @@ class RunningDepot:
         self,
         section: str,
         key: str,
-        entry: Entry,
         parcel: Parcel,
+        write: Write,
         *,
+        label: str,
         target: Target | bool | None = None,
         on_stored: OnStored | None = None,
     ) -> None:
         """See Depot."""
         put = _Put()
 
-        def write(**fields: Any) -> None:
+        def tell(**fields: Any) -> None:
             # Of two uploads under one key the later one counts, whichever comes to its end first.
             with self._lock:
                 if self._latest.get((section, key)) is put:
-                    self._record.change(section, key, {**entry, **fields})
+                    write(fields)
 
         with self._lock:
             self._latest[section, key] = put
             if parcel.source is None:
-                write(uri=parcel.uri, state=STORED)
+                tell(uri=parcel.uri, state=STORED)
                 return
-            write(uri="", state=PENDING)
+            tell(uri="", state=PENDING)
         elsewhere = self._uploads.target if target is None else None if isinstance(target, bool) else target
 
         def finished(blob: Blob) -> None:
             if elsewhere is not None:
-                write(uri=blob.uri, state=STORED, sha256=blob.sha256, size_bytes=blob.size_bytes)
+                tell(uri=blob.uri, state=STORED, sha256=blob.sha256, size_bytes=blob.size_bytes)
             if on_stored is not None:
                 on_stored()
 
         put.upload = self._uploads.submit(
             parcel.source,
             filename=parcel.filename,
-            on_blob=lambda blob: write(uri=blob.uri, state=PENDING, sha256=blob.sha256, size_bytes=blob.size_bytes),
+            on_blob=lambda blob: tell(uri=blob.uri, state=PENDING, sha256=blob.sha256, size_bytes=blob.size_bytes),
             on_stored=finished,
-            on_failed=lambda why: write(uri="", state=FAILED, error=why),
-            label=f"{_KINDS.get(section, section)} {entry.get('name', key)!r}",
+            on_failed=lambda why: tell(uri="", state=FAILED, error=why),
+            label=label,
             remove_source=parcel.scratch,
             target=target,
             key=_key_at_target(section, key, parcel.filename),
@@ -165,8 +168,7 @@ class SendingDepot:
         prefix: the task's folder below a storage's address.
     """
 
-    def __init__(self, record: Record, send: Callable[[str, Path, int], None], *, scratch: Path, prefix: str) -> None:
-        self._record = record
+    def __init__(self, send: Callable[[str, Path, int], None], *, scratch: Path, prefix: str) -> None:
         self._send = send
         self._scratch = scratch
         self._prefix = prefix
@@ -175,9 +177,10 @@ class SendingDepot:
         self,
         section: str,
         key: str,
-        entry: Entry,
         parcel: Parcel,
+        write: Write,
         *,
+        label: str,
         target: Target | bool | None = None,
         on_stored: OnStored | None = None,
     ) -> None:
@@ -187,7 +190,7 @@ class SendingDepot:
             BlobError: the file can't be read. ServerError: the server can't be reached, or refuses.
         """
         if parcel.source is None:
-            self._record.change(section, key, {**entry, "uri": parcel.uri, "state": STORED})
+            write({"uri": parcel.uri, "state": STORED})
             return
         path, is_ours = _as_file(parcel, self._scratch)
         try:
@@ -196,10 +199,10 @@ class SendingDepot:
             if target is not None and not isinstance(target, bool):
                 place = f"{self._prefix}/{_key_at_target(section, key, parcel.filename)}"
                 fields |= {"uri": target.put(place, path), "state": STORED}
-                self._record.change(section, key, {**entry, **fields})
+                write(fields)
             else:
                 # First the record: the server takes bytes that a task refers to.
-                self._record.change(section, key, {**entry, **fields})
+                write(fields)
                 self._send(sha256, path, size_bytes)
         finally:
             if is_ours:
@@ -219,7 +222,6 @@ class SendingDepot:
         return None
 
 
-_KINDS = {"artifacts": "artifact", "output_models": "model", "input_models": "model"}
 _FOLDERS = {"artifacts": "artifacts", "output_models": "models", "input_models": "models"}
 
 

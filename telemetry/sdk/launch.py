@@ -24,9 +24,9 @@ from telemetry.sdk.masking import mask_argument, mask_text
 from telemetry.sdk.membership import Membership, shareable_urls
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.options import choose_resource_interval_s, choose_streams
+from telemetry.sdk.outputs import Output, choose_output
 from telemetry.sdk.plugins import InstalledCollectors
 from telemetry.settings import Settings
-from telemetry.storage import Target
 
 __all__ = ["Launch", "Request", "framework_is_on", "prepare"]
 
@@ -45,6 +45,7 @@ class Request:
     resources: bool | Mapping[str, Any] = True
     frameworks: Frameworks = True
     arguments: bool | Mapping[str, bool] = True
+    output_uri: str | bool | None = None
     strict: bool | None = None
 
 
@@ -54,7 +55,7 @@ class Launch:
 
     Attributes:
         urls: of the sinks, as children of this process may be told them.
-        output: where the bytes of artifacts and models go, if not to the server or the session.
+        output: whether models are uploaded, and where the bytes of models and artifacts go.
         installed: None while telemetry is disabled, and so is `destination`.
         leftovers: None where no sink is a server, and in all processes of a task but the leading one.
     """
@@ -71,7 +72,7 @@ class Launch:
     installed: InstalledCollectors | None = None
     leftovers: Leftovers | None = None
     destination: Destination | None = None
-    output: Target | None = None
+    output: Output = Output()
 
     def start(self) -> None:
         """Start the pipeline's thread and the collectors; returns at once.
@@ -110,6 +111,7 @@ def prepare(
     asked = request.sinks
     if asked is None and membership.urls and settings.mode != "disabled":
         asked = membership.urls
+    output = choose_output(request.output_uri, settings)
     destination = choose_destination(asked, settings, task_id=header.task_id)
     models = ModelCollector(request.frameworks)
     arguments = _argument_collector(request, membership)
@@ -150,6 +152,7 @@ def prepare(
         installed=InstalledCollectors(),
         leftovers=_leftovers(membership, settings, pipeline),
         destination=destination,
+        output=output,
     )
 
 

@@ -127,7 +127,6 @@ def refuse_unsupported(
     *,
     reuse_last_task_id: Any,
     continue_last_task: Any,
-    output_uri: Any,
 ) -> None:
     """Refuse a value that asks for a feature which this version does not have.
 
@@ -138,12 +137,6 @@ def refuse_unsupported(
         raise _unsupported("reuse_last_task_id", reuse_last_task_id, "every run is a new task; leave it out")
     if continue_last_task not in (False, None) or type(continue_last_task) is int:
         raise _unsupported("continue_last_task", continue_last_task, "leave it out to start a new task")
-    if output_uri not in (None, False):
-        raise _unsupported(
-            "output_uri",
-            output_uri,
-            "saved models are recorded by path and stay where they are; leave it out",
-        )
 
 
 def _unsupported(argument: str, value: Any, instead: str) -> ConfigurationError:

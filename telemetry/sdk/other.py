@@ -25,6 +25,7 @@ from telemetry.retry import delay_s
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, SendingDepot
 from telemetry.sdk.logger import Logger
+from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.parcel import SCRATCH
 from telemetry.sdk.record import Record
 from telemetry.sdk.servers import client_of, server_client, server_url
@@ -137,8 +138,9 @@ class Other:
         self.logger = Logger(self.emit)
         self.connected = Connected(self.record, watch=False)
         self.depot: Depot = SendingDepot(
-            self.record, self._send_blob, scratch=settings.state_dir / SCRATCH, prefix=task_prefix(header)
+            self._send_blob, scratch=settings.state_dir / SCRATCH, prefix=task_prefix(header)
         )
+        self.book = ModelBook(self)
 
     @property
     def is_running(self) -> bool:

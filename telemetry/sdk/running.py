@@ -22,6 +22,8 @@ from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_
 from telemetry.sdk.launch import Launch
 from telemetry.sdk.logger import Logger
 from telemetry.sdk.membership import Heirloom, lineage_to
+from telemetry.sdk.model_book import ModelBook
+from telemetry.sdk.model_files import ModelFiles
 from telemetry.sdk.progress import Progress
 from telemetry.sdk.record import Record, WriterRecord, start_fields
 from telemetry.sdk.seeds import Seeding, chosen_seed
@@ -60,7 +62,9 @@ class Running:
         self.record = Record(self.emit)
         self.connected = Connected(self.record, watch=launched.destination is not None)
         self.uploads = self._make_uploads(launched)
-        self.depot: Depot = RunningDepot(self.record, self.uploads)
+        self.depot: Depot = RunningDepot(self.uploads)
+        self.book = ModelBook(self)
+        self.model_files = ModelFiles(self, self.book, keeps=launched.output.keeps_models)
         self.logger = Logger(self.emit, self.uploads, self.flush)
         launched.arguments.write_to(self.record.change_sections)
         if launched.script is not None:
@@ -85,6 +89,7 @@ class Running:
         self._heirloom: Heirloom | None = None
         if launched.destination is None:
             return
+        launched.models.listen(self.model_files)
         if hooks:
             self._exit_watch = lifecycle.ExitWatch(self._on_exit)
             self._heirloom = Heirloom(lineage_to(self.header, launched.urls))
@@ -153,7 +158,7 @@ class Running:
             self.header.task_id,
             pipeline.session_folders if isinstance(pipeline, Pipeline) else None,
             settings=self.settings,
-            target=launched.output,
+            target=launched.output.target,
             prefix=task_prefix(self.header),
             settle=pipeline.flush,
             # Before any stream is captured: a bar is no part of the program's output.
@@ -170,6 +175,7 @@ class Running:
         """Return True once everything reported before has reached the sinks or the disk."""
         self.connected.settle()
         self.progress.settle()
+        self.model_files.settle()
         return self.pipeline.flush(timeout_s)
 
     def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
@@ -184,6 +190,7 @@ class Running:
             return
         if os.getpid() != self.owner_pid:
             # A forked child: what it reported is delivered, and how the task ends is its parent's to tell.
+            self.model_files.settle()
             self.uploads.drain(timeout_s * UPLOADS_SHARE)
             self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
             return
@@ -199,6 +206,7 @@ class Running:
         # Before the last words: the ledger they carry is then of all events but itself.
         self.pipeline.stop_collectors()
         self.connected.stop()
+        self.model_files.settle()
         # Before the end of the events: they tell of the blobs, and a zip is made of both.
         left = self.uploads.drain(timeout_s * UPLOADS_SHARE, patient=patient)
         deadline_s = max(deadline_s, time.monotonic() + timeout_s * (1 - UPLOADS_SHARE))

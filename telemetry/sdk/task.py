@@ -33,8 +33,8 @@ from telemetry.sdk.running import Running
 from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception
 from telemetry.sdk.task_artifacts import TaskArtifacts
 from telemetry.sdk.task_configuration import TaskConfiguration
+from telemetry.sdk.task_models import TaskModels
 from telemetry.sdk.task_offline import TaskOffline
-from telemetry.sdk.task_parameters import TaskParameters
 from telemetry.sdk.task_queries import TaskQueries
 from telemetry.sdk.task_reports import TaskReports
 from telemetry.sdk.task_seed import TaskSeed
@@ -44,7 +44,7 @@ __all__ = ["Task"]
 log = logging.getLogger(__name__)
 
 
-class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskReports, TaskQueries, TaskOffline, TaskSeed):
+class Task(TaskArtifacts, TaskConfiguration, TaskModels, TaskReports, TaskQueries, TaskOffline, TaskSeed):
     """A task: made by `Task.init`, found anywhere in the program by `Task.current_task`, read by `Task.get_task`."""
 
     @classmethod
@@ -75,11 +75,13 @@ class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskReports, TaskQu
             project_name: "a/b" is project b inside a. Default: "Untitled".
             task_name: default: the program's file name without its extension.
             task_type: one of `options.TASK_TYPES`; default "training".
-            reuse_last_task_id, continue_last_task, output_uri: of features that are not built yet; their
+            reuse_last_task_id, continue_last_task: of features that are not built yet; their
                 defaults and False are accepted.
             auto_connect_arg_parser: record what argument parsers parse, before or after this call; a dict gives
                 argument -> bool, a missing one is on unless "*" is False; False and {} are off.
-            auto_connect_frameworks: record saved models; a dict gives framework -> bool or wildcards, and
+            output_uri: upload saved models, and artifacts: True to the server, a str to a storage. None and False
+                leave models where they are, and record their paths.
+            auto_connect_frameworks: record saved and loaded models; a dict gives framework -> bool or wildcards, and
                 a missing framework is on.
             auto_resource_monitoring: sample CPU, memory and so on; a dict sets {"interval_s": seconds}.
             auto_connect_streams: a dict gives stdout, stderr, logging; a missing one is off.
@@ -94,7 +96,6 @@ class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskReports, TaskQu
         options.refuse_unsupported(
             reuse_last_task_id=reuse_last_task_id,
             continue_last_task=continue_last_task,
-            output_uri=output_uri,
         )
         with current.lock:
             running = current.task
@@ -113,6 +114,7 @@ class Task(TaskArtifacts, TaskConfiguration, TaskParameters, TaskReports, TaskQu
                 resources=auto_resource_monitoring,
                 frameworks=auto_connect_frameworks,
                 arguments=auto_connect_arg_parser,
+                output_uri=output_uri,
                 strict=strict,
             )
             lineage = lineage_of_this_process()

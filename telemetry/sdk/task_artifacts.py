@@ -87,7 +87,15 @@ class TaskArtifacts(TaskBase):
         parcel = serialize(value, request)
         entry = artifact_entry(parcel, metadata, time.time_ns())
         on_stored = (lambda: _delete_originals(request.name, parcel)) if delete else None
-        self._core.depot.put(ARTIFACTS, request.name, entry, parcel, on_stored=on_stored)
+        name, record = request.name, self._record
+        self._core.depot.put(
+            ARTIFACTS,
+            name,
+            parcel,
+            lambda fields: record.change(ARTIFACTS, name, {**entry, **fields}),
+            label=f"artifact {name!r}",
+            on_stored=on_stored,
+        )
 
     @property
     def _scratch(self) -> Path:

@@ -18,7 +18,19 @@ from aiohttp.typedefs import Handler
 
 from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
-from telemetry.server import api, blob_api, edit_api, export_api, ingest, live, pages, query_api, tasks_api, watch
+from telemetry.server import (
+    api,
+    blob_api,
+    edit_api,
+    export_api,
+    ingest,
+    live,
+    models_api,
+    pages,
+    query_api,
+    tasks_api,
+    watch,
+)
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
 from telemetry.server.config import CONFIG, STORE, ServerConfig
@@ -45,6 +57,7 @@ def create_app(config: ServerConfig) -> web.Application:
     tasks_api.add_routes(app)
     query_api.add_routes(app)
     edit_api.add_routes(app)
+    models_api.add_routes(app)
     export_api.add_routes(app)
     blob_api.add_routes(app)
     pages.add_routes(app)

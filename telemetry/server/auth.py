@@ -64,6 +64,8 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("HEAD", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.INGEST,
     ("PATCH", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.INGEST,
     ("GET", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.READ,
+    ("GET", "/api/v1/models"): Scope.READ,
+    ("GET", "/api/v1/models/{model_id}"): Scope.READ,
     ("GET", "/api/v1/live"): Scope.READ,
     ("GET", "/"): Scope.READ,
     ("GET", "/tasks/{task_id}"): Scope.READ,
@@ -87,6 +89,8 @@ _NARROWED = frozenset(
         "/api/v1/tasks/query",
         "/api/v1/choices",
         "/api/v1/projects",
+        "/api/v1/models",
+        "/api/v1/models/{model_id}",
         "/api/v1/live",
     }
 )

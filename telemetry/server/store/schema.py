@@ -43,6 +43,7 @@ __all__ = [
     "tails",
     "task_blobs",
     "task_bytes",
+    "task_models",
     "task_tags",
     "task_writers",
     "tasks",
@@ -192,6 +193,27 @@ task_blobs = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("time", BigInteger, nullable=False),
     Index("task_blobs_by_sha256", "sha256"),
+    sqlite_with_rowid=False,
+)
+
+# What models are found by: a row for each entry of a task's sections "output_models" and "input_models", whose value
+# is in `records` (model_index.py).
+task_models = Table(
+    "task_models",
+    metadata,
+    Column("task", BigInteger, primary_key=True),
+    Column("section", Text, primary_key=True),
+    Column("model_id", Text, primary_key=True),
+    # Case-folded.
+    Column("name", Text, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("size", BigInteger),
+    Column("time", BigInteger, nullable=False),
+    Index("task_models_by_id", "model_id"),
+    Index("task_models_by_time", "time"),
+    Index("task_models_by_path", "path", "host"),
     sqlite_with_rowid=False,
 )
 

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from telemetry.disk import make_private_folder
-from telemetry.server.store import blob_refs, deletion, export, reads, reports, schema, status
+from telemetry.server.store import blob_refs, deletion, export, model_index, reads, reports, schema, status
 from telemetry.server.store.attempts import Cut, cuts_by_series
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.blob_files import BlobFiles
@@ -277,6 +277,20 @@ class Store:
         """Return the model files of a task."""
         with self._database.snapshot() as connection:
             return reads.read_models(connection, task_id)
+
+    def model(self, model_id: str, within: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """Return a model by its id.
+
+        Raises:
+            NotFound: no task `within` these projects has one.
+        """
+        with self._database.snapshot() as connection:
+            return model_index.read_model(connection, model_id, within)
+
+    def find_models(self, query: model_index.ModelsQuery) -> dict[str, Any]:
+        """Return models of all tasks, the youngest first."""
+        with self._database.snapshot() as connection:
+            return model_index.find_models(connection, query)
 
     def values(self, task_id: str) -> dict[str, Any]:
         """Return the single values of a task."""

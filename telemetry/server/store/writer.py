@@ -33,6 +33,7 @@ from telemetry.server.store.deletion import deleted_task_ids, highest_buried_row
 from telemetry.server.store.fold import refold
 from telemetry.server.store.gate import Gate, ProjectLimits, Usage
 from telemetry.server.store.metrics import md5_columns
+from telemetry.server.store.model_index import index_models
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of
 from telemetry.server.store.reports import add_reports
@@ -362,6 +363,7 @@ class Transaction:
             self._blobs.note(task.id, content.records)
             rows = [_record_row(task, content, event) for event in content.records]
             self._connection.execute(_UPSERT_RECORD, rows)
+            index_models(self._connection, task.id, content.records)
             if any(event.section == "task" and event.key in RECORD_COLUMNS for event in content.records):
                 self._refolded[task.task_id] = task
 

@@ -1,0 +1,226 @@
+"""Entries of models in a task's record: made, changed and found again, by whoever holds them.
+
+Sections "output_models" (what the task made) and "input_models" (what it used), by model id.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from telemetry import lifecycle
+from telemetry.events import clean_name, clean_text
+from telemetry.sdk.depot import PENDING
+from telemetry.sdk.packing import pack_path, pack_paths, remove_originals
+from telemetry.sdk.parcel import SCRATCH, Parcel
+from telemetry.sdk.view import section_of
+from telemetry.storage import Target
+
+if TYPE_CHECKING:
+    from telemetry.sdk.core import TaskCore
+
+__all__ = [
+    "INPUT_MODELS",
+    "OUTPUT_MODELS",
+    "ModelBook",
+    "ModelEntry",
+    "blank_fields",
+    "local_fields",
+    "new_model_id",
+    "weights_parcel",
+]
+
+OUTPUT_MODELS = "output_models"
+INPUT_MODELS = "input_models"
+
+Fields = dict[str, Any]
+
+
+def new_model_id() -> str:
+    """Return a model id: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def blank_fields(task_id: str) -> Fields:
+    """Return the entry of a model of which nothing is known but the task that made it; "" where that is nobody."""
+    return {
+        "name": "",
+        "framework": "",
+        "uri": "",
+        "state": "",
+        "sha256": "",
+        "size_bytes": 0,
+        "filename": "",
+        "iteration": None,
+        "comment": "",
+        "tags": [],
+        "labels": {},
+        "config_text": "",
+        "path": "",
+        "host": "",
+        "task": task_id,
+        "is_package": False,
+        "time_unix_ns": time.time_ns(),
+    }
+
+
+class ModelEntry:
+    """One model's entry in the record of a task. Safe from any thread.
+
+    Attributes:
+        id: the model's.
+        section: OUTPUT_MODELS or INPUT_MODELS.
+    """
+
+    def __init__(self, core: TaskCore, section: str, model_id: str, fields: Mapping[str, Any]) -> None:
+        self.core = core
+        self.section = section
+        self.id = model_id
+        self._fields: Fields = dict(fields)
+        self.reset_after_fork()
+        lifecycle.watch_forks(self)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: another thread of the parent's may have held the lock."""
+        self._lock = threading.RLock()
+
+    def fields(self) -> Fields:
+        """Return a copy of the entry as this process knows it."""
+        with self._lock:
+            return dict(self._fields)
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        """Give some fields new values, and write the entry."""
+        with self._lock:
+            self._fields.update(fields)
+            self.core.record.change(self.section, self.id, dict(self._fields))
+
+    def register(self, uri: str, **fields: Any) -> None:
+        """Say where the weights are; nothing is uploaded."""
+        self.core.depot.forget(self.section, self.id)
+        cleared = {"sha256": "", "size_bytes": 0, "error": None, "state": "stored"}
+        self.update({**cleared, "time_unix_ns": time.time_ns(), **fields, "uri": uri})
+
+    def upload(
+        self,
+        parcel: Parcel,
+        *,
+        target: Target | bool | None,
+        delete_after_upload: bool = False,
+        on_kept: Callable[[str], object] | None = None,
+        **fields: Any,
+    ) -> None:
+        """Upload weights; until they are stored the entry goes on naming the ones before.
+
+        Args:
+            on_kept: called with the sha256 when the bytes are safe in the session folder.
+        """
+        self.update({**fields, "time_unix_ns": time.time_ns(), "filename": parcel.filename, "error": None})
+
+        def write(found: Mapping[str, Any]) -> None:
+            if found.get("state") == PENDING and not found.get("uri"):
+                found = {"state": PENDING}
+            elif found.get("state") == "failed":
+                found = {key: value for key, value in found.items() if key != "uri"}
+            self.update(found)
+            if on_kept is not None and found.get("sha256"):
+                on_kept(str(found["sha256"]))
+
+        self.core.depot.put(
+            self.section,
+            self.id,
+            parcel,
+            write,
+            label=f"model {self._fields['name']!r}",
+            target=target,
+            on_stored=(lambda: remove_originals(parcel)) if delete_after_upload else None,
+        )
+
+    def wait(self) -> bool:
+        """Wait until the weights are stored; see Depot.wait."""
+        return self.core.depot.wait(self.section, self.id)
+
+
+class ModelBook:
+    """The models of one task that this process has made or opened. Safe from any thread."""
+
+    def __init__(self, core: TaskCore) -> None:
+        self._core = core
+        self._open: dict[tuple[str, str], ModelEntry] = {}
+
+    def new(self, section: str = OUTPUT_MODELS, model_id: str | None = None, **fields: Any) -> ModelEntry:
+        """Return a new entry; nothing is written yet. Of an id that is open, that entry."""
+        model_id = model_id or new_model_id()
+        owner = self._core.header.task_id if section == OUTPUT_MODELS else ""
+        entry = ModelEntry(self._core, section, model_id, {**blank_fields(owner), **fields})
+        return self._open.setdefault((section, model_id), entry)
+
+    def open(self, section: str, model_id: str) -> ModelEntry | None:
+        """Return the entry of a model of this task; None if it has none of this id."""
+        entry = self._open.get((section, model_id))
+        if entry is None:
+            found = section_of(self._core.view, section).get(model_id)
+            if not isinstance(found, Mapping):
+                return None
+            entry = self._open.setdefault(
+                (section, model_id), ModelEntry(self._core, section, model_id, {**blank_fields(""), **found})
+            )
+        return entry
+
+    def named(self, name: str, *, ask: bool = True) -> ModelEntry | None:
+        """Return the output model of a name, the youngest of several; None if there is none.
+
+        Args:
+            ask: read what other processes have recorded, too, which may wait for a network.
+        """
+        own = self._core.record.own.section(OUTPUT_MODELS)
+        known = {**section_of(self._core.view, OUTPUT_MODELS), **own} if ask else own
+        found = [
+            (fields.get("time_unix_ns") or 0, model_id)
+            for model_id, fields in known.items()
+            if isinstance(fields, Mapping) and fields.get("name") == name
+        ]
+        return self.open(OUTPUT_MODELS, max(found)[1]) if found else None
+
+    def forget(self, section: str, model_id: str) -> None:
+        """Remove an entry from the record."""
+        self._core.depot.forget(section, model_id)
+        self._open.pop((section, model_id), None)
+        self._core.record.change(section, model_id, None)
+
+
+# ---- files -----------------------------------------------------------------------------------------
+
+
+def weights_parcel(core: TaskCore, name: str, source: Any, *, filename: str | None = None) -> Parcel | None:
+    """Return the parcel of a file, or of a folder, wildcard or list of paths as a zip; None if nothing is there.
+
+    Raises:
+        ConfigurationError: a Path of the list does not exist.
+    """
+    scratch = core.settings.state_dir / SCRATCH
+    if isinstance(source, (list, tuple)):
+        parcel = pack_paths(name, [Path(os.fspath(item)) for item in source], scratch)
+    else:
+        parcel = pack_path(name, os.fspath(source), scratch)
+    return parcel if parcel is None or not filename else replace(parcel, filename=clean_name(filename))
+
+
+def local_fields(path: str | os.PathLike[str]) -> Fields:
+    """Return what an entry says of a file of this machine: path, host, size_bytes, mtime_ns as far as it has them."""
+    absolute = Path(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - without resolving links: as the program names it
+    fields: Fields = {"path": clean_text(str(absolute)), "host": socket.gethostname()}
+    try:
+        status = absolute.stat()
+    except (OSError, ValueError):
+        return fields
+    if absolute.is_file():
+        fields |= {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return fields
