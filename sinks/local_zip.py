@@ -3,9 +3,10 @@
 The zip is the session folder, stored (frames are deflated already), with `manifest.json` naming the sha256 of
 every member. A killed process leaves the folder, which imports just as well.
 
-A long run may be zipped in parts while it goes on (`max_zip_bytes`): each holds some segments and session.json,
-and each can be imported by itself, in any order. Several processes of one task may share folder and target: each
-zips its own segments, under the next number where the name is taken, and the last one to end removes the folder.
+A long run may be zipped in parts while it goes on (`max_zip_bytes`): each holds some segments, the blobs that are new
+and session.json, and each can be imported by itself, in any order. Several processes of one task may share folder and
+target: each zips its own segments, under the next number where the name is taken, and the last one to end removes the
+folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from telemetry.blobs import BLOBS, BlobFolder
 from telemetry.disk import DaemonExecutor, make_private_folder
 from telemetry.errors import ConfigurationError, JournalError, SinkUnavailable
 from telemetry.events import TaskHeader
@@ -84,6 +86,8 @@ class LocalZipSink:
         self._zipper = DaemonExecutor("telemetry-zip-parts")
         self._zipping: asyncio.Task[None] | None = None
         self._has_parts = False
+        # Members of the parts that are blobs: each travels in one part.
+        self._zipped_blobs: dict[str, int] = {}
         self._disk = DaemonExecutor("telemetry-zip")
         self._journal: Journal | None = None
         self.session_folder: Path | None = None
@@ -188,7 +192,11 @@ class LocalZipSink:
         try:
             while paths := journal.full_segments[:1]:
                 part = await loop.run_in_executor(self._zipper, _reserve_part, self.zip_file)
-                await loop.run_in_executor(self._zipper, _zip_reserved, self.session_folder, part, paths)
+                without = frozenset(self._zipped_blobs)
+                zipped = await loop.run_in_executor(
+                    self._zipper, _zip_reserved, self.session_folder, part, paths, without
+                )
+                self._zipped_blobs.update((name, size) for name, size in zipped.items() if name.startswith(f"{BLOBS}/"))
                 self._has_parts = True
                 await journal.give_away(paths)
         except OSError as error:
@@ -205,13 +213,17 @@ class LocalZipSink:
         if self.zip_file is None:
             return
         ours, children, others = _sorted_segments(folder, self._writer_hex)
-        if not any(path.stat().st_size for path in (*ours, *children)) and self._has_parts:
+        has_new_blobs = any(
+            f"{BLOBS}/{blob.sha256}" not in self._zipped_blobs for blob in BlobFolder(folder / BLOBS).list()
+        )
+        if not has_new_blobs and not any(path.stat().st_size for path in (*ours, *children)) and self._has_parts:
             zipped = {path.relative_to(folder).as_posix(): 0 for path in ours}
         else:
             target = _reserve(self.zip_file, folder.name)
-            zipped = _zip_reserved(folder, target, None if not others else [*ours, *children])
+            segments = None if not others else [*ours, *children]
+            zipped = _zip_reserved(folder, target, segments, frozenset(self._zipped_blobs))
             self.zip_file = target
-        _remove_zipped(folder, zipped, ours)
+        _remove_zipped(folder, self._zipped_blobs | zipped, ours)
 
     def _mark(self, suffix: str) -> None:
         assert self.session_folder is not None
@@ -286,21 +298,26 @@ def _is_of_task(path: Path, task_id: str) -> bool:
     return isinstance(document, dict) and document.get("task_id") == task_id
 
 
-def _zip_reserved(folder: Path, target: Path, segments: Collection[Path] | None) -> dict[str, int]:
+def _zip_reserved(
+    folder: Path, target: Path, segments: Collection[Path] | None, without: Collection[str]
+) -> dict[str, int]:
     """Zip into a reserved name; on an error an empty file is not left in its place."""
     try:
-        return zip_session(folder, target, segments)
+        return zip_session(folder, target, segments, without)
     except OSError:
         if target.is_file() and target.stat().st_size == 0:
             target.unlink()
         raise
 
 
-def zip_session(folder: Path, zip_path: Path, segments: Collection[Path] | None = None) -> dict[str, int]:
+def zip_session(
+    folder: Path, zip_path: Path, segments: Collection[Path] | None = None, without: Collection[str] = ()
+) -> dict[str, int]:
     """Zip a session folder: written aside, synced and renamed, so that a zip is whole or not there.
 
     Args:
-        segments: those to zip, with session.json; None zips all that the folder holds.
+        segments: those to zip, with session.json and the blobs; None zips all that the folder holds.
+        without: members that an earlier zip has.
     Returns:
         The members and their sizes in bytes.
     Raises:
@@ -314,7 +331,15 @@ def zip_session(folder: Path, zip_path: Path, segments: Collection[Path] | None 
             with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 for path in _members(folder, segments):
                     member = path.relative_to(folder).as_posix()
-                    digests[member] = _add_member(archive, path, member)
+                    if member in without:
+                        continue
+                    try:
+                        digests[member] = _add_member(archive, path, member)
+                    except FileNotFoundError:
+                        if path.parent.name != BLOBS:
+                            raise
+                        # Replaced in this moment; the record that names its successor comes behind.
+                        log.debug("the blob %s has gone", path)
                 manifest = {"format": MANIFEST_FORMAT, "files": digests}
                 archive.writestr(MANIFEST_FILE, json.dumps(manifest, indent=1))
             raw.flush()
@@ -327,9 +352,12 @@ def zip_session(folder: Path, zip_path: Path, segments: Collection[Path] | None 
 
 
 def _members(folder: Path, segments: Collection[Path] | None) -> list[Path]:
+    blobs = [folder / BLOBS / blob.sha256 for blob in BlobFolder(folder / BLOBS).list()]
     if segments is not None:
-        return [folder / SESSION_FILE, *segments]
-    return sorted(item for item in folder.rglob("*") if item.is_file() and item.suffix not in _MARKS)
+        return [folder / SESSION_FILE, *segments, *blobs]
+    others = [item for item in folder.rglob("*") if item.is_file() and item.suffix not in _MARKS]
+    # Hidden ones are being written.
+    return sorted([*(item for item in others if item.parent.name != BLOBS), *blobs])
 
 
 def _add_member(archive: zipfile.ZipFile, path: Path, member: str) -> dict[str, object]:
@@ -352,10 +380,16 @@ def _remove_zipped(folder: Path, zipped: Mapping[str, int], ours: Collection[Pat
     for path in ours:
         if path.stat().st_size == zipped.get(path.relative_to(folder).as_posix()):
             path.unlink()
+    for blob in BlobFolder(folder / BLOBS).list():
+        # Whoever else names it will find it in this zip.
+        if blob.size_bytes == zipped.get(f"{BLOBS}/{blob.sha256}"):
+            BlobFolder(folder / BLOBS).remove(blob.sha256)
     left = [path for path in folder.rglob("*") if path.is_file()]
     if any(path.suffix == ".frames" for path in left):
         return
-    known = {path.relative_to(folder).as_posix(): path for path in left if path.suffix not in _MARKS}
+    # A blob that was cut off while it was copied is of no use to anybody.
+    kept = [path for path in left if path.suffix not in _MARKS and not path.name.startswith(".part-")]
+    known = {path.relative_to(folder).as_posix(): path for path in kept}
     # Without others all files were zipped; with them, only what every zip holds may go.
     if any(path.stat().st_size != zipped.get(member) for member, path in known.items() if member != SESSION_FILE):
         return

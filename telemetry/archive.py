@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from telemetry.blobs import BLOBS, is_sha256
 from telemetry.errors import JournalError
 from telemetry.wire import HEADER_BYTES, MAGIC, MAX_PAYLOAD_BYTES, Damage, Frame, scan
 
-__all__ = ["MANIFEST_FILE", "member_items", "open_archive", "read_document", "segment_members"]
+__all__ = ["MANIFEST_FILE", "blob_members", "member_items", "open_archive", "read_document", "segment_members"]
 
 MANIFEST_FILE = "manifest.json"
 
@@ -42,6 +43,7 @@ SMALL_MEMBER_BYTES = 1024 * 1024
 # A disk's bad blocks damage some frames; forged headers do it by the hundred thousand, and each is to be told of.
 MAX_DAMAGES = 1000
 
+_BLOB_PREFIX = f"{BLOBS}/"
 _ENTRY = b"PK\x01\x02"
 _BLOCK_BYTES = 4 * 1024 * 1024
 _MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
@@ -132,6 +134,30 @@ def segment_members(archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, str
     )
     if MANIFEST_FILE not in archive.NameToInfo:
         return [(item, "") for item in members]
+    promised = _kept_promises(archive)
+    for item in members:
+        if item.filename not in promised:
+            raise JournalError(f"its manifest does not name {item.filename!r:.100}")
+    return [(item, promised[item.filename][0]) for item in members]
+
+
+def blob_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the blobs by their sha256, which is what whoever takes them must check.
+
+    Raises:
+        JournalError: the manifest does not fit what is there.
+    """
+    found = {item.filename.removeprefix(_BLOB_PREFIX): item for item in archive.infolist() if _is_blob(item.filename)}
+    if found and MANIFEST_FILE in archive.NameToInfo:
+        promised = _kept_promises(archive)
+        for item in found.values():
+            if item.filename not in promised:
+                raise JournalError(f"its manifest does not name {item.filename!r:.100}")
+    return found
+
+
+def _kept_promises(archive: zipfile.ZipFile) -> dict[str, tuple[str, int]]:
+    """Return (sha256, bytes) by member, as the manifest has it and with sizes as they are."""
     promised = _promised(read_document(archive, MANIFEST_FILE))
     for name, (_, size) in promised.items():
         if name not in archive.NameToInfo:
@@ -140,10 +166,7 @@ def segment_members(archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, str
             raise JournalError(
                 f"its manifest says {size} bytes of {name!r:.100}, which has {archive.NameToInfo[name].file_size}"
             )
-    for item in members:
-        if item.filename not in promised:
-            raise JournalError(f"its manifest does not name {item.filename!r:.100}")
-    return [(item, promised[item.filename][0]) for item in members]
+    return promised
 
 
 def member_items(archive: zipfile.ZipFile, member: zipfile.ZipInfo, sha256: str = "") -> Iterator[Frame | Damage]:
@@ -205,11 +228,20 @@ def _harm_of(member: zipfile.ZipInfo) -> str:
         return "a link or a device, not a file"
     if member.flag_bits & _ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "encrypted or packed in a way that is not taken"
+    if _is_blob(name):
+        # As large as it likes: it takes as much of the zip itself.
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            return "a blob that is not stored as it is"
+        return ""
     if member.file_size > MAX_MEMBER_BYTES:
         return f"of {member.file_size} bytes, over the limit of {MAX_MEMBER_BYTES}"
     if member.file_size > SMALL_MEMBER_BYTES and member.file_size > MAX_RATIO * member.compress_size:
         return f"a bomb: {member.compress_size} bytes that claim to inflate to {member.file_size}"
     return ""
+
+
+def _is_blob(name: str) -> bool:
+    return name.startswith(_BLOB_PREFIX) and is_sha256(name.removeprefix(_BLOB_PREFIX))
 
 
 def _promised(manifest: Any) -> dict[str, tuple[str, int]]:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from telemetry.disk import make_private_folder
 from telemetry.errors import BlobError
@@ -146,7 +146,7 @@ class BlobFolder:
         """Keep bytes that are in memory."""
         return self._add(_Copier(io.BytesIO(data), "the data", None), "the data")
 
-    def add_stream(self, source: BinaryIO, label: str = "the stream", on_progress: OnProgress | None = None) -> Blob:
+    def add_stream(self, source: IO[bytes], label: str = "the stream", on_progress: OnProgress | None = None) -> Blob:
         """Keep what a file object gives until its end."""
         return self._add(_Copier(source, label, on_progress), label)
 
@@ -180,7 +180,7 @@ class _Copier:
     sha256 is that of the copy.
     """
 
-    def __init__(self, source: BinaryIO | io.FileIO, label: str, on_progress: OnProgress | None) -> None:
+    def __init__(self, source: IO[bytes] | io.FileIO, label: str, on_progress: OnProgress | None) -> None:
         self._source = source
         self._label = label
         self._on_progress = on_progress

@@ -7,7 +7,7 @@ is taken up where the server's copy ends.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from telemetry.client_http import Answer, HttpApi
 from telemetry.errors import BlobError, ServerError
@@ -61,7 +61,7 @@ class BlobCalls(HttpApi):
         self,
         task_id: str,
         sha256: str,
-        file: BinaryIO,
+        file: IO[bytes],
         size_bytes: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> int:

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from telemetry.errors import FrameError, JournalError, SinkUnavailable
+from telemetry.importing_blobs import BlobImport
 from telemetry.journal import SegmentDamage
 from telemetry.readdress import Onto
 from telemetry.retry import delay_s
-from telemetry.sessions import Missing, Source, is_foreign_zip, open_session
+from telemetry.sessions import Missing, Session, Source, is_foreign_zip, open_session
 from telemetry.sinks.http import HttpSink
 from telemetry.wire import Frame
 
@@ -46,6 +47,10 @@ class Outcome:
         cut: segments that end inside a frame, as a kill or a copy of a growing session leaves them. All frames
             before are there, so this is no failure.
         error: why it could not be read or sent to its end; "" if it was.
+        session: as it was opened; None before, and if it could not be.
+        blobs: how many of it were sent, or found to be there.
+        damaged_blobs: why, by sha256.
+        lost_blobs: in words, those that the task's record names and the server has not.
     """
 
     source: Source
@@ -58,17 +63,28 @@ class Outcome:
     damage: list[SegmentDamage] = field(default_factory=list)
     cut: list[SegmentDamage] = field(default_factory=list)
     error: str = ""
+    session: Session | None = None
+    blobs: int = 0
+    damaged_blobs: dict[str, str] = field(default_factory=dict)
+    lost_blobs: list[str] = field(default_factory=list)
     _counted_bytes: int = 0
 
     @property
     def complete(self) -> bool:
-        """True if everything that the source holds is on the server."""
-        return not (self.error or self.refused or self.damage)
+        """True if everything that the source holds, and names, is on the server."""
+        return not (self.error or self.refused or self.damage or self.lost_blobs)
+
+    @property
+    def frame_bytes(self) -> int:
+        """What of the source's size is frames."""
+        blobs = () if self.session is None else self.session.blobs
+        return max(0, self.source.size_bytes - sum(blob.size_bytes for blob in blobs))
 
     def faults(self) -> list[str]:
         """Return what there is to list, without the path."""
         lines = [self.error] if self.error else []
-        for what, items in (("skipped", self.damage), ("refused", self.refused)):
+        kinds = (("skipped", self.damage), ("refused", self.refused), ("missing", self.lost_blobs))
+        for what, items in kinds:
             lines += [f"{what}: {item}" for item in items[:LISTED_FAULTS]]
             if len(items) > LISTED_FAULTS:
                 lines.append(f"{what}: {len(items) - LISTED_FAULTS:,} more like these")
@@ -127,7 +143,7 @@ class _Reader:
         if not source.named and is_foreign_zip(source.path):
             self._outcome.skipped = True
             return False
-        session = open_session(source.path)
+        session = self._outcome.session = open_session(source.path)
         self._outcome.task_id = (self._onto and self._onto.task_id) or session.header.task_id
         self._outcome.label = f"{session.header.project}/{session.header.name}"
         self._items = session.read()
@@ -183,7 +199,26 @@ class _Import:
             await asyncio.gather(*(self._work() for _ in range(count)))
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.report.stopped_by is None:
+            await self._carry_blobs()
         return self.report
+
+    async def _carry_blobs(self) -> None:
+        outcomes = [outcome for outcome in self.report.outcomes if outcome.session is not None]
+        if not outcomes:
+            return
+        client = self._make_sink().blob_client()
+        blobs = BlobImport(client, timeout_s=self._timeout_s, on_bytes=self._note_blob_bytes)
+        try:
+            await blobs.run(outcomes)
+        except SinkUnavailable as error:
+            self.report.stopped_by = error
+        finally:
+            await client.close()
+
+    def _note_blob_bytes(self, outcome: Outcome, done_bytes: int) -> None:
+        self._done_bytes += done_bytes
+        self._on_progress(self._done_bytes, outcome.label)
 
     async def _work(self) -> None:
         # A sink each: one connection that is kept alive, one request at a time.
@@ -238,7 +273,7 @@ class _Import:
                 outcome.error = outcome.error or "not sent to its end"
         body.clear()
         for outcome in read:
-            self._done_bytes += outcome.source.size_bytes - outcome._counted_bytes
+            self._done_bytes += outcome.frame_bytes - outcome._counted_bytes
             self._on_progress(self._done_bytes, outcome.label)
         read.clear()
 
@@ -262,7 +297,7 @@ class _Import:
         else:
             outcome.refused.append(f"frame {frame.sequence} of writer {frame.writer_id.hex()}: {refusal}")
         # Never over its size: a deflated member holds more than its zip.
-        counted = min(len(frame), outcome.source.size_bytes - outcome._counted_bytes)
+        counted = min(len(frame), outcome.frame_bytes - outcome._counted_bytes)
         outcome._counted_bytes += counted
         self._done_bytes += counted
         self._on_progress(self._done_bytes, outcome.label)

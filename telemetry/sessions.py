@@ -5,12 +5,14 @@ Everything here is synchronous, reads only, and is safe from any thread. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from telemetry.archive import member_items, open_archive, read_document, segment_members
+from telemetry.archive import blob_members, member_items, open_archive, read_document, segment_members
+from telemetry.blobs import BLOBS, Blob, BlobFolder, blob_uri
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
 from telemetry.journal import SEGMENTS, SESSION_FILE, SegmentDamage, read_segments, read_session
@@ -26,12 +28,36 @@ class Session:
     Attributes:
         size_bytes: of all segments, as a progress bar needs it.
         read: yields every sound frame by writer and in order, and what had to be skipped.
+        blobs: that were there when the session was opened; `open_blob` opens one.
     """
 
     path: Path
     header: TaskHeader
     size_bytes: int
     read: Callable[[], Iterator[Frame | SegmentDamage]]
+    blobs: Sequence[Blob] = ()
+
+    @contextmanager
+    def open_blob(self, sha256: str) -> Iterator[IO[bytes]]:
+        """Open a blob for reading and seeking.
+
+        Raises:
+            JournalError: it is not there any more. Reading may raise what zipfile raises on a damaged member.
+        """
+        if self.path.is_dir():
+            try:
+                file = (self.path / BLOBS / sha256).open("rb")
+            except OSError as error:
+                raise JournalError(f"the blob {sha256} of {self.path} cannot be read: {error}") from error
+            with file:
+                yield file
+            return
+        with open_archive(self.path) as archive:
+            member = blob_members(archive).get(sha256)
+            if member is None:
+                raise JournalError(f"the blob {sha256} is not in {self.path} any more")
+            with archive.open(member) as stored:
+                yield stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +114,8 @@ def _size_of(path: Path) -> int:
     try:
         if path.is_file():
             return path.stat().st_size
-        return sum(segment.stat().st_size for segment in (path / SEGMENTS).glob("*.frames"))
+        frames = sum(segment.stat().st_size for segment in (path / SEGMENTS).glob("*.frames"))
+        return frames + sum(blob.size_bytes for blob in BlobFolder(path / BLOBS).list())
     except OSError:
         return 0  # it went away, or may not be read: opening it will say so
 
@@ -110,14 +137,16 @@ def open_session(path: Path) -> Session:
     """
     if path.is_dir():
         sizes = [segment.stat().st_size for segment in (path / SEGMENTS).glob("*.frames")]
-        return Session(path, _header(path, read_session(path)), sum(sizes), lambda: read_segments(path))
+        blobs = BlobFolder(path / BLOBS).list()
+        return Session(path, _header(path, read_session(path)), sum(sizes), lambda: read_segments(path), blobs)
     with open_archive(path) as archive:
         try:
             document = read_document(archive, SESSION_FILE)
             sizes = [member.file_size for member, _ in segment_members(archive)]
+            blobs = [Blob(name, item.file_size, blob_uri(name)) for name, item in blob_members(archive).items()]
         except JournalError as error:
             raise JournalError(f"{path} is not a session zip: {error}") from error
-    return Session(path, _header(path, document), sum(sizes), lambda: _read_zip(path))
+    return Session(path, _header(path, document), sum(sizes), lambda: _read_zip(path), blobs)
 
 
 def _header(path: Path, document: Any) -> TaskHeader:

@@ -83,7 +83,10 @@ def _print_report(report: Report) -> int:
     frames = sum(item.frames for item in report.outcomes)
     events = sum(item.events for item in report.outcomes)
     tasks = len({item.task_id for item in report.outcomes if item.frames})
-    print(f"{_count(events, 'event')} in {_count(frames, 'frame')} of {_count(tasks, 'task')} are on the server")
+    blobs = sum(item.blobs for item in report.outcomes)
+    with_blobs = f", and {_count(blobs, 'file')}" if blobs else ""
+    said = f"{_count(events, 'event')} in {_count(frames, 'frame')} of {_count(tasks, 'task')}{with_blobs}"
+    print(f"{said} are on the server")
     for outcome in report.outcomes:
         for cut in outcome.cut:
             print(f"{outcome.source.path}: ends inside a frame (a kill, or it still grows): {cut}", file=sys.stderr)

@@ -138,7 +138,7 @@ def test_a_part_that_cannot_be_written_is_in_the_last_zip(
 
     whole = module.zip_session
 
-    def refuse(folder: Path, target: Path, segments: object = None) -> dict[str, int]:
+    def refuse(folder: Path, target: Path, segments: object = None, without: object = ()) -> dict[str, int]:
         if target.stem != "run":
             raise OSError(28, "No space left on device")
         return whole(folder, target)

@@ -66,6 +66,7 @@ FLOORS = {
     "telemetry.testing": 4,
     "telemetry.testing_contract": 4,
     "telemetry.importing": 4,
+    "telemetry.importing_blobs": 4,
     "telemetry.readdress": 4,
     "telemetry.sync": 5,
     "telemetry.cli": 5,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telemetry import lazy
+from telemetry.blobs import BLOBS, BlobFolder
 from telemetry.errors import JournalError
 from telemetry.journal import QUARANTINE, SEGMENTS, SESSION_FILE, read_session, server_mark
 
@@ -108,7 +109,8 @@ class Leftovers:
             else:
                 log.warning("what an earlier run left in %s could not all be sent; `telemetry sync` says why", folder)
             note.parent.mkdir(mode=0o700, exist_ok=True)
-            note.write_text(json.dumps(sizes), "utf-8")
+            # Blobs that were sent are there no more.
+            note.write_text(json.dumps(_segments(folder)[0]), "utf-8")
         elif quiet_s > KEEP_S and {entry.name for entry in folder.iterdir()} == {SEGMENTS, SESSION_FILE}:
             shutil.rmtree(folder)
             note.unlink()
@@ -141,8 +143,10 @@ class Leftovers:
 
 
 def _segments(folder: Path) -> tuple[dict[str, int], float]:
-    """Return the size of each file of frames, those refused once included, and when the last was written (Unix s)."""
-    files = [*(folder / SEGMENTS).glob("*.frames"), *(folder / QUARANTINE).glob("*.frame")]
+    """Return the size of each file of frames, those refused once included, and each blob; and when the last was
+    written (Unix s)."""
+    blobs = [BlobFolder(folder / BLOBS).path(blob.sha256) for blob in BlobFolder(folder / BLOBS).list()]
+    files = [*(folder / SEGMENTS).glob("*.frames"), *(folder / QUARANTINE).glob("*.frame"), *blobs]
     found = {path.relative_to(folder).as_posix(): path.stat() for path in files}
     return {name: stat.st_size for name, stat in sorted(found.items())}, max(
         (stat.st_mtime for stat in found.values()), default=0.0

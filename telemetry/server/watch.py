@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ from telemetry.disk import DaemonExecutor
 from telemetry.errors import FrameError, JournalError, TelemetryError
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, BodyTooLarge, Ingest
+from telemetry.server.live import HUB
+from telemetry.server.store import BlobStore, TaskChange
+from telemetry.server.watch_blobs import BlobTaker
 from telemetry.server.watch_files import Block, Growth, Listing, Memory, Place, blocks_of, read_some
 from telemetry.sessions import is_foreign_zip, open_session
 from telemetry.wire import Frame
@@ -50,6 +54,8 @@ class Watcher:
             there yet.
         has_frame: says whether the store has a frame; so a memory that is newer than the store does no harm.
         memory_path: where the offsets are remembered.
+        blobs: where to copy the sessions' blobs; None leaves them.
+        on_blobs: called on the loop with the id of a task whose blobs have come.
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class Watcher:
         has_frame: Callable[[bytes, int], bool],
         memory_path: Path,
         *,
+        blobs: BlobStore | None = None,
+        on_blobs: Callable[[str], None] = lambda task_id: None,
         poll_s: float = POLL_S,
     ) -> None:
         self._ingest = ingest
@@ -68,6 +76,9 @@ class Watcher:
         # A folder on a dead file server holds its thread for ever, and neither the other nor the server's end.
         self._segment_disk = DaemonExecutor("telemetry-watch")
         self._zip_disk = DaemonExecutor("telemetry-watch-zips")
+        self._blob_disk = DaemonExecutor("telemetry-watch-blobs")
+        self._taker = None if blobs is None else BlobTaker(blobs, self._say_once)
+        self._on_blobs = on_blobs
         self._said: set[str] = set()
         self._zips: list[Place] = []
 
@@ -75,10 +86,11 @@ class Watcher:
         """Watch until cancelled."""
         try:
             await self._call(self._segment_disk, self._memory.load)
-            await asyncio.gather(self._watch_segments(), self._watch_zips())
+            await asyncio.gather(self._watch_segments(), self._watch_zips(), self._watch_blobs())
         finally:
             self._segment_disk.shutdown(wait=False)
             self._zip_disk.shutdown(wait=False)
+            self._blob_disk.shutdown(wait=False)
             # Here and not on the thread, which may hang: it is the last thing that this loop does.
             changes = self._memory.take_changes()
             if changes is not None:
@@ -155,7 +167,8 @@ class Watcher:
     async def _take_zip(self, place: Place) -> None:
         signature = place.seen
         try:
-            blocks = blocks_of(await self._call(self._zip_disk, open_session, place.path))
+            session = await self._call(self._zip_disk, open_session, place.path)
+            blocks = blocks_of(session)
             while (block := await self._call(self._zip_disk, _next_block, blocks)) is not None:
                 for damage in block.damage:
                     self._say_once(f"{place.path}: {damage}")
@@ -163,6 +176,8 @@ class Watcher:
                     place.retry_at_s = time.monotonic() + _RETRY_S
                     return
                 place.note_last(block.frames)
+            if self._taker is not None and session.blobs:
+                self._note_blobs(await self._call(self._blob_disk, self._taker.take_zip, session))
         except JournalError as error:
             if not await self._call(self._zip_disk, place.path.exists):
                 self._listing.forget(place)
@@ -171,6 +186,30 @@ class Watcher:
                 self._say_once(f"{error}; it is tried again when it changes")
         place.taken = signature
         self._memory.note(place)
+
+    # -- blobs
+
+    async def _watch_blobs(self) -> None:
+        taker = self._taker
+        since_s = 0.0
+        while taker is not None:
+            begun_s = time.monotonic()
+            for path, spool in self._listing.sessions(since_s):
+                try:
+                    self._note_blobs(await self._call(self._blob_disk, partial(taker.take_folder, path, spool=spool)))
+                except FileNotFoundError:
+                    continue  # its run has ended in this moment
+                except (OSError, JournalError) as error:
+                    self._say_once(f"the blobs of {path} cannot be read: {error}")
+                except Exception as error:
+                    log.error("the blobs of %s could not be taken", path, exc_info=error)
+                    await asyncio.sleep(_PUZZLED_S)
+            since_s = begun_s
+            await asyncio.sleep(self._poll_s)
+
+    def _note_blobs(self, task_id: str | None) -> None:
+        if task_id is not None:
+            self._on_blobs(task_id)
 
     # -- both
 
@@ -224,7 +263,14 @@ async def run_watch(app: web.Application) -> AsyncIterator[None]:
     if not config.watch:
         yield
         return
-    watcher = Watcher(config.watch, app[INGEST], app[STORE].has_frame, config.directory / MEMORY_FILE)
+    watcher = Watcher(
+        config.watch,
+        app[INGEST],
+        app[STORE].has_frame,
+        config.directory / MEMORY_FILE,
+        blobs=app[STORE].blobs,
+        on_blobs=lambda task_id: app[HUB].publish({task_id: TaskChange()}),
+    )
     task = asyncio.create_task(watcher.run())
     task.add_done_callback(_log_end)
     yield

@@ -110,12 +110,14 @@ class Found:
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder that was found: when it is due, its depth below the watched one, and its segments if it is a session."""
+    """A folder that was found: when it is due and was looked at, its depth below the watched one, and its segments if
+    it is a session."""
 
     depth: int
     spool: bool
     is_session: bool = False
     due_s: float = 0.0
+    looked_s: float = 0.0
     places: dict[str, Place] = field(default_factory=dict)
 
 
@@ -226,6 +228,12 @@ class Listing:
         found.zips = [place for place in list(self._zips.values()) if _zip_is_due(place, now_s, wall_s)]
         return found
 
+    def sessions(self, since_s: float) -> list[tuple[Path, bool]]:
+        """Return the session folders that were looked at since then, each with whether it lies in a spool; from any
+        thread."""
+        folders = list(self._folders.items())
+        return [(path, folder.spool) for path, folder in folders if folder.is_session and folder.looked_s >= since_s]
+
     def forget(self, place: Place) -> None:
         """A file is gone."""
         self._memory.forget(place.path)
@@ -258,6 +266,7 @@ class Listing:
         return path.stat().st_mtime
 
     def _look_at_session(self, path: Path, folder: _Folder, found: Found, now_s: float, wall_s: float) -> float:
+        folder.looked_s = now_s
         newest_ns = (path / SEGMENTS).stat().st_mtime_ns
         with os.scandir(path / SEGMENTS) as entries:
             for entry in entries:

@@ -3,6 +3,7 @@
 from telemetry.server.store.bands import Band
 from telemetry.server.store.blob_files import Part, WrongOffset
 from telemetry.server.store.blob_refs import BlobRef
+from telemetry.server.store.blob_store import BlobStore
 from telemetry.server.store.columns import Column, is_column, parse_column
 from telemetry.server.store.content import FrameContent, prepare
 from telemetry.server.store.errors import BlobRefused, NotFound, StoreUnavailable
@@ -21,6 +22,7 @@ __all__ = [
     "Band",
     "BlobRef",
     "BlobRefused",
+    "BlobStore",
     "Column",
     "ConsoleQuery",
     "FrameContent",
