@@ -34,7 +34,8 @@ __all__ = ["LOAD_FUNCTIONS", "SAVE_FUNCTIONS", "LoadFunction", "ModelCollector",
 _log = logging.getLogger(__name__)
 
 # bool, a wildcard for the path, or several of which one must match.
-Switch: TypeAlias = bool | str | list[str]
+# A dict is for frameworks with switches of their own, such as {"report_hparams": False}; an empty one is off.
+Switch: TypeAlias = bool | str | list[str] | Mapping[str, bool]
 Frameworks: TypeAlias = bool | Mapping[str, Switch]
 
 
@@ -211,7 +212,7 @@ class ModelCollector:
         for switch in (chosen.get(name, True) for name in switches):
             if not switch:
                 return False
-            if path is None or switch is True:
+            if path is None or switch is True or isinstance(switch, Mapping):
                 continue
             patterns = [switch] if isinstance(switch, str) else switch
             if not any(fnmatch.fnmatch(path, pattern) for pattern in patterns):
@@ -315,9 +316,9 @@ def _checked(frameworks: Any) -> dict[str, Any] | None:
         raise ConfigurationError(f"frameworks must be a bool or a dict, not {type(frameworks).__name__}")
     for name, switch in frameworks.items():
         patterns = switch if isinstance(switch, list) else []
-        if not isinstance(name, str) or not isinstance(switch, (bool, str, list)):
+        if not isinstance(name, str) or not isinstance(switch, (bool, str, list, Mapping)):
             raise ConfigurationError(
-                f"frameworks[{name!r}] must be a bool, a wildcard or a list of wildcards, not {switch!r:.80}"
+                f"frameworks[{name!r}] must be a bool, a wildcard, a list of wildcards or a dict, not {switch!r:.80}"
             )
         if not all(isinstance(pattern, str) for pattern in patterns):
             raise ConfigurationError(f"frameworks[{name!r}] must hold wildcards (str) only, not {switch!r:.80}")

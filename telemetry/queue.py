@@ -109,6 +109,7 @@ class EventQueue:
         self._wake: Callable[[], None] = lambda: None
         self._closed = False
         self._blocked_out = False
+        self._latest_iteration = 0
         self._batcher_thread: int | None = None
         self._dormant = False
         self._said: set[str] = set()
@@ -126,6 +127,16 @@ class EventQueue:
     def __len__(self) -> int:
         """Events that wait."""
         return (len(self.rows) + len(self._last_rows)) // ROW_SLOTS + len(self._objects)
+
+    @property
+    def latest_iteration(self) -> int:
+        """The iteration of the scalar that was reported last; 0 before the first."""
+        try:
+            # The fourth of the last row's five slots; the hot path writes nothing else that could be asked.
+            latest = self.rows[-2]
+        except IndexError:
+            latest = self._latest_iteration
+        return latest if isinstance(latest, int) else 0
 
     @property
     def closed(self) -> bool:
@@ -300,6 +311,8 @@ class EventQueue:
             # Cut to whole rows: `rows += five` is atomic, so the length is always a multiple.
             taken = rows[: max_rows * ROW_SLOTS]
             del rows[: len(taken)]
+            if taken:
+                self._latest_iteration = taken[-2]
             objects = self._take_objects(max_object_bytes)
             self._book.take(len(taken) // ROW_SLOTS + len(objects))
             if not self._closed:

@@ -14,7 +14,7 @@ from typing import Any
 from telemetry.errors import InvalidEvent
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
 
-__all__ = ["MAX_DEPTH", "figure_text", "numbers", "plain", "rows_of", "texts"]
+__all__ = ["MAX_DEPTH", "columns_of", "figure_text", "numbers", "plain", "rows_of", "texts"]
 
 # Dicts and lists inside each other; no figure of plotly's has half as many.
 MAX_DEPTH = 50
@@ -62,11 +62,21 @@ def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
     if listed is not value:
         return plain(listed, depth - 1)
     if isinstance(value, (list, tuple, set, frozenset, range)):
+        if isinstance(value, (list, tuple)) and _are_finite(value):
+            return list(value)
         return [plain(item, depth - 1) for item in value]
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     convert = getattr(value, "to_plotly_json", None)
     return plain(convert(), depth - 1) if convert is not None else clean_text(str(value))
+
+
+def _are_finite(values: Sequence[Any]) -> bool:
+    """Say whether these are finite Python numbers alone, which JSON carries as they are: the usual long list."""
+    kinds = set(map(type, values))
+    if not kinds <= {float, int} or not all(map(math.isfinite, values)):
+        return False
+    return int not in kinds or (min(values) >= INT64_MIN and max(values) <= INT64_MAX)
 
 
 def _float(value: float) -> float | str | None:
@@ -98,6 +108,8 @@ def numbers(values: Any, what: str = "values") -> list[Any]:
         listed = [listed]
     if isinstance(listed, (str, bytes, Mapping)) or not isinstance(listed, Sequence):
         raise InvalidEvent(f"{what} must be a sequence of numbers, not {type(values).__name__}")
+    if set(map(type, listed)) <= {float, int}:
+        return list(listed)
     found = []
     for item in listed:
         number = item if item is None or isinstance(item, (int, float)) else _listed(item)
@@ -127,6 +139,21 @@ def rows_of(matrix: Any, what: str = "matrix", *, width: int | None = None) -> l
     if width is not None and widths - {width}:
         raise InvalidEvent(f"{what} must have {width} columns, not {widths.pop()}")
     return rows
+
+
+def columns_of(points: Any, what: str, width: int) -> list[list[Any]]:
+    """Return points, a matrix [n, width], as its columns.
+
+    Raises:
+        InvalidEvent: it is no matrix of numbers, or none of that width.
+    """
+    if getattr(points, "ndim", 0) == 2 and hasattr(points, "__getitem__") and not hasattr(points, "iloc"):
+        # A column of an array at once: a tenth of the time of its rows.
+        if points.shape[1] != width:
+            raise InvalidEvent(f"{what} must have {width} columns, not {points.shape[1]}")
+        return [numbers(points[:, place], what) for place in range(width)]
+    rows = rows_of(points, what, width=width)
+    return [[row[place] for row in rows] for place in range(width)]
 
 
 def texts(labels: Any, what: str) -> list[str] | None:

@@ -1,6 +1,6 @@
 """Images as PNG files in memory, from numpy arrays, tensors, nested lists and PIL images; PIL is not needed.
 
-Compression is deflate at its fastest: about 10 ms a megapixel, on the caller's thread.
+Compression is deflate at its fastest: 10 ms a megapixel of a drawing to 200 ms of noise, on the caller's thread.
 """
 
 from __future__ import annotations

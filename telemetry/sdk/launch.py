@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from telemetry.collectors.arguments import ArgumentCollector
+from telemetry.collectors.matplotlib import FigureCollector
 from telemetry.collectors.models import Frameworks, ModelCollector
+from telemetry.collectors.reporting import ReportingCollector
 from telemetry.collectors.script import ScriptCollector
+from telemetry.collectors.tensorboard import SummaryCollector
 from telemetry.events import TaskHeader
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Collector, Sink
@@ -56,6 +59,7 @@ class Launch:
     Attributes:
         urls: of the sinks, as children of this process may be told them.
         output: whether models are uploaded, and where the bytes of models and artifacts go.
+        reporting: collectors that report through the task's logger, once it is made.
         installed: None while telemetry is disabled, and so is `destination`.
         leftovers: None where no sink is a server, and in all processes of a task but the leading one.
     """
@@ -66,6 +70,7 @@ class Launch:
     models: ModelCollector
     arguments: ArgumentCollector
     script: ScriptCollector | None = None
+    reporting: tuple[ReportingCollector, ...] = ()
     announcer: Announcer
     membership: Membership
     urls: tuple[str, ...] = ()
@@ -116,10 +121,12 @@ def prepare(
     models = ModelCollector(request.frameworks)
     arguments = _argument_collector(request, membership)
     script = _script_collector(request, membership, settings)
+    reporting = _reporting_collectors(request.frameworks, membership)
     collectors = [
         *_collectors(request, settings, models, resources=membership.samples_machine),
         arguments,
         *([script] if script is not None else []),
+        *reporting,
         *request.collectors,
     ]
     # Before any stream is captured: our own lines are not part of the program's output.
@@ -131,6 +138,7 @@ def prepare(
             pipeline=DisabledPipeline(),
             models=models,
             arguments=arguments,
+            reporting=reporting,
             announcer=announcer,
             membership=membership,
         )
@@ -146,6 +154,7 @@ def prepare(
         models=models,
         arguments=arguments,
         script=script,
+        reporting=reporting,
         announcer=announcer,
         membership=membership,
         urls=shareable_urls(destination.urls),
@@ -209,6 +218,20 @@ def _script_collector(request: Request, membership: Membership, settings: Settin
         programs=settings.mode != "offline",
         mask=mask_text,
     )
+
+
+def _reporting_collectors(frameworks: Frameworks, membership: Membership) -> tuple[ReportingCollector, ...]:
+    """Return what reports what plotting and logging packages are told; of many processes the leading one has it."""
+    chosen: list[ReportingCollector] = []
+    if not membership.leads:
+        return ()
+    if framework_is_on(frameworks, "matplotlib"):
+        chosen.append(FigureCollector())
+    if framework_is_on(frameworks, "tensorboard"):
+        switch = frameworks.get("tensorboard", True) if isinstance(frameworks, Mapping) else True
+        hparams = not isinstance(switch, Mapping) or bool(switch.get("report_hparams", True))
+        chosen.append(SummaryCollector(hparams=hparams))
+    return tuple(chosen)
 
 
 def framework_is_on(frameworks: Frameworks, name: str) -> bool:

@@ -106,8 +106,8 @@ class MediaReports:
     ) -> None:
         """Report an image: exactly one of `local_path`, `image` (or `matrix`, the same) and `url`.
 
-        The pixels are taken, and made a PNG file, during the call: about 10 ms a megapixel. The file is written and
-        sent off the caller's thread.
+        The pixels are made a PNG file during the call: 10 ms a megapixel of a drawing to 200 ms of noise. The file is
+        written and sent off the caller's thread.
 
         Args:
             iteration: default 0.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from telemetry.errors import InvalidEvent
 from telemetry.events import clean_text
-from telemetry.sdk.figures import numbers, rows_of, texts
+from telemetry.sdk.figures import columns_of, numbers, rows_of, texts
 
 __all__ = [
     "MAX_TABLE_CELLS",
@@ -149,8 +149,7 @@ def lines(
     data, columns = [], []
     for item in [series] if isinstance(series, SeriesInfo) or hasattr(series, "data") else series:
         info = _series_info(item)
-        points = rows_of(info.data, f"the data of {info.name!r:.60}", width=2)
-        x, y = [point[0] for point in points], [point[1] for point in points]
+        x, y = columns_of(info.data, f"the data of {info.name!r:.60}", 2)
         columns.append((x, y))
         trace = {"type": "scatter", "mode": _mode(mode), "name": clean_text(str(info.name)), "x": x, "y": y}
         data.append(trace | _point_texts(info.labels))
@@ -197,8 +196,7 @@ def scatter2d(
         isinstance(scatter, Sequence) and scatter and not hasattr(scatter[0], "__len__")
     ):
         points = [[place, value] for place, value in enumerate(numbers(scatter, "scatter"))]
-    rows = rows_of(points, "scatter", width=2)
-    x, y = [row[0] for row in rows], [row[1] for row in rows]
+    x, y = columns_of(points, "scatter", 2)
     trace = {"type": "scatter", "mode": _mode(mode), "name": series, "x": x, "y": y, **_point_texts(labels)}
     layout = _layout(title, extra_layout, xaxis=_axis(xaxis, x), yaxis=_axis(yaxis, y), annotations=_comment(comment))
     return {"data": [trace], "layout": layout}
@@ -226,8 +224,7 @@ def scatter3d(
     sets = list(scatter) if several else [scatter]
     data, columns = [], []
     for number, points in enumerate(sets):
-        rows = rows_of(points, "scatter", width=3)
-        x, y, z = ([row[place] for row in rows] for place in range(3))
+        x, y, z = columns_of(points, "scatter", 3)
         columns.append((x, y, z))
         trace: Figure = {"type": "scatter3d", "mode": _mode(mode), "x": x, "y": y, "z": z}
         trace["name"] = series if len(sets) == 1 else f"{series} {number}"

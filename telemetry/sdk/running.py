@@ -69,6 +69,8 @@ class Running:
         launched.arguments.write_to(self.record.change_sections)
         if launched.script is not None:
             launched.script.write_to(self.record.change_sections)
+        for collector in launched.reporting:
+            collector.report_to(self.logger, self.record.change_all)
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}
         self._part = part

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telemetry.errors import InvalidEvent
 
-if TYPE_CHECKING:
-    from telemetry.sdk.plots import Figure
-
-__all__ = ["Drawn", "draw", "figure_of_png", "is_drawing"]
+__all__ = ["Drawn", "draw", "is_drawing"]
 
 _state = threading.local()
 
@@ -52,11 +48,3 @@ def draw(figure: Any) -> Drawn:
 def is_drawing() -> bool:
     """Say whether this thread is drawing for us: what it saves then is none of the program's own."""
     return getattr(_state, "drawing", False)
-
-
-def figure_of_png(title: str, drawn: Drawn) -> Figure:
-    """Return a plotly figure that shows a drawn one."""
-    from telemetry.sdk.plots import picture
-
-    source = f"data:image/png;base64,{base64.b64encode(drawn.png).decode()}"
-    return picture(title, source, drawn.width, drawn.height)
