@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_what_was_flushed(state_dir: Path) -> None:
 
 
 def test_a_task_marked_by_the_program_keeps_its_status(state_dir: Path) -> None:
-    done = run_program(START + "task.mark_failed('diverged')", state_dir)
+    done = run_program(START + "task.mark_failed(status_reason='diverged')", state_dir)
 
     told = read_story(only_session(state_dir)).task
     assert done.returncode == 0

@@ -107,7 +107,7 @@ def test_closing_twice_and_marking_after_it_change_nothing(start: Start) -> None
 
     task.close()
     task.close()
-    task.mark_failed("too late")
+    task.mark_failed(status_reason="too late")
 
     assert tell(sink.batches()).task["status"] == "completed"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_PROJECT",
     "STREAMS",
     "TASK_TYPES",
+    "TaskTypes",
     "choose_name",
     "choose_project",
     "choose_resource_interval_s",
@@ -29,20 +31,24 @@ __all__ = [
 
 DEFAULT_PROJECT = "Untitled"
 
-# The types of the reference SDK, so that a script's word keeps its meaning.
-TASK_TYPES = (
-    "training",
-    "testing",
-    "inference",
-    "data_processing",
-    "application",
-    "monitor",
-    "controller",
-    "optimizer",
-    "service",
-    "qc",
-    "custom",
-)
+
+class TaskTypes(StrEnum):
+    """What a task does. The words of the reference SDK, so that a script's word keeps its meaning."""
+
+    training = "training"
+    testing = "testing"
+    inference = "inference"
+    data_processing = "data_processing"
+    application = "application"
+    monitor = "monitor"
+    controller = "controller"
+    optimizer = "optimizer"
+    service = "service"
+    qc = "qc"
+    custom = "custom"
+
+
+TASK_TYPES = tuple(kind.value for kind in TaskTypes)
 
 STREAMS = ("stdout", "stderr", "logging")
 

@@ -7,9 +7,10 @@ events like those of the run itself. Without a server, a session on this machine
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -36,11 +37,16 @@ from telemetry.sdk.view import ServerView, SessionView, View, section_of
 from telemetry.settings import Settings
 from telemetry.wire import encode
 
-__all__ = ["Other", "found_other", "open_other"]
+__all__ = ["Other", "begin_other", "found_other", "open_other"]
 
 
 # What may be said of a task that another program runs; points belong to that program.
 _SENT = (RecordChange, ConsoleLine, SingleValue, Plot, Media)
+
+
+# What a task ran, or is to run, with.
+RUN_SECTIONS = frozenset({"parameters", "configuration", "labels", "input_models", "script", "container"})
+OPEN_STATUSES = frozenset({"", "created", "queued", "in_progress"})
 
 
 class _Sender:
@@ -164,10 +170,24 @@ class Other:
                 f"task {self.header.task_id} is a session on this machine, and can be read but not changed. "
                 "Import it to a server first: Task.import_offline_session(...) or `telemetry import`"
             )
+        self._check_draft(events)
         travelling = [event for event in events if isinstance(event, _SENT)]
         travelling_events: list[FrameEvent] = list(travelling)
         _sender.send(self.header.task_id, travelling_events, self.settings, self._url)
         self.view.reload()
+
+    def _check_draft(self, events: Sequence[Event]) -> None:
+        """Refuse to change what a task ran with, once it has run.
+
+        Raises:
+            ConfigurationError: it is a ValueError, too; nothing was changed.
+        """
+        sections = sorted({event.section for event in events if isinstance(event, RecordChange)} & RUN_SECTIONS)
+        if sections and self.status not in OPEN_STATUSES:
+            raise ConfigurationError(
+                f"task {self.header.task_id} can only be updated while it is created or in_progress, and it is "
+                f"{self.status} [{', '.join(sections)}]. Nothing was changed; Task.clone makes a draft of it"
+            )
 
     def _send_blob(self, sha256: str, path: Path, size_bytes: int) -> None:
         assert self._url is not None, "the record came first"
@@ -197,6 +217,35 @@ class Other:
     def reports(self) -> View:
         """Return the view: what is there is there."""
         return self.view
+
+
+def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *, what: str) -> Other:
+    """Make a new task on the server, with this record; it is there whole or not at all.
+
+    Raises:
+        ConfigurationError: there is no server, or telemetry is offline; nothing was made.
+        ServerError: the server can't be reached or refuses it.
+    """
+    server_client(settings, what)
+    url = server_url(settings)
+    assert url is not None, "a server that is not set is an error"
+    task_id, fields = secrets.token_hex(16), sections["task"]
+    moment = time.time_ns()
+    header = TaskHeader(
+        task_id,
+        writer_id=bytes(16),
+        project=str(fields.get("project", "")),
+        name=str(fields.get("name", "")),
+        type=str(fields.get("type", "training")),
+        created_unix_ns=moment,
+    )
+    changes: list[FrameEvent] = [
+        RecordChange(moment, section, key, value)
+        for section, values in sections.items()
+        for key, value in values.items()
+    ]
+    _sender.send(task_id, changes, settings, url)
+    return Other(header, settings, ServerView(partial(client_of, url, settings), task_id), url)
 
 
 def open_other(task_id: str, settings: Settings, *, what: str) -> Other:

@@ -20,6 +20,10 @@ MAX_MESSAGE_CHARS = 32_000
 class TaskStatus(StrEnum):
     """Where a task stands. One sentence each."""
 
+    CREATED = "created"
+    """A draft: made by Task.create or Task.clone, and not run yet."""
+    QUEUED = "queued"
+    """It waits in a task queue for somebody to run it."""
     IN_PROGRESS = "in_progress"
     """The program runs, or was killed in a way that nobody could record (SIGKILL, power)."""
     COMPLETED = "completed"
@@ -28,6 +32,8 @@ class TaskStatus(StrEnum):
     """An exception that nobody caught, an exit code other than 0, or mark_failed()."""
     STOPPED = "stopped"
     """Somebody ended it: Ctrl-C, SIGINT, SIGTERM, or mark_stopped()."""
+    PUBLISHED = "published"
+    """It ended, and is not to be changed any more."""
     PREEMPTED = "preempted"
     """The scheduler ended it (SIGTERM) and is likely to start it again: the next attempt goes on in the same task."""
 

@@ -33,6 +33,8 @@ from telemetry.sdk.running import Running
 from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception
 from telemetry.sdk.task_artifacts import TaskArtifacts
 from telemetry.sdk.task_configuration import TaskConfiguration
+from telemetry.sdk.task_create import TaskCreate
+from telemetry.sdk.task_edits import TaskEdits
 from telemetry.sdk.task_models import TaskModels
 from telemetry.sdk.task_offline import TaskOffline
 from telemetry.sdk.task_queries import TaskQueries
@@ -44,8 +46,20 @@ __all__ = ["Task"]
 log = logging.getLogger(__name__)
 
 
-class Task(TaskArtifacts, TaskConfiguration, TaskModels, TaskReports, TaskQueries, TaskOffline, TaskSeed):
+class Task(
+    TaskArtifacts,
+    TaskConfiguration,
+    TaskCreate,
+    TaskEdits,
+    TaskModels,
+    TaskOffline,
+    TaskQueries,
+    TaskReports,
+    TaskSeed,
+):
     """A task: made by `Task.init`, found anywhere in the program by `Task.current_task`, read by `Task.get_task`."""
+
+    TaskTypes = options.TaskTypes
 
     @classmethod
     def init(
@@ -217,24 +231,6 @@ class Task(TaskArtifacts, TaskConfiguration, TaskModels, TaskReports, TaskQuerie
         value = self._field("progress")
         return float(value) if isinstance(value, (int, float)) else None
 
-    def add_tags(self, tags: Iterable[str]) -> None:
-        """Add tags; one that the task has already stays where it is. A value that is no list of str is counted
-        as dropped (reason "invalid")."""
-        try:
-            chosen = options.choose_tags([*self.get_tags(), *options.choose_tags(tags)])
-        except (ConfigurationError, TypeError) as error:
-            self._refuse(f"add_tags: {error}")
-            return
-        self._record.change("task", "tags", chosen)
-
-    def get_tags(self) -> list[str]:
-        """Return the tags in the order they were given."""
-        return list(self._field("tags") or [])
-
-    def set_comment(self, comment: str) -> None:
-        """Set the task's free text; the last one counts."""
-        self._record.change("task", "comment", clean_text(str(comment)))
-
     def report_model(
         self,
         path: str | os.PathLike[str],
@@ -281,20 +277,37 @@ class Task(TaskArtifacts, TaskConfiguration, TaskModels, TaskReports, TaskQuerie
         """
         self._core.end(Outcome(TaskStatus.COMPLETED), timeout)
 
-    def mark_completed(self) -> None:
-        """End the task as completed: the same as close()."""
-        self.close()
+    def mark_completed(
+        self, ignore_errors: bool = True, status_message: str | None = None, force: bool = False
+    ) -> None:
+        """End the task as completed: of one's own task the same as close(), and the program goes on.
 
-    def mark_failed(self, status_reason: str | None = None, status_message: str | None = None) -> None:
+        Args:
+            status_message: any text.
+            ignore_errors, force: taken for compatibility: one's own task is ended without an error, another's with one
+                where the server can't be reached, whatever it stands at.
+        """
+        self._core.end(Outcome(TaskStatus.COMPLETED, message=clean_text(status_message or "")))
+
+    def mark_failed(
+        self,
+        ignore_errors: bool = True,
+        status_reason: str | None = None,
+        status_message: str | None = None,
+        force: bool = False,
+    ) -> None:
         """End the task as failed. The program goes on; the task takes no more events.
 
         Args:
             status_reason: one line. status_message: any text, such as a traceback.
+            ignore_errors, force: see mark_completed.
         """
         self._core.end(Outcome(TaskStatus.FAILED, one_line(status_reason or ""), clean_text(status_message or "")))
 
-    def mark_stopped(self, status_reason: str | None = None, status_message: str | None = None) -> None:
-        """End the task as stopped. The program goes on; the task takes no more events."""
+    def mark_stopped(
+        self, force: bool = False, status_message: str | None = None, status_reason: str | None = None
+    ) -> None:
+        """End the task as stopped. The program goes on; the task takes no more events. `force`: see mark_completed."""
         self._core.end(Outcome(TaskStatus.STOPPED, one_line(status_reason or ""), clean_text(status_message or "")))
 
     def __enter__(self) -> Self:
