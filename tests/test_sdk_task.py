@@ -250,7 +250,7 @@ def test_wrong_values_are_counted_and_never_raise(start: Start, caplog: pytest.L
     logger.report_text(Unprintable())
     task.set_progress(101)
     task.set_progress("half")  # type: ignore[arg-type]
-    task.add_tags("letters")
+    task.add_tags([7])  # type: ignore[list-item]
     task.report_model("a", iteration=1.5)  # type: ignore[arg-type]
 
     story = closed(task, sink)

@@ -70,7 +70,7 @@ class TaskCreate(TaskBase):
                 "Task.create makes a task on a server, and telemetry is offline. Nothing was made. Use Task.init"
             )
         if project_name is None:
-            running = current.task
+            running = _current_task()
             if running is None:
                 raise ConfigurationError(
                     "Task.create: project_name is needed where no task is current. Nothing was made"
@@ -132,7 +132,7 @@ class TaskCreate(TaskBase):
             ServerError: the server can't be reached, or refuses it.
         """
         settings = load_settings()
-        source = _source(source_task if source_task is not None else current.task)
+        source = _source(source_task if source_task is not None else _current_task())
         record = record_of(source._view)
         sections = drafts.clone_sections(record)
         sections["task"] |= drafts.new_fields(
@@ -212,6 +212,11 @@ class TaskCreate(TaskBase):
         given = {key: str(value) or None for key, value in values.items() if value is not None}
         if given:
             self._record.change_all(section, given)
+
+
+def _current_task() -> TaskBase | None:
+    task = current.task
+    return None if task is None or not task._core.is_running else task
 
 
 def _source(task: TaskBase | str | None) -> TaskBase:
