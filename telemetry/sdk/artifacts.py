@@ -14,7 +14,7 @@ from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
 from telemetry.sdk.copies import has_blob, local_copy, unpacked
 from telemetry.sdk.core import TaskCore
-from telemetry.sdk.depot import FAILED, PENDING, STORED
+from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
 
@@ -151,7 +151,7 @@ class Artifact:
     def _copy(self, extract: bool, force: bool) -> Path:
         if self._upload is not None:
             # It was uploaded a moment ago: its bytes are on their way to the session folder.
-            self._upload.wait_kept()
+            self._upload.wait_kept(READ_TIMEOUT_S)
         path = local_copy(self._core, self._known(), settings=self._core.settings, label=self._label, force=force)
         return unpacked(path, force=force) if extract and self.type == "archive" else path
 

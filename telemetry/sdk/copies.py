@@ -30,9 +30,8 @@ __all__ = ["has_blob", "local_copy", "unpacked"]
 
 CACHE = "cache"
 
-# A zip of a model is as large inside as it is; a bomb is a thousand times larger.
-MAX_UNPACK_RATIO = 1000
-_SMALL_UNPACK_BYTES = 100 * 1024 * 1024
+# Deflate packs 1032 to 1 at most: whatever claims more has members that share their bytes.
+MAX_UNPACK_RATIO = 1100
 
 OnPiece = Callable[[bytes], object]
 
@@ -101,9 +100,11 @@ def unpacked(path: Path, *, force: bool = False) -> Path:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             size_bytes = sum(member.file_size for member in members)
-            if size_bytes > max(_SMALL_UNPACK_BYTES, MAX_UNPACK_RATIO * path.stat().st_size):
+            free_bytes = shutil.disk_usage(part).free
+            if size_bytes > min(free_bytes, MAX_UNPACK_RATIO * path.stat().st_size):
                 raise BlobError(
-                    f"{path} is not unpacked: it claims to hold {size_bytes} bytes, which no honest zip does"
+                    f"{path} is not unpacked: it claims to hold {size_bytes:,} bytes, more than an honest zip of its "
+                    f"size, or than the disk has room for ({free_bytes:,})"
                 )
             for member in members:
                 parts = PurePosixPath(member.filename).parts

@@ -24,7 +24,7 @@ from telemetry.sdk.parcel import Parcel, file_stem, new_scratch_path
 from telemetry.sdk.uploads import Upload, Uploads
 from telemetry.storage import Target
 
-__all__ = ["FAILED", "PENDING", "STORED", "Depot", "RunningDepot", "SendingDepot"]
+__all__ = ["FAILED", "PENDING", "READ_TIMEOUT_S", "STORED", "Depot", "RunningDepot", "SendingDepot"]
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ FAILED = "failed"
 # Takes what has become known of the bytes: uri, state, sha256, size_bytes, error.
 Write = Callable[[Mapping[str, Any]], object]
 OnStored = Callable[[], object]
+
+# What a reader waits for bytes that are still being read from their source, in seconds.
+READ_TIMEOUT_S = 60.0
 
 # For this long without a byte moving a program waits that has asked to wait, in seconds.
 STALL_S = 30.0
@@ -86,13 +89,13 @@ class RunningDepot:
 
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
-        self._latest: dict[tuple[str, str], _Put] = {}
         self.reset_after_fork()
         lifecycle.watch_forks(self)
 
     def reset_after_fork(self) -> None:
-        """In a forked child: another thread of the parent's may have held the lock."""
+        """In a forked child: another thread of the parent's may have held the lock, and its uploads are its own."""
         self._lock = threading.RLock()
+        self._latest: dict[tuple[str, str], _Put] = {}
 
     def put(
         self,

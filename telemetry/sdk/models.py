@@ -21,6 +21,7 @@ from telemetry.events import clean_text
 from telemetry.sdk.artifacts import plain_metadata
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.current import current
+from telemetry.sdk.depot import READ_TIMEOUT_S
 from telemetry.sdk.model_book import (
     INPUT_MODELS,
     OUTPUT_MODELS,
@@ -457,7 +458,7 @@ class OutputModel(ReadableModel):
         core = self._task._core
         upload = core.depot.upload(OUTPUT_MODELS, self.id)
         if upload is not None and not fields.get("uri"):
-            upload.wait_kept()
+            upload.wait_kept(READ_TIMEOUT_S)
         return core
 
 
