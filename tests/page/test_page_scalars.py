@@ -162,8 +162,6 @@ def test_plots_are_read_back(way: Way) -> None:
 
 
 def test_images_are_read_back_with_their_bytes(way: Way) -> None:
-    if way.name == "imported":
-        pytest.skip("an import carries the events alone so far, not the bytes beside them")
     task = way.init(project_name="examples", task_name="images")
     for iteration in range(3):
         task.get_logger().report_image("samples", "first", iteration, image=[[0, 255], [iteration, 0]])
@@ -180,8 +178,6 @@ def test_images_are_read_back_with_their_bytes(way: Way) -> None:
 
 
 def test_a_large_figure_is_read_back(way: Way) -> None:
-    if way.name == "imported":
-        pytest.skip("an import carries the events alone so far, not the bytes beside them")
     task = way.init(project_name="examples", task_name="large")
     values = [index / 7 for index in range(300_000)]
     task.get_logger().report_vector("large", "s", values)
