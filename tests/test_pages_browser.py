@@ -17,6 +17,8 @@ from telemetry.server.config import ServerConfig
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
+# A machine with other work takes more than the five seconds that are the default.
+expect.set_options(timeout=30_000)
 
 pytestmark = NEEDS_BROWSER
 
