@@ -7,18 +7,45 @@ defaults, whose time is 0 or before.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
-from telemetry.events import RecordChange
+from telemetry.events import Batch, RecordChange, ScalarColumns
 
-__all__ = ["RESET_KEY", "Entry", "RecordDict", "RecordFold"]
+__all__ = ["RESET_KEY", "Entry", "RecordDict", "RecordFold", "is_void", "newer_part", "reset_moment"]
 
 # In section "task": the Unix ns before which nothing of this task counts.
 RESET_KEY = "reset_unix_ns"
 
 # section -> key -> value
 RecordDict: TypeAlias = dict[str, dict[str, Any]]
+
+
+def reset_moment(value: Any, time_unix_ns: int) -> int:
+    """Return the moment that a value of RESET_KEY stands for, Unix ns; 0 if it is none or after its own change."""
+    return value if type(value) is int and 0 < value <= time_unix_ns else 0
+
+
+def is_void(time_unix_ns: int, reset_unix_ns: int) -> bool:
+    """Say whether an event of that time does not count in a task that was begun anew at `reset_unix_ns`."""
+    return 0 < time_unix_ns < reset_unix_ns
+
+
+def newer_part(batch: Batch, reset_unix_ns: int) -> Batch:
+    """Return what of a batch counts in a task that was begun anew at `reset_unix_ns`."""
+    columns = batch.columns
+    kept = [row for row, moment in enumerate(columns.times_unix_ns) if not is_void(moment, reset_unix_ns)]
+    if len(kept) < len(columns):
+        columns = ScalarColumns(
+            columns.series,
+            array("I", [columns.series_index[row] for row in kept]),
+            array("q", [columns.iterations[row] for row in kept]),
+            array("q", [columns.times_unix_ns[row] for row in kept]),
+            array("d", [columns.values[row] for row in kept]),
+        )
+    events = [event for event in batch.events if not is_void(event.time_unix_ns, reset_unix_ns)]
+    return Batch(batch.task_id, columns, events, batch.events_logged, batch.rank)
 
 
 class Entry(NamedTuple):
@@ -62,7 +89,7 @@ class RecordFold:
     def reset_unix_ns(self) -> int:
         """The moment before which nothing counts; 0 where the task was never begun anew."""
         entry = self._entries.get("task", {}).get(RESET_KEY)
-        return entry.value if entry is not None and type(entry.value) is int else 0
+        return 0 if entry is None else reset_moment(entry.value, entry.time_unix_ns)
 
     def section(self, name: str) -> dict[str, Any]:
         """Return a section's keys and values as they stand, by key."""
@@ -76,5 +103,5 @@ class RecordFold:
     def _standing(self, name: str) -> Iterator[tuple[str, Entry]]:
         reset = self.reset_unix_ns
         for key, entry in list(self._entries.get(name, {}).items()):
-            if entry.value is not None and (entry.time_unix_ns >= reset or entry.time_unix_ns <= 0):
+            if entry.value is not None and not is_void(entry.time_unix_ns, reset):
                 yield key, entry

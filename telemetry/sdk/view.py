@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from telemetry.errors import ConfigurationError, JournalError, ServerError
 from telemetry.events import Batch, RecordChange
-from telemetry.fold import Entry, RecordDict, RecordFold
+from telemetry.fold import Entry, RecordDict, RecordFold, newer_part
 from telemetry.sessions import open_session
 from telemetry.wire import Frame, decode
 
@@ -168,6 +168,10 @@ class SessionView:
             for event in batch.events:
                 if isinstance(event, RecordChange):
                     story.fold.apply(event, frame.writer_id, frame.sequence)
+        since = story.fold.reset_unix_ns
+        if since:
+            # What earlier runs under this id reported lies in the same folder.
+            story.batches = [(frame, newer_part(batch, since)) for frame, batch in story.batches]
         return story
 
 

@@ -55,6 +55,11 @@ class Edits:
         # Set when a task was deleted.
         self.deleted = asyncio.Event()
 
+    def note(self, changes: Mapping[str, TaskChange]) -> None:
+        """Hear of a commit: a task that was begun anew leaves behind what it was."""
+        if any(change.reset for change in changes.values()):
+            self.deleted.set()
+
     def frame(self, task_id: str, changes: list[RecordChange]) -> bytes:
         """Return the next frame, with these changes.
 
@@ -83,6 +88,7 @@ async def run_edits(app: web.Application) -> AsyncIterator[None]:
     app[EDITS] = Edits()
     # What a server that was stopped in the middle of it had to do.
     app[EDITS].deleted.set()
+    app[HUB].listeners.append(app[EDITS].note)
     removing = asyncio.create_task(_remove_deleted(app[STORE], app[EDITS].deleted))
     yield
     removing.cancel()

@@ -82,6 +82,8 @@ class Hub:
 
     def __init__(self) -> None:
         self._viewers: set[Viewer] = set()
+        # Others on the event loop who want to hear of every commit.
+        self.listeners: list[Callable[[Mapping[str, TaskChange]], None]] = []
         self._closed = False
 
     def __len__(self) -> int:
@@ -91,6 +93,8 @@ class Hub:
         """Tell every viewer what a committed group changed."""
         for viewer in self._viewers:
             viewer.offer(changes)
+        for listen in self.listeners:
+            listen(changes)
 
     def join(self, task_id: str | None, access: Access = EVERYTHING) -> Viewer:
         """Return a new viewer, which hears of every commit from now on."""
@@ -229,7 +233,7 @@ async def _task_event(store: Store, task_id: str) -> bytes:
 
 
 def _change_events(change: TaskChange) -> bytes:
-    events = []
+    events = [_event("reset", {})] if change.reset else []
     if change.series:
         series = {str(identifier): _series_json(state) for identifier, state in change.series.items()}
         events.append(_event("points", {"series": series}))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +30,15 @@ from telemetry.events import (
     SeriesKey,
     SingleValue,
 )
+from telemetry.fold import is_void
 from telemetry.server.store.chunks import Points
 from telemetry.wire import Frame
 
-__all__ = ["FrameContent", "SeriesRun", "prepare"]
+__all__ = ["FrameContent", "SeriesRun", "newer_points", "prepare", "series_run", "without_older"]
 
 MAX_PATH_CHARS = 32_768
+_Event = TypeVar("_Event", bound=FrameEvent)
+
 # Each is a row that is kept in memory while the task runs; a name that holds a step number makes millions.
 MAX_FRAME_SERIES = 50_000
 
@@ -113,18 +116,62 @@ def prepare(frame: Frame, batch: Batch) -> FrameContent:
         _event_list(content, event).append(event)
     content.rank = batch.rank
     content.runs = _runs(batch.columns)
-    times = [event.time_unix_ns for event in batch.events if event.time_unix_ns > 0]
-    if len(batch.columns):
-        column = _as_int64(batch.columns.times_unix_ns)
+    _note_times(content, batch.events, _as_int64(batch.columns.times_unix_ns) if len(batch.columns) else None)
+    return content
+
+
+def without_older(content: FrameContent, since: int) -> FrameContent:
+    """Return what of a frame is not older than `since`, Unix ns, for a task that was begun anew then."""
+    if content.first_time is None or content.first_time >= since:
+        return content
+
+    def newer(events: list[_Event]) -> list[_Event]:
+        return [event for event in events if not is_void(event.time_unix_ns, since)]
+
+    found = [(run.key, newer_points(run.points, since)) for run in content.runs]
+    runs = [series_run(key, points) for key, points in found if len(points)]
+    left = replace(
+        content,
+        runs=runs,
+        console=newer(content.console),
+        models=newer(content.models),
+        values=newer(content.values),
+        plots=newer(content.plots),
+        media=newer(content.media),
+        records=newer(content.records),
+        first_time=None,
+        last_time=None,
+        active_time=None,
+    )
+    events: list[FrameEvent] = [*left.console, *left.models, *left.values, *left.plots, *left.media, *left.records]
+    times = [run.points.times for run in runs]
+    _note_times(left, events, np.concatenate(times) if times else None)
+    return left
+
+
+def newer_points(points: Points, since: int) -> Points:
+    """Return the points that are not older than `since`, Unix ns."""
+    void = (points.times < since) & (points.times > 0)
+    return points.take(~void) if void.any() else points
+
+
+def series_run(key: SeriesKey, points: Points) -> SeriesRun:
+    """Sum up some points of one series, at least one."""
+    return _summaries([key], points, np.zeros(1, np.int64), np.array([len(points)], np.int64))[0]
+
+
+def _note_times(content: FrameContent, events: Sequence[FrameEvent], column: npt.NDArray[np.int64] | None) -> None:
+    """Note when the first and the last of a frame happened. `column`: the times of all its points."""
+    times = [event.time_unix_ns for event in events if event.time_unix_ns > 0]
+    if column is not None:
         positive = column[column > 0]
         if len(positive):
             times += [int(positive.min()), int(positive.max())]
     if times:
         content.first_time, content.last_time = min(times), max(times)
-    active = [event.time_unix_ns for event in batch.events if not _is_heartbeat(event)]
+    active = [event.time_unix_ns for event in events if not _is_heartbeat(event)]
     active += [int(run.points.times.max()) for run in content.runs if run.key.kind == "scalar"]
     content.active_time = max((moment for moment in active if moment > 0), default=None)
-    return content
 
 
 def _is_heartbeat(event: FrameEvent) -> bool:

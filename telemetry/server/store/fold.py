@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 from sqlalchemy import Connection, delete, insert, select, update
 
-from telemetry.fold import RESET_KEY
+from telemetry.fold import RESET_KEY, is_void, reset_moment
 from telemetry.server.store import schema
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of, tags_of
 
@@ -25,11 +25,11 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
     rows = {
         key: (time, None if value is None else msgpack.unpackb(value)) for key, value, time in connection.execute(query)
     }
-    _, reset = rows.get(RESET_KEY, (0, None))
-    since = reset if type(reset) is int else 0
+    moment, reset = rows.get(RESET_KEY, (0, None))
+    since = reset_moment(reset, moment)
     # As telemetry/fold.py has it: what is older than the reset does not count, but for defaults.
     record: dict[str, Any] = {
-        key: value for key, (time, value) in rows.items() if value is not None and (time >= since or time <= 0)
+        key: value for key, (time, value) in rows.items() if value is not None and not is_void(time, since)
     }
     changed, _ = rows.get("status", (0, None))
     status_changed = changed if changed > 0 else None

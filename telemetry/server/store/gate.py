@@ -118,6 +118,10 @@ class Gate:
             self._projects.pop(task or 0, None)
         return None
 
+    def count_anew(self) -> None:
+        """Hear that a task has let go of what it held."""
+        self._renamed = True
+
     def finish(self) -> None:
         """Forget what may have changed its project; the next transaction counts anew."""
         if self._renamed:

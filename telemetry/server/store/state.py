@@ -104,7 +104,7 @@ class SeriesState:
 
 @dataclass(slots=True)
 class TaskState:
-    """A task's totals, its series and its writers."""
+    """A task's totals, its series and its writers. `reset`: when it was begun anew last, Unix ns; 0: never."""
 
     id: int
     task_id: str
@@ -119,6 +119,7 @@ class TaskState:
     console_lines: int = 0
     models: int = 0
     frames: int = 0
+    reset: int = 0
     recent: list[tuple[int, int]] = field(default_factory=list)
     writers: set[bytes] = field(default_factory=set)
     series: dict[TaskSeriesKey, SeriesState] = field(default_factory=dict)
@@ -139,14 +140,22 @@ class TaskState:
         self.console_lines += len(content.console)
         self.models += len(content.models)
         if content.first_time is not None and content.last_time is not None:
-            self.created = _least(self.created, content.first_time)
-            self.last_update = _greatest(self.last_update, content.last_time)
+            self.note_times(content.first_time, content.last_time)
             if content.alive:
                 self._note_life(content.last_time, content.active_time, content.sent_time, now)
         for event in content.records:
             if event.section != HEARTBEATS and event.time_unix_ns > 0:
                 self.last_change = _greatest(self.last_change, event.time_unix_ns)
-        for run in content.runs:
+        self.add_points(content.runs)
+
+    def note_times(self, first: int, last: int) -> None:
+        """Take in when something of the task happened, Unix ns."""
+        self.created = _least(self.created, first)
+        self.last_update = _greatest(self.last_update, last)
+
+    def add_points(self, runs: Iterable[SeriesRun]) -> None:
+        """Take runs of points into the totals."""
+        for run in runs:
             if run.key.kind == "scalar":
                 self.points += len(run.points)
                 self.last_iteration = _greatest(self.last_iteration, run.highest_iteration)

@@ -10,25 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import msgpack
-import numpy as np
 import orjson
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, tuple_, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
-from telemetry.events import RecordChange, SingleValue
 from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import LostBlobs
 from telemetry.server.store.chunks import (
     CHUNK_MIN_POINTS,
     Points,
-    cells_of,
     concat_points,
     pack,
     split_evenly,
     unpack,
 )
-from telemetry.server.store.content import FrameContent, SeriesRun
+from telemetry.server.store.content import FrameContent, SeriesRun, without_older
 from telemetry.server.store.deletion import deleted_task_ids, highest_buried_row
 from telemetry.server.store.fold import refold
 from telemetry.server.store.gate import Gate, ProjectLimits, Usage
@@ -37,6 +32,16 @@ from telemetry.server.store.model_index import index_models
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of
 from telemetry.server.store.reports import add_reports
+from telemetry.server.store.reset import REVIVING_KEYS, move_newer, recount, reset_of, revive, stored_reset
+from telemetry.server.store.rows import (
+    ADD_BYTES,
+    UPSERT_RANGE,
+    UPSERT_RECORD,
+    UPSERT_VALUE,
+    chunk_row,
+    record_row,
+    value_row,
+)
 from telemetry.server.store.state import MetricKey, SeriesState, TaskState
 
 __all__ = ["SeriesChange", "TaskChange", "Transaction", "WriterCache"]
@@ -61,13 +66,14 @@ class SeriesChange:
 
 @dataclass(slots=True)
 class TaskChange:
-    """What a transaction changed in one task."""
+    """What a transaction changed in one task. `reset`: it was begun anew, what a page shows of it is gone."""
 
     series: dict[int, SeriesChange] = field(default_factory=dict)
     console_last_id: int | None = None
     models: bool = False
     plots: bool = False
     media: bool = False
+    reset: bool = False
 
     def merged(self, later: TaskChange) -> TaskChange:
         """Return both changes as one; `later` came after."""
@@ -77,6 +83,7 @@ class TaskChange:
             self.models or later.models,
             self.plots or later.plots,
             self.media or later.media,
+            self.reset or later.reset,
         )
 
 
@@ -170,7 +177,7 @@ class Transaction:
         before, now = self.ranges[writer]
         if content.sequence in now:
             return False
-        if content.task_id in self._cache.deleted:
+        if content.task_id in self._cache.deleted and not self._revived(content):
             # Refused, it would be sent again and again.
             self.ignored.add(position)
             self.ranges[writer] = (before, now.adding(content.sequence))
@@ -181,9 +188,15 @@ class Transaction:
             return False
         self.ranges[writer] = (before, now.adding(content.sequence))
         task = self._task(content.task_id)
+        since = reset_of(content.records)
+        if since > task.reset:
+            task = self._begin_anew(task, since)
+        if task.reset:
+            content = without_older(content, task.reset)
         self._task_bytes[task.id] = self._task_bytes.get(task.id, 0) + content.frame_bytes
         change = self.changes.setdefault(content.task_id, TaskChange())
-        if writer not in task.writers:
+        # A frame of an earlier run adds nothing to one that was begun anew, its writer neither.
+        if writer not in task.writers and (not task.reset or content.first_time is not None):
             task.writers.add(writer)
             self._add_row(schema.task_writers, {"task": task.id, "writer": writer, "rank": content.rank})
         task.add(content, self._now)
@@ -197,9 +210,7 @@ class Transaction:
 
     def finish(self) -> None:
         """Write all rows that were collected; nothing may be applied after it."""
-        for table, rows in self._rows.values():
-            self._connection.execute(insert(table), rows)
-        self._write_series()
+        self._write_rows()
         totals = [task.totals_row() for task in self._dirty_tasks.values()]
         if totals:
             self._connection.execute(_UPDATE_TOTALS, totals)
@@ -208,9 +219,16 @@ class Transaction:
         self._write_ranges()
         if self._task_bytes:
             rows = [{"task": task, "frame_bytes": count} for task, count in self._task_bytes.items()]
-            self._connection.execute(_ADD_BYTES, rows)
+            self._connection.execute(ADD_BYTES, rows)
         self._gate.finish()
         self.lost_blobs = self._blobs.finish()
+
+    def _write_rows(self) -> None:
+        for table, rows in self._rows.values():
+            self._connection.execute(insert(table), rows)
+        self._rows = {}
+        self._write_series()
+        self._dirty_series = {}
 
     def _add_row(self, table: Table, row: dict[str, Any]) -> None:
         self._rows.setdefault(table.name, (table, []))[1].append(row)
@@ -229,6 +247,31 @@ class Transaction:
             task = self._load_task(task_id) or self._new_task(task_id)
             self._cache.tasks[task_id] = task
             self._cache.loaded += 1 + len(task.series)
+        return task
+
+    def _revived(self, content: FrameContent) -> bool:
+        """Say whether a frame begins a deleted task anew, or goes on with it; then there is one again."""
+        if not any(event.section == "task" and event.key in REVIVING_KEYS for event in content.records):
+            return False
+        revive(self._connection, content.task_id)
+        self._cache.deleted.discard(content.task_id)
+        return True
+
+    def _begin_anew(self, old: TaskState, since: int) -> TaskState:
+        """Let go of what is older than `since`; return the task as it is then."""
+        self._write_rows()
+        task = TaskState(self._cache.next_id(schema.tasks), old.task_id, reset=since)
+        task.seen, task.active, task.frames = old.seen, old.active, old.frames
+        found = move_newer(self._connection, old.id, task.id, since)
+        recount(self._connection, task)
+        self._cache.tasks[task.task_id] = self._dirty_tasks[task.task_id] = self._refolded[task.task_id] = task
+        self._gate.count_anew()
+        self.changes[task.task_id] = TaskChange(reset=True)
+        for rank, run in found:
+            self._add_series(task, [run], rank)
+            task.add_points([run])
+            task.note_times(int(run.points.times.min()), run.last_time)
+            task.note_recent([self._add_run(task, run, rank)])
         return task
 
     def _new_task(self, task_id: str) -> TaskState:
@@ -257,6 +300,7 @@ class Transaction:
             console_lines=row.console_lines,
             models=row.models,
             frames=row.frames,
+            reset=stored_reset(self._connection, row.id),
             recent=[(identifier, time) for identifier, time in orjson.loads(row.recent_series)],
         )
         writers = schema.task_writers.c
@@ -357,12 +401,12 @@ class Transaction:
         self._blobs.note_reports(task.id, content)
         add_reports(self._connection, task.id, content)
         if content.values:
-            rows = [_value_row(task, content, event) for event in content.values]
-            self._connection.execute(_UPSERT_VALUE, rows)
+            rows = [value_row(task.id, content, event) for event in content.values]
+            self._connection.execute(UPSERT_VALUE, rows)
         if content.records:
             self._blobs.note(task.id, content.records)
-            rows = [_record_row(task, content, event) for event in content.records]
-            self._connection.execute(_UPSERT_RECORD, rows)
+            rows = [record_row(task.id, content, event) for event in content.records]
+            self._connection.execute(UPSERT_RECORD, rows)
             index_models(self._connection, task.id, content.records)
             if any(event.section == "task" and event.key in RECORD_COLUMNS for event in content.records):
                 self._refolded[task.task_id] = task
@@ -386,7 +430,7 @@ class Transaction:
             if series.tail_points >= CHUNK_MIN_POINTS:
                 for piece in split_evenly(points):
                     identifier = self._cache.next_id(schema.chunks)
-                    new_chunks.append(_chunk_row(identifier, series.id, piece))
+                    new_chunks.append(chunk_row(identifier, series.id, piece))
                     new_data.append({"chunk": identifier, "data": pack(piece)})
                 series.tail_points = series.tail_rows = 0
             else:
@@ -440,7 +484,7 @@ class Transaction:
                     )
             rows = [{"writer": writer, "first": first, "last": last} for first, last in new - old]
             if rows:
-                self._connection.execute(_UPSERT_RANGE, rows)
+                self._connection.execute(UPSERT_RANGE, rows)
 
 
 def _seals(series: SeriesState) -> bool:
@@ -461,79 +505,6 @@ def _series_state(values: dict[str, Any]) -> SeriesState:
     key = (values.pop("kind"), values.pop("title"), values.pop("series_name"), values.pop("rank"))
     return SeriesState(id=values.pop("series"), key=key, **values)
 
-
-def _chunk_row(identifier: int, series: int, points: Points) -> dict[str, Any]:
-    cells = cells_of(points)
-    finite = int(cells["finite"].sum())
-    iterations, times = points.iterations, points.times
-    return {
-        "id": identifier,
-        "series": series,
-        "count": len(points),
-        "non_finite": len(points) - finite,
-        "first_iteration": int(iterations[0]),
-        "last_iteration": int(iterations[-1]),
-        "lowest_iteration": int(iterations.min()),
-        "highest_iteration": int(iterations.max()),
-        "first_time": int(times[0]),
-        "last_time": int(times[-1]),
-        "lowest_time": int(times.min()),
-        "highest_time": int(times.max()),
-        "min": float(np.nanmin(cells["min_value"])) if finite else None,
-        "max": float(np.nanmax(cells["max_value"])) if finite else None,
-        "overview": cells.tobytes(),
-    }
-
-
-def _value_row(task: TaskState, content: FrameContent, event: SingleValue) -> dict[str, Any]:
-    return {
-        "task": task.id,
-        "name": event.name,
-        "time": event.time_unix_ns,
-        "writer": content.writer_id,
-        "sequence": content.sequence,
-        "value": None if event.value != event.value else event.value,
-    }
-
-
-def _record_row(task: TaskState, content: FrameContent, event: RecordChange) -> dict[str, Any]:
-    return {
-        "task": task.id,
-        "section": event.section,
-        "key": event.key,
-        "time": event.time_unix_ns,
-        "writer": content.writer_id,
-        "sequence": content.sequence,
-        "value": None if event.value is None else msgpack.packb(event.value),
-    }
-
-
-def _last_writer_wins(table: Table, identity: Iterable[str]) -> Any:
-    statement = upsert(table)
-    old, new = table.c, statement.excluded
-    changed = ("time", "writer", "sequence", "value")
-    return statement.on_conflict_do_update(
-        index_elements=[table.c[name] for name in identity],
-        set_={name: new[name] for name in changed},
-        # Equal only within one frame, where the later event wins.
-        where=tuple_(new.time, new.writer, new.sequence) >= tuple_(old.time, old.writer, old.sequence),
-    )
-
-
-_UPSERT_RECORD = _last_writer_wins(schema.records, ("task", "section", "key"))
-_UPSERT_VALUE = _last_writer_wins(schema.values, ("task", "name"))
-
-_range_insert = upsert(schema.frame_ranges)
-_UPSERT_RANGE = _range_insert.on_conflict_do_update(
-    index_elements=[schema.frame_ranges.c.writer, schema.frame_ranges.c.first],
-    set_={"last": _range_insert.excluded.last},
-)
-
-_bytes_insert = upsert(schema.task_bytes)
-_ADD_BYTES = _bytes_insert.on_conflict_do_update(
-    index_elements=[schema.task_bytes.c.task],
-    set_={"frame_bytes": schema.task_bytes.c.frame_bytes + _bytes_insert.excluded.frame_bytes},
-)
 
 _UPDATE_TOTALS = (
     update(schema.tasks)

@@ -97,6 +97,8 @@ fetchTask();
 startTabs(showTab);
 startEditing(taskId, () => header.task, fetchTaskSoon);
 new Live({ task: taskId }, {
+  // Begun anew: nothing of what is shown is there any more.
+  reset: () => location.reload(),
   task: (task) => {
     if (byId("shown").hidden) fetchTaskSoon();
     else if (OF_RECORD.includes(tab)) refreshRecord();

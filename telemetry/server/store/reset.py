@@ -1,0 +1,164 @@
+"""Beginning a task anew under its id: what is older than the reset goes, whichever arrives first.
+
+What is newer (a child process was quicker than the one that told of the reset) moves to a new row of `tasks`; the old
+row is left to `deletion`, which removes what is left of it slice by slice. So a reset costs the same whether the task
+held ten points or ten million. A table with the columns `task` and `time` (of the event) is moved by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+from sqlalchemy import Connection, Table, delete, func, insert, or_, select, update
+
+from telemetry.events import HEARTBEATS, RecordChange, SeriesKey
+from telemetry.fold import RESET_KEY, reset_moment
+from telemetry.server.store import schema
+from telemetry.server.store.blob_refs import read_refs
+from telemetry.server.store.chunks import Points, concat_points, unpack
+from telemetry.server.store.content import SeriesRun, newer_points, series_run
+from telemetry.server.store.state import TaskState
+
+__all__ = ["REVIVING_KEYS", "move_newer", "recount", "reset_of", "revive", "stored_reset"]
+
+# In section "task": whoever writes one of these begins a deleted task anew, or goes on with it, and means it.
+REVIVING_KEYS = frozenset({RESET_KEY, "continued_unix_ns"})
+
+# Their times are not those of events, or they are handled by themselves.
+_APART = frozenset({schema.tasks.name, schema.task_blobs.name, schema.series_stats.name})
+_IN_LIST = 500
+
+_buried = schema.deleted_tasks.c
+
+
+def reset_of(records: Sequence[RecordChange]) -> int:
+    """Return the moment, Unix ns, at which a frame's changes begin their task anew; 0 if they do not."""
+    return max(
+        (
+            reset_moment(event.value, event.time_unix_ns)
+            for event in records
+            if event.section == "task" and event.key == RESET_KEY
+        ),
+        default=0,
+    )
+
+
+def stored_reset(connection: Connection, task: int) -> int:
+    """Return when a task that is stored was begun anew last, Unix ns; 0: never. `task`: its row id."""
+    columns = schema.records.c
+    row = connection.execute(
+        select(columns.value, columns.time).where(
+            columns.task == task, columns.section == "task", columns.key == RESET_KEY, columns.value.is_not(None)
+        )
+    ).one_or_none()
+    return 0 if row is None else reset_moment(msgpack.unpackb(row.value), row.time)
+
+
+def revive(connection: Connection, task_id: str) -> None:
+    """Take the tombstone of a deleted task away; what is left of the old one is removed all the same."""
+    rows_left = (_buried.task_id == task_id) & _buried.row.is_not(None)
+    row = connection.execute(select(_buried.row).where(rows_left)).scalar()
+    if row is not None:
+        connection.execute(update(schema.deleted_tasks).where(rows_left).values(task_id=_nobody(row)))
+    connection.execute(delete(schema.deleted_tasks).where(_buried.task_id == task_id))
+
+
+def move_newer(connection: Connection, old: int, new: int, since: int) -> list[tuple[int, SeriesRun]]:
+    """Give a task a new row with what is not older than `since`; everything else is left under the old row's id.
+
+    Returns:
+        (rank, points) of series that have newer points; they are not in the store any more.
+    """
+    tasks = schema.tasks.c
+    connection.execute(insert(schema.deleted_tasks), {"task_id": _nobody(old), "row": old})
+    connection.execute(update(schema.tasks).where(tasks.id == old).values(id=new))
+    connection.execute(delete(schema.task_tags).where(schema.task_tags.c.task == old))
+    writers: set[bytes] = set()
+    for table in _tables_of_events():
+        columns = table.c
+        connection.execute(
+            update(table).where(columns.task == old, or_(columns.time >= since, columns.time <= 0)).values(task=new)
+        )
+        if "writer" in columns:
+            query = select(columns.writer).where(columns.task == new, columns.writer.is_not(None)).distinct()
+            writers |= set(connection.execute(query).scalars())
+    for some in _slices(sorted(writers)):
+        which = (schema.task_writers.c.task == old) & schema.task_writers.c.writer.in_(some)
+        connection.execute(update(schema.task_writers).where(which).values(task=new))
+    held = schema.task_blobs.c
+    for some in _slices(sorted(read_refs(connection, new))):
+        which = (held.task == old) & held.sha256.in_(some)
+        connection.execute(update(schema.task_blobs).where(which).values(task=new))
+    return _newer_runs(connection, old, since)
+
+
+def recount(connection: Connection, task: TaskState) -> None:
+    """Count what a task holds apart from points: lines, models, writers, and its first and last moments."""
+    count = func.count()
+    for table, name in ((schema.console, "console_lines"), (schema.models, "models")):
+        number = connection.execute(select(count).select_from(table).where(table.c.task == task.id)).scalar_one()
+        setattr(task, name, number)
+    writers = schema.task_writers.c
+    task.writers = set(connection.execute(select(writers.writer).where(writers.task == task.id)).scalars())
+    for table in _tables_of_events():
+        time = table.c.time
+        span = select(func.min(time), func.max(time)).where(table.c.task == task.id, time > 0)
+        first, last = connection.execute(span).one()
+        if first is not None:
+            task.note_times(first, last)
+    records = schema.records.c
+    query = select(func.max(records.time)).where(
+        records.task == task.id, records.section != HEARTBEATS, records.time > 0
+    )
+    task.last_change = connection.execute(query).scalar()
+
+
+def _nobody(row: int) -> str:
+    """Return what stands in a tombstone for the id of a task that is there again."""
+    return f"#{row}"
+
+
+def _tables_of_events() -> list[Table]:
+    return [
+        table
+        for table in schema.metadata.sorted_tables
+        if {"task", "time"} <= set(table.c.keys()) and table.name not in _APART
+    ]
+
+
+def _newer_runs(connection: Connection, task: int, since: int) -> list[tuple[int, SeriesRun]]:
+    metrics, series, stats = schema.metrics.c, schema.series.c, schema.series_stats.c
+    query = (
+        select(series.id, series.unit, series.rank, metrics.kind, metrics.title, metrics.series.label("name"))
+        .join(schema.metrics, metrics.id == series.metric)
+        .join(schema.series_stats, stats.series == series.id)
+        .where(series.task == task, stats.last_time >= since)
+        .order_by(series.id)
+    )
+    runs = []
+    for row in connection.execute(query).all():
+        points = newer_points(_points_of(connection, row.id, since), since)
+        if len(points):
+            runs.append((row.rank, series_run(SeriesKey(row.kind, row.title, row.name, row.unit), points)))
+    return runs
+
+
+def _points_of(connection: Connection, series: int, since: int) -> Points:
+    """Return the points of the chunks that reach beyond a moment, and of the tail, in order of arrival."""
+    chunks, data, tails = schema.chunks.c, schema.chunk_data.c, schema.tails.c
+    packed: list[Any] = list(
+        connection.execute(
+            select(data.data)
+            .join(schema.chunks, chunks.id == data.chunk)
+            .where(chunks.series == series, or_(chunks.highest_time >= since, chunks.lowest_time <= 0))
+            .order_by(chunks.id)
+        ).scalars()
+    )
+    packed += connection.execute(select(tails.data).where(tails.series == series).order_by(tails.id)).scalars()
+    return concat_points([unpack(item) for item in packed])
+
+
+def _slices(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[start : start + _IN_LIST] for start in range(0, len(items), _IN_LIST)]
