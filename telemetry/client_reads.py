@@ -86,6 +86,7 @@ class ReadCalls(HttpApi):
         allow_archived: bool = True,
         task_filter: Mapping[str, Any] | None = None,
         fields: Sequence[str] = (),
+        brief: bool = False,
         page: int | None = None,
         page_size: int | None = None,
     ) -> QueryAnswer:
@@ -96,7 +97,8 @@ class ReadCalls(HttpApi):
             name: a regular expression, found anywhere in the name; case matters.
             tags: a tag expression, see telemetry/tag_query.py.
             fields: what to tell of each task besides: "hyperparams.Args.lr", "last_metrics", "script.branch", …
-            page_size: at most 500, which is the default.
+            brief: leave `last_scalars` empty, which are most of the work.
+            page_size: at most 500, which is the default; 5000 with `brief`.
 
         Raises:
             ServerError: 400 a filter that cannot be; the message says which.
@@ -110,6 +112,7 @@ class ReadCalls(HttpApi):
             "allow_archived": allow_archived,
             "filter": dict(task_filter or {}),
             "fields": list(fields),
+            "brief": brief,
             "page": page,
             "page_size": page_size,
         }

@@ -240,6 +240,9 @@ def test_search_text_is_a_text_or_a_pattern_without_regard_to_case(http: Http) -
     assert filtered(http, search_text="C++") == ["C++ speed"]
     assert filtered(http, search_text="100%") == ["C++ speed"]
     assert filtered(http, search_text="^python|of IT$") == ["C++ speed", "python"]
+    # each of name, comment, tags, … begins and ends by itself
+    assert filtered(http, search_text="^speed$") == ["python"]
+    assert filtered(http, search_text="c.. speed$") == ["C++ speed"]
     assert filtered(http, search_text="tools") == ["python"]
     assert filtered(http, search_text=f"{2:032x}") == ["python"]
 
@@ -308,6 +311,13 @@ def test_asked_fields_are_told_by_the_names_they_were_asked_for(http: Http) -> N
     assert task["fields"] == {"status": ""}
 
 
+def test_a_brief_answer_has_no_scalars_and_larger_pages(http: Http) -> None:
+    add_task(http, 1, {ACCURACY: rows_of([0.5])}, name="one")
+    (whole,), (brief,) = ask(http).json["tasks"], ask(http, brief=True, page_size=5000).json["tasks"]
+    assert len(whole["last_scalars"]) == 1
+    assert brief == {**whole, "last_scalars": []}
+
+
 # -- what cannot be asked
 
 
@@ -342,6 +352,7 @@ def test_asked_fields_are_told_by_the_names_they_were_asked_for(http: Http) -> N
         ({"ids": "abc"}, "ids must be a list"),
         ({"allow_archived": 1}, "true or false"),
         ({"fields": ["last_metrics.x.y.value"]}, "MD5"),
+        ({"brief": "yes"}, "true or false"),
         ({"nothing": 1}, "it takes ids"),
     ],
 )

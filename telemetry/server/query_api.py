@@ -25,11 +25,14 @@ _KEYS = (
     "allow_archived",
     "filter",
     "fields",
+    "brief",
     "page",
     "page_size",
 )
 _MAX_IDS = 5000
 _MAX_FIELDS = 100
+# Some 600 bytes each.
+_MAX_BRIEF_PAGE_SIZE = 5000
 
 
 def add_routes(app: web.Application) -> None:
@@ -54,20 +57,19 @@ def _task_query(body: dict[str, Any], within: tuple[str, ...] | None) -> TaskQue
     if body.get("tags") is not None and given.get("tags") is not None:
         raise InvalidQuery("tags are given twice: once beside the filter and once in it")
     tags = body.get("tags")
-    allow_archived = body.get("allow_archived", True)
-    if not isinstance(allow_archived, bool):
-        raise InvalidQuery(f"allow_archived must be true or false, not {allow_archived!r:.60}")
+    brief = _flag(body, "brief", False)
     return TaskQuery(
         ids=_texts(body, "ids", _MAX_IDS),
         projects=_texts(body, "projects", _MAX_IDS),
         name=_text(body, "name"),
         exact_name=_text(body, "exact_name"),
         tags=None if tags is None else parse_tags(tags),
-        allow_archived=allow_archived,
+        allow_archived=_flag(body, "allow_archived", True),
         filter=given,
         fields=_texts(body, "fields", _MAX_FIELDS) or (),
+        brief=brief,
         page=_integer(body, "page", 0, 0, 10**9),
-        page_size=_integer(body, "page_size", MAX_PAGE_SIZE, 1, MAX_PAGE_SIZE),
+        page_size=_integer(body, "page_size", MAX_PAGE_SIZE, 1, _MAX_BRIEF_PAGE_SIZE if brief else MAX_PAGE_SIZE),
         within=within,
     )
 
@@ -88,6 +90,15 @@ def _text(body: dict[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidQuery(f"{name} must be a text, not {value!r:.80}")
     return value or None
+
+
+def _flag(body: dict[str, Any], name: str, default: bool) -> bool:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidQuery(f"{name} must be true or false, not {value!r:.60}")
+    return value
 
 
 def _integer(body: dict[str, Any], name: str, default: int, low: int, high: int) -> int:

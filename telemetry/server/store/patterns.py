@@ -34,14 +34,14 @@ _REPEATS = frozenset({sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT})
 
 
 class Pattern:
-    """A pattern of `re.search`: partial and case-sensitive.
+    """A pattern of `re.search`: partial and case-sensitive; `in_lines`: each line by itself, without regard to case.
 
     Raises:
         InvalidQuery: it is no regular expression, or could take for ever; so does `found_in` for a text that is too
             long for it.
     """
 
-    def __init__(self, text: str, what: str, *, ignore_case: bool = False) -> None:
+    def __init__(self, text: str, what: str, *, in_lines: bool = False) -> None:
         self._what = what
         if len(text) > _MAX_PATTERN_CHARS:
             raise InvalidQuery(f"{what} is a pattern of {len(text)} characters; at most {_MAX_PATTERN_CHARS} are taken")
@@ -49,7 +49,7 @@ class Pattern:
         wanted = text.removeprefix(".*")
         if wanted.endswith(".*") and not wanted.endswith("\\.*"):
             wanted = wanted.removesuffix(".*")
-        flags = re.IGNORECASE if ignore_case else 0
+        flags = re.IGNORECASE | re.MULTILINE if in_lines else 0
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -50,6 +50,7 @@ class TaskQuery:
         exact_name: the whole name.
         filter: `task_filter`, see task_filter.py.
         fields: to be told of each task besides: dotted names.
+        brief: without the latest scalars of each task; a page may then be larger.
         within: only tasks of these projects and of what is below them; None for all.
     """
 
@@ -61,6 +62,7 @@ class TaskQuery:
     allow_archived: bool = True
     filter: Mapping[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
+    brief: bool = False
     page: int = 0
     page_size: int = MAX_PAGE_SIZE
     within: tuple[str, ...] | None = None
@@ -86,7 +88,7 @@ def read_query(connection: Connection, query: TaskQuery, now: int) -> Json:
     page_size = query.page_size if parsed.page_size is None else parsed.page_size
     found, total = _matching(connection, conditions, tests, _order(parsed), page * page_size, page_size, now)
     rows = _rows(connection, found)
-    tasks = summaries(connection, rows, now)
+    tasks = summaries(connection, rows, now, scalars=not query.brief)
     if fields:
         for task, told in zip(tasks, _told(connection, rows, tasks, fields), strict=True):
             task["fields"] = told

@@ -210,9 +210,14 @@ def _page_by_metric(
     return rows + _span(connection, rest, max(0, start - count), query.page_size - len(rows))
 
 
-def summaries(connection: Connection, rows: Sequence[Row[Any]], now: int) -> list[Json]:
-    """Return rows of `tasks` as the API tells them. `now`: the server's clock, for their status."""
-    recent = {row.id: [series for series, _ in orjson.loads(row.recent_series)] for row in rows}
+def summaries(connection: Connection, rows: Sequence[Row[Any]], now: int, *, scalars: bool = True) -> list[Json]:
+    """Return rows of `tasks` as the API tells them.
+
+    Args:
+        now: the server's clock, for their status.
+        scalars: with the latest scalars of each, which are most of the work.
+    """
+    recent = {row.id: [series for series, _ in orjson.loads(row.recent_series)] if scalars else [] for row in rows}
     wanted = [series for group in recent.values() for series in group]
     stats, metrics = schema.series_stats.c, schema.metrics.c
     found: dict[int, Json] = {}

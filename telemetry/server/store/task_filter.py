@@ -216,13 +216,16 @@ class _Reader:
         words = [item if item is None or isinstance(item, str) else _parameter_word(item, name) for item in values]
         section, key = record_of_column(parse_column(name))
         records = schema.records.c
-        having = select(records.task).where(records.section == section, records.key == key, records.value.is_not(None))
+        # By task, after what else is asked: of all tasks it would be a walk through every record.
+        text = (
+            select(func.telemetry_text(records.value))
+            .where(records.task == _tasks.id, records.section == section, records.key == key)
+            .scalar_subquery()
+        )
         return matches_expression(
             parse_tags(words, name),
-            lambda texts: _tasks.id.in_(
-                having.where(func.telemetry_text(records.value).in_([text.removeprefix(_AS_IT_IS) for text in texts]))
-            ),
-            _tasks.id.not_in(having),
+            lambda texts: func.coalesce(text.in_([word.removeprefix(_AS_IT_IS) for word in texts]), False),
+            text.is_(None),
         )
 
     def _number(self, name: str) -> ColumnElement[Any]:
@@ -252,7 +255,7 @@ class _Reader:
             self._parsed.conditions.append(matches_search(text))
             return
         try:
-            pattern = Pattern(text, "search_text", ignore_case=True)
+            pattern = Pattern(text, "search_text", in_lines=True)
         except InvalidQuery:
             # "C++" is a text that people look for.
             self._parsed.conditions.append(matches_search(text))
