@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from server_support import (
     OTHER_WRITER,
     START_NS,
     TASK,
+    WRITER,
     Answer,
     Http,
     content_of,
@@ -22,6 +25,7 @@ from server_support import (
     soon_after_the_start,
     started,
 )
+from sqlalchemy import func, select
 
 from telemetry.client import Client
 from telemetry.errors import ServerError
@@ -269,21 +273,43 @@ def test_a_server_that_was_stopped_in_the_middle_goes_on_and_gives_the_row_to_no
     store.close()
 
 
-def test_whoever_keeps_something_beside_the_database_is_told_when_the_last_rows_go(tmp_path: Path) -> None:
+def test_whoever_keeps_something_beside_the_database_is_told_while_the_rows_are_there(tmp_path: Path) -> None:
     store = Store(tmp_path)
     told: list[str] = []
 
     def forget(connection: Any, row: int) -> Any:
-        told.append(f"row {row}")
+        columns = schema.records.c
+        told.append(f"{connection.execute(select(func.count()).where(columns.task == row)).scalar()} fields")
         return lambda: told.append("committed")
 
     store.on_deleted.append(forget)
     store.write([full_task()])
     store.delete_task(TASK)
-    while store.remove_deleted():
-        pass
-    assert told == ["row 1", "committed"]
+    assert told == ["2 fields", "committed"]
     store.close()
+
+
+def test_the_blobs_of_a_deleted_task_go_unless_another_task_has_them(http: Http, tmp_path: Path) -> None:
+    # given two tasks, one blob of their own each and one of both
+    def artifact(data: bytes) -> dict[str, Any]:
+        sha256 = hashlib.sha256(data).hexdigest()
+        return {"uri": f"blob:{sha256}", "sha256": sha256, "size_bytes": len(data), "type": "custom"}
+
+    mine, yours, ours = (artifact(data) for data in (b"mine", b"yours", b"ours"))
+    other = "f" * 32
+    for task_id, writer, own in ((TASK, WRITER, mine), (other, OTHER_WRITER, yours)):
+        records = [RecordChange(START_NS, "artifacts", "own", own), RecordChange(START_NS, "artifacts", "both", ours)]
+        http.send(frame_of({}, records, task_id=task_id, writer=writer))
+    with Client(http.url) as client:
+        for task_id, data in ((TASK, b"mine"), (TASK, b"ours"), (other, b"yours"), (other, b"ours")):
+            client.send_blob(task_id, hashlib.sha256(data).hexdigest(), io.BytesIO(data), len(data))
+    files = tmp_path / "store" / "blobs"
+    assert {mine["sha256"], yours["sha256"], ours["sha256"]} <= {path.name for path in files.rglob("*")}
+    # when
+    assert post(http, f"/tasks/{TASK}/delete").status == 200
+    # then
+    left = {path.name for path in files.rglob("*")}
+    assert mine["sha256"] not in left and {yours["sha256"], ours["sha256"]} <= left
 
 
 def test_the_client_changes_and_deletes(http: Http) -> None:

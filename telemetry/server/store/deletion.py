@@ -25,8 +25,8 @@ _SLICE_SERIES = 200
 _buried = schema.deleted_tasks.c
 
 
-def bury(connection: Connection, task_id: str) -> None:
-    """Take a task out of the store's answers and leave the tombstone.
+def bury(connection: Connection, task_id: str) -> int:
+    """Take a task out of the store's answers and leave the tombstone; return its row id.
 
     Raises:
         NotFound: there is no such task.
@@ -38,6 +38,7 @@ def bury(connection: Connection, task_id: str) -> None:
     connection.execute(insert(schema.deleted_tasks), {"task_id": task_id, "row": row})
     connection.execute(delete(schema.tasks).where(tasks.id == row))
     connection.execute(delete(schema.task_tags).where(schema.task_tags.c.task == row))
+    return int(row)
 
 
 def deleted_task_ids(connection: Connection) -> set[str]:
@@ -55,15 +56,14 @@ def next_buried(connection: Connection) -> int | None:
     return connection.execute(select(_buried.row).where(_buried.row.is_not(None)).limit(1)).scalar()
 
 
-def remove_slice(connection: Connection, task: int) -> bool:
-    """Remove some rows of a deleted task. False: the last ones are gone, and this was noted."""
+def remove_slice(connection: Connection, task: int) -> None:
+    """Remove some rows of a deleted task; with the last ones it is noted that none are left."""
     if _remove_points(connection, task):
-        return True
+        return
     for table in _tables():
         if _remove_rows(connection, table, table.c.task == task, _SLICE_ROWS):
-            return True
+            return
     connection.execute(update(schema.deleted_tasks).where(_buried.row == task).values(row=None))
-    return False
 
 
 def _tables() -> list[Table]:

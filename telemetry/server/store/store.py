@@ -90,8 +90,8 @@ class Store:
         # Only committed ranges, replaced whole; so a lookup from another thread needs no lock.
         self._ranges: dict[bytes, Ranges] = {}
         self._writing = threading.Lock()
-        # Who keeps something of a task beside the database: called in the transaction that removes a deleted task's
-        # last rows, with its row id; what it returns is called after the commit.
+        # Who keeps something of a task beside the database: called in the transaction that deletes a task, while its
+        # rows are still there, with its row id; what it returns is called after the commit.
         self.on_deleted: list[Callable[[Connection, int], Callable[[], None]]] = []
         files = BlobFiles(directory, min_free_share=min_free_share)
         self.blobs = BlobStore(files, self._database, self._writing, self._project_limits, clock)
@@ -147,22 +147,20 @@ class Store:
         """
         with self._writing:
             with self._database.transaction() as connection:
-                deletion.bury(connection, task_id)
+                task = deletion.bury(connection, task_id)
+                after = [forget(connection, task) for forget in self.on_deleted]
             # It knows the task, and what the task's project holds.
             self._cache = None
+        for step in after:
+            step()
 
     def remove_deleted(self) -> bool:
         """Remove a slice of what deleted tasks left behind; True if there may be more. Writing goes on in between."""
-        with self._writing:
-            after: list[Callable[[], None]] = []
-            with self._database.transaction() as connection:
-                task = deletion.next_buried(connection)
-                if task is None:
-                    return False
-                if not deletion.remove_slice(connection, task):
-                    after = [forget(connection, task) for forget in self.on_deleted]
-            for step in after:
-                step()
+        with self._writing, self._database.transaction() as connection:
+            task = deletion.next_buried(connection)
+            if task is None:
+                return False
+            deletion.remove_slice(connection, task)
             return True
 
     def _known_ranges(self, connection: Connection, writer_id: bytes) -> Ranges:
