@@ -41,6 +41,7 @@ _NAMES = (
     "stalled_sink",
     "lifecycle",
     "points_page",
+    "queries",
     "exit_times",
 )
 _PEERS = "against_peers"
