@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
+import struct
 import time
+import urllib.request
+import zlib
 from typing import Any
 
 from pages_support import NASTY, Writer
 
-from telemetry.events import Plot, SingleValue
+from telemetry.events import Media, ModelSaved, Plot, SingleValue
 
 _HOUR_NS = 3_600_000_000_000
 
@@ -128,8 +132,139 @@ def rich(url: str, task_id: str = "a" * 32, *, seed: int = 0, name: str = "vit-s
     writer.lines([f"epoch {step}: loss {2.2 * math.exp(-step / 120):.4f}" for step in range(60)])
     writer.event(single("top-1", 0.781 + seed / 100)).event(single("parameters", 22_050_664.0))
     plots(writer, seed)
+    blobs = [*samples(writer, seed), *artifacts(writer, task_id)]
     writer.flush()
+    for blob in blobs:
+        send_blob(writer, blob)
     return writer
+
+
+def picture(width: int, height: int, shade: int) -> bytes:
+    """Return a PNG with a gradient."""
+    rows = b"".join(
+        b"\0" + bytes(v for x in range(width) for v in (255 * x // width, 255 * y // height, shade))
+        for y in range(height)
+    )
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    framed = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def sound() -> bytes:
+    """Return half a second of a tone, as WAV."""
+    data = b"".join(struct.pack("<h", int(9000 * math.sin(n / 6))) for n in range(4000))
+    head = struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        36 + len(data),
+        b"WAVE",
+        b"fmt ",
+        16,
+        1,
+        1,
+        8000,
+        16000,
+        2,
+        16,
+        b"data",
+        len(data),
+    )
+    return head + data
+
+
+def blob_uri(data: bytes) -> str:
+    return f"blob:{hashlib.sha256(data).hexdigest()}"
+
+
+def send_blob(writer: Writer, data: bytes) -> None:
+    """Upload the bytes that a flushed record names."""
+    address = f"{writer.url}/api/v1/tasks/{writer.task_id}/blobs/{hashlib.sha256(data).hexdigest()}"
+    request = urllib.request.Request(f"{address}?offset=0&size={len(data)}", data, method="PATCH")
+    with urllib.request.urlopen(request) as response:
+        assert response.headers["Upload-Complete"] == "1"
+
+
+def samples(writer: Writer, seed: int = 0) -> list[bytes]:
+    """Report images over some iterations, a sound, a text and one whose bytes never come; return the bytes to send."""
+    blobs = []
+
+    def medium(title: str, series: str, iteration: int, data: bytes, filename: str, content_type: str) -> None:
+        writer.event(Media(time.time_ns(), title, series, iteration, blob_uri(data), filename, content_type, len(data)))
+        blobs.append(data)
+
+    for iteration in (0, 100, 200):
+        for number in range(5):
+            data = picture(160 + 20 * number, 120, (iteration + 40 * number + seed) % 256)
+            medium("predictions", f"image {number}", iteration, data, f"{number}.png", "image/png")
+    medium("predictions", "only at first", 0, picture(90, 120, 7), "first.png", "image/png")
+    medium("speech", "tone", 200, sound(), "tone.wav", "audio/wav")
+    medium("speech", "transcript", 200, b"the quick brown fox", "transcript.txt", "text/plain")
+    lost = picture(10, 10, 1)
+    writer.event(Media(time.time_ns(), "speech", "spectrogram", 200, blob_uri(lost), "s.png", "image/png", len(lost)))
+    return blobs
+
+
+def artifacts(writer: Writer, task_id: str) -> list[bytes]:
+    """Record artifacts and models in all states; return the bytes to send."""
+    table, image, weights = b"class,f1\ncat,0.9\ndog,0.8\n", picture(320, 200, 90), b"\x80weights" * 4000
+
+    def kept(
+        data: bytes, kind: str, filename: str, content_type: str, preview: str = "", **more: Any
+    ) -> dict[str, Any]:
+        return {
+            "type": kind,
+            "uri": blob_uri(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size_bytes": len(data),
+            "filename": filename,
+            "content_type": content_type,
+            "preview": preview,
+            "metadata": {},
+            "time_unix_ns": time.time_ns(),
+            "error": "",
+            **more,
+        }
+
+    failed = {**kept(b"?", "pickle", "cache.pkl", "application/pickle"), "uri": "", "state": "failed"}
+    writer.record(
+        "artifacts",
+        {
+            "scores": kept(
+                table, "pandas", "scores.csv", "text/csv", table.decode(), metadata={"rows": 2, "split": "test"}
+            ),
+            "confusion": kept(image, "image", "confusion.png", "image/png"),
+            "cache": {**failed, "error": "OSError: No space left on device"},
+            "predictions": kept(
+                b"never sent", "numpy", "predictions.npz", "application/numpy", "array(10000, 3) float32"
+            ),
+            NASTY: kept(NASTY.encode(), "string", "note.txt", "text/plain", NASTY),
+            "manual": {
+                **kept(b"", "custom", "", ""),
+                "uri": "https://example.org/manual.pdf",
+                "sha256": "",
+                "size_bytes": 0,
+            },
+        },
+    )
+    model = kept(weights, "", "best.pt", "application/octet-stream", name="best", framework="PyTorch", iteration=300)
+    model |= {"comment": "highest top-1", "tags": ["best"], "labels": {"cat": 1, "dog": 2}, "config_text": YAML}
+    model |= {"path": "/scratch/runs/best.pt", "host": "node-17", "task": task_id}
+    writer.record("output_models", {"5" * 32: model})
+    base = {
+        **model,
+        "name": "imagenet-21k",
+        "task": "b" * 32 if task_id != "b" * 32 else "a" * 32,
+        "uri": "s3://models/21k.pt",
+    }
+    writer.record("input_models", {"6" * 32: {**base, "state": "stored", "iteration": None, "tags": []}})
+    writer.event(ModelSaved(time.time_ns(), "last", "/scratch/runs/last.pt", "PyTorch", 399, len(weights)))
+    return [table, image, weights, NASTY.encode()]
 
 
 def plots(writer: Writer, seed: int = 0) -> None:

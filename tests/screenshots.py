@@ -37,12 +37,15 @@ def shots() -> Iterator[tuple[str, str, Act | None]]:
     yield "tasks-tree", "/", lambda page: page.get_by_role("button", name="Project", exact=True).first.click()
     yield "tasks-column-choice", "/", lambda page: page.locator("#columns button").first.click()
     yield "tasks-selected", "/", select_tasks
-    for tab in ("scalars", "plots", "console", "configuration", "resources", "info"):
+    for tab in ("scalars", "plots", "samples", "artifacts", "console", "configuration", "resources", "info"):
         yield f"task-{tab}", f"/tasks/{RICH}#{tab}", None
     for tab in ("scalars", "configuration", "values", "plots"):
         yield f"compare-{tab}", f"/compare?tasks={RICH},{OTHER},{THIRD}#{tab}", None
     yield "compare-differences", f"/compare?tasks={RICH},{OTHER}&differences=1#configuration", None
     yield "compare-nothing", "/compare", None
+    yield "artifacts-open", f"/tasks/{RICH}#artifacts", open_artifacts
+    yield "lightbox", f"/tasks/{RICH}#samples", lambda page: page.locator(".sample-open").first.click()
+    yield "plot-full", f"/tasks/{RICH}#plots/confusion", full_screen
     yield "draft-configuration", f"/tasks/{DRAFT}#configuration", None
     yield "draft-editing", f"/tasks/{DRAFT}#configuration", edit_parameters
     yield "task-edit-dialog", f"/tasks/{RICH}#info", lambda page: page.locator("#task-actions button").first.click()
@@ -51,6 +54,16 @@ def shots() -> Iterator[tuple[str, str, Act | None]]:
 def select_tasks(page: Any) -> None:
     for number in range(3):
         page.locator("#rows input").nth(number).click()
+
+
+def open_artifacts(page: Any) -> None:
+    for name in ("confusion", "scores", "best"):
+        page.locator(f'details[data-name="{name}"] summary').click()
+    page.evaluate("scrollTo(0, 300)")
+
+
+def full_screen(page: Any) -> None:
+    page.locator('.plot-section[data-title="confusion"]').get_by_role("button", name="Full screen").click()
 
 
 def edit_parameters(page: Any) -> None:

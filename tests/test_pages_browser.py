@@ -358,7 +358,10 @@ def test_nothing_is_wider_than_a_phone(open_page: OpenPage, url: str) -> None:
         ("scalars", ".main-svg"),
         ("console", ".line"),
         ("resources", "#resources-panel .main-svg"),
+        ("plots", "#no-plots"),
+        ("samples", "#no-samples"),
         ("configuration", "#no-configuration"),
+        ("artifacts", "#no-artifacts"),
         ("info", ".definitions"),
     ]:
         page.goto(f"{url}/tasks/{TASK}#{tab}")

@@ -44,7 +44,7 @@ def directives(response: http.client.HTTPResponse) -> dict[str, list[str]]:
     return {words[0]: words[1:] for words in (part.split() for part in policy.split(";"))}
 
 
-@pytest.mark.parametrize("path", ["/", f"/tasks/{TASK}", "/tasks/nonsense"])
+@pytest.mark.parametrize("path", ["/", f"/tasks/{TASK}", "/compare", "/tasks/nonsense"])
 def test_every_page_has_a_strict_policy(url: str, path: str) -> None:
     response, body = get(url, path)
 
@@ -149,7 +149,9 @@ def imports_of(name: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(("path", "entry"), [("/", "tasks-page"), (f"/tasks/{TASK}", "task-page")])
+@pytest.mark.parametrize(
+    ("path", "entry"), [("/", "tasks-page"), (f"/tasks/{TASK}", "task-page"), ("/compare", "compare-page")]
+)
 def test_a_page_preloads_exactly_the_modules_it_needs(url: str, path: str, entry: str) -> None:
     """One forgotten would be found only after the others were read: a round trip more for each level."""
     _, page = get(url, path)

@@ -50,6 +50,11 @@ _DISK_RETRY_S = 10
 
 # What a browser may show in the page: nothing that can hold a script. Everything of text is plain text there.
 _IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp"})
+# As an <audio> or <video> of a page plays them.
+_PLAYED = frozenset(
+    {"audio/mpeg", "audio/wav", "audio/x-wav", "audio/ogg", "audio/flac", "audio/mp4", "audio/webm"}
+    | {"video/mp4", "video/webm", "video/ogg"}
+)
 _TEXTS = frozenset({"application/json", "application/yaml", "application/x-yaml", "application/toml"})
 _SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"
 _UNSAFE_IN_NAMES = re.compile(r"[^\w .()+=,@-]|[\x00-\x1f]", re.ASCII)
@@ -225,7 +230,7 @@ async def get(request: web.Request) -> web.StreamResponse:
 def _type_to_show(content_type: str) -> str | None:
     """Return the type to tell a browser that is to show a blob; None if it must not be shown."""
     word = content_type.partition(";")[0].strip().lower()
-    if word in _IMAGES:
+    if word in _IMAGES or word in _PLAYED:
         return word
     return "text/plain; charset=utf-8" if word.startswith("text/") or word in _TEXTS else None
 

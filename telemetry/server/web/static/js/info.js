@@ -1,11 +1,9 @@
-/** The Info tab: everything the task's record says, its processes, models and the delivery ledger. */
+/** The Info tab: everything the task's record says, its processes and the delivery ledger. */
 
-import { get } from "./api.js";
-import { coalesce, byId, copyText, el, icon } from "./dom.js";
+import { byId, copyText, el, icon } from "./dom.js";
 import * as format from "./format.js";
 import { statusWord } from "./status.js";
 
-const MODELS_EVERY_MS = 1500;
 // Shown in a place of their own, not in the list of fields.
 const OWN_PLACE = new Set(["ledger", "status_message", "status_reason", "name", "project", "status", "progress", "tags", "system_tags", "started_unix_ns", "ended_unix_ns", "type"]);
 // Sections with a tab of their own, and what is for the server only.
@@ -13,24 +11,13 @@ const ELSEWHERE = new Set(["task", "writers", "heartbeats", "parameters", "confi
 const LABELS = { cwd: "Folder", command: "Command", python: "Python", host: "Host", comment: "Comment" };
 
 export class Info {
-  /**
-   * @param {string} taskId
-   * @param {(error: Error) => void} onError
-   */
-  constructor(taskId, onError) {
-    this.taskId = taskId;
+  constructor() {
     this.task = /** @type {any} */ (null);
-    this.models = /** @type {any[]} */ ([]);
     this.drawn = "";
-    this.refresh = coalesce(async () => {
-      try {
-        this.models = (await get(`/tasks/${taskId}/models`)).models;
-        this.#draw();
-      } catch (error) {
-        onError(error);
-      }
-    }, MODELS_EVERY_MS);
   }
+
+  /** Nothing of its own to fetch: it shows the task as the page has it. */
+  refresh() {}
 
   show(task) {
     this.task = task;
@@ -40,7 +27,7 @@ export class Info {
   /** Draw, unless nothing changed: a selection or an open focus must survive the live feed. */
   #draw() {
     if (!this.task) return;
-    const state = JSON.stringify([this.task.record, this.task.counts, this.task.status, this.task.ended_unix_ms, this.models]);
+    const state = JSON.stringify([this.task.record, this.task.counts, this.task.status, this.task.ended_unix_ms]);
     if (state === this.drawn) return;
     this.drawn = state;
     const { record } = this.task;
@@ -52,7 +39,6 @@ export class Info {
       el("div", { class: "column" }, taskSection(this.task, own)),
       el("div", { class: "column" }, ledgerSection(own.ledger), ...rest.sort(byKey).map(fields)),
       writersSection(record.writers ?? {}),
-      modelsSection(this.models, this.task.counts?.models),
     ].filter((node) => node !== null));
   }
 }
@@ -156,16 +142,4 @@ function writersSection(writers) {
   ]);
   const title = many ? `Processes of ${attempts.size} attempts` : "Processes";
   return section(title, table([["Rank"], ...(many ? [["Attempt", true]] : []), ["Host"], ["Process id", true], ["Python"], ["Started"], ["Ended"], ["Writer"]], rows));
-}
-
-function modelsSection(models, total) {
-  if (!models.length) return null;
-  const rows = models.map((model) => [
-    model.name, model.framework || "–", format.count(model.iteration), format.bytes(model.size_bytes), format.exact(model.unix_ms), el("code", {}, model.path),
-  ]);
-  const hidden = (total ?? 0) - models.length;
-  return section(
-    "Models", table([["Name"], ["Framework"], ["Iteration", true], ["Size", true], ["Saved"], ["Path"]], rows),
-    hidden > 0 ? el("p", { class: "muted" }, `${format.count(hidden)} earlier saves are not listed.`) : null,
-  );
 }

@@ -57,6 +57,11 @@ export class PlotCard {
     return this.options.entries[this.iterations.index];
   }
 
+  /** Whether its figure could not be read. */
+  get failed() {
+    return !this.message.hidden;
+  }
+
   async load() {
     const { entry } = this;
     if (!this.visible || !entry) return;

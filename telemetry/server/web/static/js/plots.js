@@ -30,6 +30,11 @@ export class Plots {
     this.#jump();
   }
 
+  /** Bytes arrived, perhaps those of a large figure: they have no event of their own. */
+  onBytes() {
+    for (const card of this.cards.values()) if (card.failed) card.load();
+  }
+
   async #fetch() {
     this.entries = (await get(`/tasks/${this.taskId}/plots`, { figures: "0" })).plots;
     this.loaded = true;

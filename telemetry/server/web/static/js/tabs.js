@@ -10,15 +10,16 @@ export function startTabs(onShow) {
   const tabs = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("[role=tab]")]);
   const names = tabs.map((tab) => tab.id.replace("tab-", ""));
   const panelOf = (name) => /** @type {HTMLElement} */ (document.getElementById(`${name}-panel`));
+  // On a phone the tabs are wider than the window.
+  const scrollToChosen = () => matchMedia(NARROW).matches && tabs.filter((tab) => tab.tabIndex === 0).forEach(scrollIntoList);
   const show = (name, detail = "") => {
     names.forEach((other, index) => {
       const chosen = other === name;
       tabs[index].setAttribute("aria-selected", String(chosen));
       tabs[index].tabIndex = chosen ? 0 : -1;
       panelOf(other).hidden = !chosen;
-      // On a phone the tabs are wider than the window.
-      if (chosen && matchMedia(NARROW).matches) scrollIntoList(tabs[index]);
     });
+    scrollToChosen();
     onShow(name, detail);
   };
   const fromAddress = () => {
@@ -42,6 +43,8 @@ export function startTabs(onShow) {
       go(names[to]);
     });
   });
+  // The list has no width until the task is there.
+  if (tabs[0]?.parentElement) new ResizeObserver(scrollToChosen).observe(tabs[0].parentElement);
   addEventListener("hashchange", fromAddress);
   addEventListener("popstate", fromAddress);
   fromAddress();

@@ -1,6 +1,7 @@
 /** A task's page: its head, its tabs, and one live feed for all of them. */
 
 import { ApiError, get } from "./api.js";
+import { Artifacts } from "./artifacts.js";
 import { Configuration } from "./configuration.js";
 import { Console } from "./console.js";
 import { byId, coalesce, setText } from "./dom.js";
@@ -10,6 +11,7 @@ import { fetchPlotlyAhead } from "./plotly.js";
 import { Plots } from "./plots.js";
 import { Points } from "./points.js";
 import { Resources } from "./resources.js";
+import { Samples } from "./samples.js";
 import { Scalars } from "./scalars.js";
 import { markTab, startTabs } from "./tabs.js";
 import { startEditing } from "./task-edit.js";
@@ -18,17 +20,20 @@ import "./theme.js";
 
 const RECORD_EVERY_MS = 2000;
 // Tabs that show the task's record, which the feed does not bring.
-const OF_RECORD = ["configuration", "info"];
+const OF_RECORD = ["configuration", "artifacts", "info"];
+const WITH_DETAIL = ["configuration", "artifacts", "plots", "samples"];
 
 const taskId = byId("task").dataset.task ?? "";
 const points = new Points(taskId);
 const parts = {
   scalars: new Scalars(taskId, points, problem),
   plots: new Plots(taskId, problem),
+  samples: new Samples(taskId, problem),
+  artifacts: new Artifacts(taskId, problem),
   console: new Console(taskId, problem),
   configuration: new Configuration(taskId, problem),
   resources: new Resources(taskId, points, problem),
-  info: new Info(taskId, problem),
+  info: new Info(),
 };
 const header = new Header();
 const started = new Set();
@@ -51,6 +56,7 @@ async function fetchTask() {
     byId("shown").hidden = false;
     header.show(task);
     parts.info.show(task);
+    parts.artifacts.setTask(task);
     for (const name of ["scalars", "console"]) parts[name].setTask(task.record);
     markTabs(task);
     parts.resources.table.setWriters(task.record?.writers ?? {});
@@ -69,13 +75,15 @@ function markTabs({ record = {}, counts = {}, status }) {
   markTab("console", counts.console_lines ?? 1);
   markTab("resources", counts.resource_points ?? 1);
   markTab("plots", counts.plots ?? 0);
+  markTab("samples", counts.media ?? 0);
+  markTab("artifacts", size("artifacts", "output_models", "input_models") + (counts.models ?? 0));
   markTab("configuration", size("parameters", "configuration", "properties", "labels", "script", "container"));
   if (status === "created" && !location.hash && tab === "scalars" && !counts.points) location.replace("#configuration");
 }
 
 function showTab(name, detail) {
   tab = name;
-  if (name === "configuration" || name === "plots") parts[name].show(detail);
+  if (WITH_DETAIL.includes(name)) parts[name].show(detail);
   // Five megabytes of Plotly arrive while the series are still being listed.
   if (["scalars", "plots", "resources"].includes(name)) fetchPlotlyAhead();
   // What a tab shows is fetched when it is first looked at.
@@ -104,6 +112,7 @@ new Live({ task: taskId }, {
     else if (OF_RECORD.includes(tab)) refreshRecord();
     if (!byId("shown").hidden) header.show(task);
     if (started.has("scalars")) parts.scalars.onValuesMayHaveChanged();
+    for (const name of ["plots", "samples"]) if (started.has(name)) parts[name].onBytes();
   },
   points: ({ series }) => {
     for (const name of ["scalars", "resources"]) if (started.has(name)) parts[name].onPoints(series);
@@ -113,7 +122,14 @@ new Live({ task: taskId }, {
     markTab("plots", 1);
     if (started.has("plots")) parts.plots.refresh();
   },
-  models: () => started.has("info") && parts.info.refresh(),
+  media: () => {
+    markTab("samples", 1);
+    if (started.has("samples")) parts.samples.refresh();
+  },
+  models: () => {
+    markTab("artifacts", 1);
+    if (started.has("artifacts")) parts.artifacts.refresh();
+  },
 }, () => {
   fetchTask();
   for (const name of started) parts[name].refresh();
@@ -122,7 +138,7 @@ new Live({ task: taskId }, {
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
-  const field = { scalars: "chart-search", plots: "plot-search", console: "console-search", configuration: "configuration-search" }[tab];
+  const field = { scalars: "chart-search", plots: "plot-search", samples: "sample-search", console: "console-search", configuration: "configuration-search" }[tab];
   if (!field) return;
   event.preventDefault();
   /** @type {HTMLInputElement} */ (byId(field)).select();
