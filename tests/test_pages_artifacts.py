@@ -86,6 +86,7 @@ def test_the_tab_fits_a_phone(open_page: OpenPage, url: str) -> None:
     writer.record("artifacts", {long: entry}).record("output_models", {"5" * 32: {**entry, "name": long, "path": long}})
     writer.flush()
     page = open_page(f"/tasks/{TASK}#artifacts", viewport={"width": 375, "height": 700}, has_touch=True, is_mobile=True)
+    expect(page.locator("summary")).to_have_count(2)
     for summary in page.locator("summary").all():
         summary.click()
     expect(page.locator("#artifacts .definitions")).to_have_count(2)
