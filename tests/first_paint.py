@@ -2,7 +2,8 @@
 
     python tests/first_paint.py [TASKS]
 
-Each opening is a fresh browser profile: nothing is in its cache. Counted from the navigation to the first row on the screen.
+Each opening is a fresh browser profile: nothing is in its cache. Counted from the navigation to the first row on
+the screen.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from telemetry.wire import CONTENT_TYPE, encode
 METRICS = [SeriesKey("scalar", f"metric {number // 2}", ["train", "val"][number % 2]) for number in range(50)]
 OPENINGS = 7
 ROW = """new Promise(done => {
-  const look = () => document.querySelector('#rows tr') ? requestAnimationFrame(() => done(performance.now())) : setTimeout(look, 5);
+  const seen = () => requestAnimationFrame(() => done(performance.now()));
+  const look = () => (document.querySelector('#rows tr') ? seen() : setTimeout(look, 5));
   look();
 })"""
 
