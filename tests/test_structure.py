@@ -39,6 +39,7 @@ FLOORS = {
     "telemetry.queue": 1,
     "telemetry.blobs": 2,
     "telemetry.storage": 2,
+    "telemetry.storage_bucket": 2,
     "telemetry.journal": 2,
     "telemetry.archive": 2,
     "telemetry.sessions": 2,
