@@ -47,6 +47,11 @@ class ServerProcess:
         self._process = process
         self.url = url
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
     def cpu_s(self) -> float:
         """Return the CPU seconds, user and system, that the process has used so far."""
         import psutil

@@ -164,6 +164,13 @@ class Settings:
     state_dir: Path = _setting(
         "TELEMETRY_DIR", _parse_folder, default_state_dir, "folder of session folders, spools and the server's store"
     )
+    # What a team sets once for all of its programs.
+    default_output_uri: str | None = _setting(
+        "TELEMETRY_DEFAULT_OUTPUT_URI",
+        _parse_url,
+        None,
+        "where models are uploaded to if Task.init does not say: true for the server, or an address",
+    )
     # Half a second: a point is on an open page well within the 2 s that feel live.
     flush_interval_s: float = _setting(
         "TELEMETRY_FLUSH_INTERVAL", _parse_positive, 0.5, "seconds between two batches when little happens"

@@ -221,8 +221,6 @@ class BucketTarget:
         return store
 
     def _make_s3(self, client: dict[str, Any], retry: dict[str, Any], timeout_s: float) -> Any:
-        from obstore.store import S3Store
-
         profile = aws_profile(os.environ)
         config: dict[str, Any] = {"region": profile.region or _DEFAULT_REGION}
         if profile.access_key_id:
@@ -237,7 +235,7 @@ class BucketTarget:
             # Services other than Amazon's have no name for each bucket.
             config |= {"endpoint": endpoint, "virtual_hosted_style_request": False}
             client["allow_http"] = endpoint.startswith("http://")
-        return S3Store(self._bucket, client_options=client, retry_config=retry, **config)
+        return _obstore().store.S3Store(self._bucket, client_options=client, retry_config=retry, **config)
 
     def _s3_endpoint(self, profile: AwsProfile, timeout_s: float) -> str:
         if not self._host:
@@ -247,13 +245,9 @@ class BucketTarget:
         return f"{'https' if _speaks_tls(self._host, min(timeout_s, _CONNECT_TIMEOUT_S)) else 'http'}://{self._host}"
 
     def _make_gs(self, client: dict[str, Any], retry: dict[str, Any], timeout_s: float) -> Any:
-        from obstore.store import GCSStore
-
-        return GCSStore(self._bucket, client_options=client, retry_config=retry)
+        return _obstore().store.GCSStore(self._bucket, client_options=client, retry_config=retry)
 
     def _make_azure(self, client: dict[str, Any], retry: dict[str, Any], timeout_s: float) -> Any:
-        from obstore.store import AzureStore
-
         config: dict[str, Any] = {"account_name": self._host.partition(".")[0]}
         pairs = (item.partition("=") for item in os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";"))
         connection = {name: value for name, _, value in pairs}
@@ -263,7 +257,7 @@ class BucketTarget:
             config["account_key"] = key
         elif connection.get("SharedAccessSignature"):
             config["sas_key"] = connection["SharedAccessSignature"]
-        return AzureStore(self._bucket, client_options=client, retry_config=retry, **config)
+        return _obstore().store.AzureStore(self._bucket, client_options=client, retry_config=retry, **config)
 
     def _said(self, error: Exception) -> str:
         """Return an error in one line, without the answer's XML and the library's own report behind it."""
@@ -291,6 +285,7 @@ def _obstore() -> Any:
     """
     try:
         import obstore
+        import obstore.store
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "object stores (s3://, gs://, azure://) need obstore, which is not installed: "

@@ -159,7 +159,7 @@ class Carrier:
             Abandoned: it has none.
         """
         if failures == 1:
-            log.warning("an upload waits: %s. It is tried again", why)
+            log.warning("an upload waits: %s. It is tried again", why.rstrip("."))
         wait_s = delay_s(failures - 1, retry_after_s=retry_after_s)
         if self._deadline_s is None:
             # Closing begins in the middle of a long wait: then there is one more try at once.

@@ -20,11 +20,12 @@ from urllib.parse import unquote, urlsplit
 from telemetry.archive import open_archive
 from telemetry.blobs import BLOBS, PIECE_BYTES, is_sha256, sha256_of_uri
 from telemetry.disk import make_private_folder
-from telemetry.errors import BlobError, ConfigurationError, JournalError, ServerError
+from telemetry.errors import BlobError, ConfigurationError, JournalError, ServerError, ServerUnreachable
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.parcel import file_stem
 from telemetry.sdk.view import RunningView, ServerView, SessionView, View
 from telemetry.settings import Settings
+from telemetry.storage import read_storage
 
 __all__ = ["has_blob", "local_copy", "unpacked"]
 
@@ -185,7 +186,7 @@ def _read_blob(core: TaskCore, sha256: str, on_piece: OnPiece, label: str) -> No
             reasons.append(f"not in {', '.join(map(str, places)) or 'a session on this machine'}")
         elif isinstance(view, ServerView):
             try:
-                view.client.download_blob(view.task_id, sha256, on_piece)
+                _download(view, sha256, on_piece)
                 return
             except ServerError as error:
                 if error.status not in (None, 404):
@@ -196,6 +197,25 @@ def _read_blob(core: TaskCore, sha256: str, on_piece: OnPiece, label: str) -> No
         f"the bytes of {label} are nowhere to be found: {where}. "
         "If its program has just ended, they may still be on their way: `telemetry sync` on its machine sends them"
     )
+
+
+def _download(view: ServerView, sha256: str, on_piece: OnPiece) -> None:
+    """Download a blob; where the line breaks it goes on from there, as long as each try brings more of it."""
+    received = 0
+
+    def count(piece: bytes) -> None:
+        nonlocal received
+        on_piece(piece)
+        received += len(piece)
+
+    while True:
+        before = received
+        try:
+            view.client.download_blob(view.task_id, sha256, count, start=received)
+            return
+        except ServerUnreachable:
+            if received == before:
+                raise
 
 
 def _in_session(place: Path, sha256: str) -> bool:
@@ -248,7 +268,10 @@ def _read_url(url: str, on_piece: OnPiece, label: str, timeout_s: float) -> None
 
 
 def _read_storage(uri: str, on_piece: OnPiece, label: str) -> None:
-    raise ConfigurationError(f"{label} is at {uri}, and nothing here reads that")
+    try:
+        read_storage(uri, on_piece)
+    except (BlobError, ConfigurationError) as error:
+        raise BlobError(f"{label}: {error}") from error
 
 
 def _safe_name(filename: str) -> str:

@@ -116,7 +116,7 @@ def prepare(
     asked = request.sinks
     if asked is None and membership.urls and settings.mode != "disabled":
         asked = membership.urls
-    output = choose_output(request.output_uri, settings)
+    output = choose_output(request.output_uri, settings, check=membership.leads)
     destination = choose_destination(asked, settings, task_id=header.task_id)
     models = ModelCollector(request.frameworks)
     arguments = _argument_collector(request, membership)

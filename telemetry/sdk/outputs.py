@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from telemetry.errors import ConfigurationError
 from telemetry.settings import Settings
-from telemetry.storage import Target
+from telemetry.storage import Target, check_target, open_target
 
 __all__ = ["Output", "choose_output", "choose_target"]
+
+_SERVER_WORDS = frozenset({"true", "1", "yes", "on"})
 
 
 class Output(NamedTuple):
@@ -23,26 +24,35 @@ class Output(NamedTuple):
     target: Target | None = None
 
 
-def choose_output(output_uri: str | bool | None, settings: Settings) -> Output:
-    """Return what Task.init(output_uri=...) asks for.
+def choose_output(output_uri: str | bool | None, settings: Settings, *, check: bool = True) -> Output:
+    """Return what Task.init(output_uri=...) asks for, or the setting default_output_uri where it asks for nothing.
 
+    Offline nothing is contacted: the bytes go into the session, from which an import brings them to the server.
+
+    Args:
+        check: write and delete a small object there first, which takes CHECK_TIMEOUT_S at most. Of many processes
+            of a task one does it.
     Raises:
         ConfigurationError: an address that can't be used.
     """
-    if output_uri is None or output_uri is False or output_uri == "":
+    asked = settings.default_output_uri if output_uri is None else output_uri
+    if asked is None or asked is False or asked == "" or settings.mode == "disabled":
         return Output()
-    target = choose_target(output_uri, settings)
-    return Output(True, None if isinstance(target, bool) else target)
+    target = choose_target(asked, settings)
+    if isinstance(target, bool):
+        return Output(True)
+    if check:
+        check_target(target)
+    return Output(True, target)
 
 
 def choose_target(uri: str | bool, settings: Settings) -> Target | bool:
-    """Return the storage at an address, or True for the server.
+    """Return the storage at an address, or True for the server and the session. Nothing is asked yet.
 
     Raises:
         ConfigurationError: an address that can't be used.
     """
-    if uri is True or (settings.url and uri == settings.url):
+    if isinstance(uri, bool) or uri.lower() in _SERVER_WORDS or (settings.url and uri.rstrip("/") == settings.url):
         return True
-    raise ConfigurationError(
-        f"output_uri={uri!r:.100} is not supported yet: True uploads to the server. Nothing was started"
-    )
+    target = open_target(uri)
+    return True if settings.mode == "offline" else target

@@ -253,7 +253,9 @@ class Uploads:
         self._to_read.put(job)
         if starts:
             if self._forked:
-                # A worker ends without the task's end, which is its parent's.
+                # A worker ends without the task's end, which is its parent's. The pipeline begins first, so that it
+                # is closed last.
+                self._folders(0.0)
                 lifecycle.at_worker_exit(lambda: self.drain(self._settings.close_timeout_s))
             threading.Thread(target=self._read_jobs, name="telemetry-blobs", daemon=True).start()
             threading.Thread(target=self._carry_jobs, name="telemetry-uploads", daemon=True).start()

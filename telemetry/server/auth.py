@@ -59,9 +59,9 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/api/v1/tasks/{task_id}/export/plots"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/export/console"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}/export/events"): Scope.READ,
-    # A sender asks how much of its own has arrived; what it sent it may not read.
+    # A sender asks how much of its own has arrived, and what is missing; what it sent it may not read.
     ("GET", "/api/v1/tasks/{task_id}/blobs"): Scope.INGEST,
-    ("HEAD", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.INGEST,
+    ("HEAD", "/api/v1/tasks/{task_id}/blobs/{sha256}"): None,
     ("PATCH", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.INGEST,
     ("GET", "/api/v1/tasks/{task_id}/blobs/{sha256}"): Scope.READ,
     ("GET", "/api/v1/models"): Scope.READ,
