@@ -16,7 +16,7 @@ from typing import Any
 
 from telemetry.errors import ConfigurationError
 
-__all__ = ["MODES", "Settings", "default_state_dir", "read_token_file"]
+__all__ = ["MODES", "Settings", "default_cache_dir", "default_state_dir", "read_token_file"]
 
 MODES = ("online", "offline", "disabled")
 
@@ -137,6 +137,18 @@ def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
         return Path(home) / ".local" / "state" / "telemetry"
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"telemetry-{user}"
+
+
+def default_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where copies of what was downloaded lie: $XDG_CACHE_HOME/telemetry, else ~/.cache/telemetry, else with the
+    state."""
+    env = os.environ if environ is None else environ
+    if env.get("XDG_CACHE_HOME"):
+        return Path(env["XDG_CACHE_HOME"]) / "telemetry"
+    home = env.get("HOME") or env.get("USERPROFILE")
+    if home and home != "/" and os.access(home, os.W_OK):
+        return Path(home) / ".cache" / "telemetry"
+    return default_state_dir(env) / "cache"
 
 
 def _setting(env: str, parse: Callable[[str], Any], default: Any, doc: str, *, secret: bool = False) -> Any:

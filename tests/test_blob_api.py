@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_support import OTHER_WRITER, TASK, WRITER, Http, config_of, frame_of, started
+from server_support import OTHER_WRITER, START_NS, TASK, WRITER, Http, config_of, content_of, frame_of, started
 
 from telemetry.errors import ConfigurationError
 from telemetry.events import FrameEvent, Media, Plot, RecordChange
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import Limits, ServerConfig, read_limits, read_project_limits
-from telemetry.server.store import ProjectLimit, ProjectLimits
+from telemetry.server.store import Part, ProjectLimit, ProjectLimits, Store, WrongOffset
 from telemetry.server.tokens import Scope, TokenFile
 
 OTHER_TASK = "f" * 32
@@ -410,3 +410,51 @@ def test_media_and_large_plots_are_named_by_their_events(sender: Sender, tmp_pat
     # A later image of the same name and iteration takes its place.
     sender.record(medium(b"new", time=2))
     assert stored_files(tmp_path / "store") == [sha256(figure)]
+
+
+def test_what_no_record_names_goes_after_a_week_and_what_nobody_holds_after_a_day(tmp_path: Path) -> None:
+    now_ns = [START_NS]
+    store = Store(tmp_path, clock=lambda: now_ns[0])
+    try:
+        store.write([content_of({}, [artifact("named", b"named")])])
+        for data in (b"named", b"unnamed"):
+            part = Part(TASK, sha256(data), len(data))
+            store.blobs.files.append(part, 0, data)
+            path = store.blobs.files.check(part)
+            assert path is not None
+            store.blobs.take(TASK, part.sha256, part.size_bytes, path)
+        # A file without a row, as a crash between the two leaves it.
+        stray = store.blobs.files.path(sha256(b"stray"))
+        stray.parent.mkdir(exist_ok=True)
+        stray.write_bytes(b"stray")
+        day_s = 24 * 3600
+        for path in (tmp_path / "blobs").glob("??/*"):
+            os.utime(path, (START_NS / 1e9, START_NS / 1e9))
+        assert store.blobs.sweep() == 0
+        now_ns[0] += 2 * day_s * 10**9
+        assert store.blobs.sweep() == 1 and not stray.exists()
+        now_ns[0] += 6 * day_s * 10**9
+        assert store.blobs.sweep() == 1
+        assert stored_files(tmp_path) == [sha256(b"named")] and store.blobs.holds(TASK, sha256(b"named"))
+    finally:
+        store.close()
+
+
+def test_a_part_s_sum_is_right_after_a_restart_and_a_half_write(tmp_path: Path) -> None:
+    data = os.urandom(3000)
+    part = Part(TASK, sha256(data), len(data))
+    store = Store(tmp_path)
+    store.blobs.files.append(part, 0, data[:1000])
+    store.close()
+    # What a full disk or a kill in the middle of a write leaves: bytes that no digest has seen.
+    with (tmp_path / "blobs" / "parts" / part.name).open("ab") as file:
+        file.write(data[1000:1500])
+    store = Store(tmp_path)
+    try:
+        with pytest.raises(WrongOffset) as caught:
+            store.blobs.files.append(part, 1000, data[1000:])
+        assert caught.value.offset == 1500
+        store.blobs.files.append(part, 1500, data[1500:])
+        assert store.blobs.files.check(part) is not None
+    finally:
+        store.close()

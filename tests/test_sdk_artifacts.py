@@ -23,6 +23,7 @@ from telemetry.errors import BlobError, ConfigurationError
 from telemetry.sdk.copies import unpacked
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.other import open_other
+from telemetry.settings import default_cache_dir
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_a_cached_copy_that_is_damaged_in_its_session_is_refused(task: Task) -> 
     with pytest.raises(BlobError, match="arrived damaged"):
         read.get_local_copy(raise_on_error=True)
     assert read.get_local_copy() is None
-    assert not list((load_settings().state_dir / "cache").rglob("*.json"))
+    assert not list((default_cache_dir()).rglob("*.json"))
 
 
 @pytest.mark.parametrize("name", ["../escape", "/etc/escape", "a/../../escape"])
@@ -151,7 +152,7 @@ def test_a_name_from_elsewhere_leads_nowhere(task: Task) -> None:
     entry = {"type": "dict", "uri": f"blob:{sha256}", "sha256": sha256, "filename": "../../../../tmp/evil.json"}
     task._record.change("artifacts", "evil", entry)
     path = Path(str(task.artifacts["evil"].get_local_copy()))
-    assert path.is_relative_to(load_settings().state_dir / "cache")
+    assert path.is_relative_to(default_cache_dir())
     assert path.name == "evil.json"
 
 

@@ -21,8 +21,10 @@ from server_support import Http, started
 from telemetry import Task
 from telemetry.blobs import Blob
 from telemetry.cli import main
-from telemetry.errors import BlobError
+from telemetry.errors import BlobError, ServerUnreachable
+from telemetry.sdk.copies import _download
 from telemetry.sdk.uploads import Left, Upload, Uploads
+from telemetry.sdk.view import ServerView
 from telemetry.settings import Settings
 
 
@@ -385,3 +387,39 @@ def test_a_forked_child_uploads_too(tmp_path: Path, mode: str) -> None:
         if mode == "offline":
             assert main(["import", str(tmp_path / "state" / "sessions"), "--url", server.url]) == 0
         assert [served(server.url, task_id, data) for data in names] == names
+
+
+# ---- and back ------------------------------------------------------------------------------------
+
+
+class BrokenLine:
+    """A client whose line breaks after each piece, and in the end for good."""
+
+    def __init__(self, data: bytes, *, pieces: int) -> None:
+        self._data = data
+        self._pieces = pieces
+        self.starts: list[int] = []
+
+    def download_blob(self, task_id: str, sha256: str, on_piece: Any, *, start: int = 0) -> None:
+        self.starts.append(start)
+        if len(self.starts) > self._pieces:
+            raise ServerUnreachable("nobody is there")
+        on_piece(self._data[start : start + 10])
+        if start + 10 < len(self._data):
+            raise ServerUnreachable("the line broke")
+
+
+def test_a_download_goes_on_where_the_line_broke() -> None:
+    data, received = os.urandom(35), []
+    line = BrokenLine(data, pieces=10)
+    view = ServerView(lambda: line, "a" * 32)  # type: ignore[arg-type, return-value]
+    _download(view, sha256(data), received.append)
+    assert b"".join(received) == data and line.starts == [0, 10, 20, 30]
+
+
+def test_a_download_that_brings_nothing_more_is_given_up() -> None:
+    line = BrokenLine(bytes(35), pieces=2)
+    view = ServerView(lambda: line, "a" * 32)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ServerUnreachable, match="nobody is there"):
+        _download(view, sha256(bytes(35)), lambda piece: None)
+    assert line.starts == [0, 10, 20]

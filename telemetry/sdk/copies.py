@@ -1,7 +1,7 @@
 """Local copies of what the record refers to: from this task's own session, a session on this machine, or its server.
 
-A copy lies in the state directory, `cache/<sha256>/<file name>`, and is made once; its sha256 is checked on the way. A
-zip is unpacked beside it. A caller gets the same path each time, and should not write to it.
+A copy lies in the cache, `$XDG_CACHE_HOME/telemetry/<sha256>/<file name>`, and is made once; its sha256 is checked on
+the way. A zip is unpacked beside it. A caller gets the same path each time, and should not write to it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from telemetry.errors import BlobError, ConfigurationError, JournalError, Server
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.parcel import file_stem
 from telemetry.sdk.view import RunningView, ServerView, SessionView, View
-from telemetry.settings import Settings
+from telemetry.settings import Settings, default_cache_dir
 from telemetry.storage import read_storage
 
 __all__ = ["has_blob", "local_copy", "unpacked"]
-
-CACHE = "cache"
 
 # Deflate packs 1032 to 1 at most: whatever claims more has members that share their bytes.
 MAX_UNPACK_RATIO = 1100
@@ -69,7 +67,7 @@ def local_copy(
     if uri.startswith("file://"):
         return _file_of_uri(uri, label)
     key = sha256 if is_sha256(sha256) else hashlib.sha256(uri.encode()).hexdigest()
-    target = settings.state_dir / CACHE / key / filename
+    target = default_cache_dir() / key / filename
     if target.is_file() and not force:
         return target
     blob = sha256_of_uri(uri)
