@@ -8,6 +8,8 @@ import { statusWord } from "./status.js";
 import { entryOf, valueText } from "./typed.js";
 
 const SEARCH_DELAY_MS = 120;
+// Of any two runs these differ: they are shown, and not counted as a difference.
+const INCIDENTAL = new Set(["started", "duration"]);
 const NONE = "\u0000"; // is not there, as opposed to any text
 
 export class Comparison {
@@ -41,12 +43,12 @@ export class Comparison {
     const groups = this.#groups().map(({ title, rows }) => ({
       title,
       rows: rows.flatMap(([name, texts]) => {
-        const differs = new Set(texts).size > 1;
+        const differs = new Set(texts).size > 1 && !(title === "Task" && INCIDENTAL.has(name));
         all += 1;
         differing += Number(differs);
         const whole = `${title}/${name} ${texts.join(" ")}`.toLowerCase();
         if ((this.onlyDifferences && !differs) || !words.every((word) => whole.includes(word))) return [];
-        return [{ name, differs, cells: texts.map((text) => cellOf(text, texts[0])), classes: texts.map((text) => (text === texts[0] ? "" : "other")) }];
+        return [{ name, differs, cells: texts.map((text) => cellOf(text, texts[0])), classes: texts.map((text) => (differs && text !== texts[0] ? "other" : "")) }];
       }),
     }));
     const shown = groups.reduce((sum, { rows }) => sum + rows.length, 0);

@@ -109,8 +109,8 @@ addEventListener("popstate", () => {
 });
 listenForKeys(rows, selection);
 toolbar.showQuery(query);
-refresh();
-refreshChoices();
+// The rows first: what can be filtered by is asked for when they are there.
+refresh().then(refreshChoices);
 
 const refreshSoon = coalesce(refresh, REFRESH_EVERY_MS);
 // New projects come with new tasks, which is rare: one look in ten seconds is enough.
