@@ -200,11 +200,13 @@ def test_disabled_keeps_nothing_and_takes_every_call(tmp_path: Path, monkeypatch
     weights = tmp_path / "w.pt"
     weights.write_text("x")
     with Task.init("p", "n", output_uri=True) as task:
-        assert not task.upload_artifact("a", np.zeros(3), wait_on_upload=True)
+        assert task.upload_artifact("a", np.zeros(3), wait_on_upload=True)
+        assert not task.artifacts
         OutputModel(task).update_weights(weights, auto_delete_file=True, async_enable=False)
         task.update_output_model(weights)
         assert task.models["output"] is not None
     assert weights.exists()
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_task_that_has_ended_takes_no_artifact(task: Task) -> None:

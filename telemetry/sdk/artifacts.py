@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
 
-__all__ = ["ARTIFACTS", "Artifact", "artifact_entry", "plain_metadata"]
+__all__ = ["ARTIFACTS", "Artifact", "Artifacts", "artifact_entry", "plain_metadata"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,10 @@ class Artifact:
         self.metadata: dict[str, Any] = dict(metadata) if isinstance(metadata, Mapping) else {}
 
     def __repr__(self) -> str:
-        return f"<Artifact {self.name!r} {self.type} {self.size} bytes>"
+        state = self.state
+        # Before its bytes were read its size is not known.
+        told = f"{self.size} bytes" if self.hash or state == STORED else state
+        return f"<Artifact {self.name!r} {self.type} {told}>"
 
     @property
     def url(self) -> str:
@@ -154,6 +157,31 @@ class Artifact:
             self._upload.wait_kept(READ_TIMEOUT_S)
         path = local_copy(self._core, self._known(), settings=self._core.settings, label=self._label, force=force)
         return unpacked(path, force=force) if extract and self.type == "archive" else path
+
+
+class Artifacts(Mapping[str, Artifact]):
+    """A task's artifacts by name, read-only. A name that is not there is a KeyError that says which are."""
+
+    def __init__(self, core: TaskCore, entries: Mapping[str, Any]) -> None:
+        self._core = core
+        self._entries = {name: entry for name, entry in entries.items() if isinstance(entry, Mapping)}
+
+    def __getitem__(self, name: str) -> Artifact:
+        entry = self._entries.get(name)
+        if entry is None:
+            there = ", ".join(map(repr, sorted(self._entries))) or "none"
+            disabled = "; telemetry is disabled" if self._core.settings.mode == "disabled" else ""
+            raise KeyError(f"task {self._core.header.task_id} has no artifact {name!r}. It has: {there:.300}{disabled}")
+        return Artifact(self._core, name, entry)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 def artifact_entry(parcel: Parcel, metadata: Any, time_unix_ns: int) -> dict[str, Any]:

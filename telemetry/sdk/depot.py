@@ -24,7 +24,7 @@ from telemetry.sdk.parcel import Parcel, file_stem, new_scratch_path
 from telemetry.sdk.uploads import Upload, Uploads
 from telemetry.storage import Target
 
-__all__ = ["FAILED", "PENDING", "READ_TIMEOUT_S", "STORED", "Depot", "RunningDepot", "SendingDepot"]
+__all__ = ["FAILED", "PENDING", "READ_TIMEOUT_S", "STORED", "Depot", "NowhereDepot", "RunningDepot", "SendingDepot"]
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +218,35 @@ class SendingDepot:
 
     def wait(self, section: str, key: str) -> bool:
         """Return True: what was put is stored."""
+        return True
+
+    def upload(self, section: str, key: str) -> Upload | None:
+        """Return None: nothing is under way."""
+        return None
+
+
+class NowhereDepot:
+    """The depot of any other task while telemetry is disabled: no byte is read, and what was put stays pending."""
+
+    def put(
+        self,
+        section: str,
+        key: str,
+        parcel: Parcel,
+        write: Write,
+        *,
+        label: str,
+        target: Target | bool | None = None,
+        on_stored: OnStored | None = None,
+    ) -> None:
+        """See Depot."""
+        write({"uri": parcel.uri, "state": STORED if parcel.source is None else PENDING})
+
+    def forget(self, section: str, key: str) -> None:
+        """Do nothing: nothing is under way."""
+
+    def wait(self, section: str, key: str) -> bool:
+        """Return True: nothing is to be waited for."""
         return True
 
     def upload(self, section: str, key: str) -> Upload | None:

@@ -49,7 +49,7 @@ class ModelFiles:
         self._core = core
         self._book = book
         self._keeps = keeps
-        self._index = ModelIndex(core.settings.state_dir)
+        self._index = ModelIndex(core.settings.state_dir, core.settings.mode)
         self.reset_after_fork()
         lifecycle.watch_forks(self)
 

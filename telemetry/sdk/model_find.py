@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 
 def find_model(model_id: str, settings: Settings, *, task: str = "") -> Found:
-    """Return a model by its id.
+    """Return a model by its id; while telemetry is disabled one of which nothing is known, rather than an error.
 
     Args:
         task: the id of the task that made it, where that is known.
@@ -47,6 +47,8 @@ def find_model(model_id: str, settings: Settings, *, task: str = "") -> Found:
             found = None
         if found is not None:
             return found
+    if settings.mode == "disabled":
+        return Found(open_other("", settings, what="a model"), model_id, {})
     where = server_url(settings) or "this machine, and no server is set"
     raise ConfigurationError(f"no model {model_id!r:.60} is known to {where}")
 
@@ -59,6 +61,8 @@ def find_models(
     Raises:
         ConfigurationError: no server is set. ServerError: it does not answer, or refuses.
     """
+    if settings.mode == "disabled":
+        return []
     client = server_client(settings, "looking for models")
     answer = client.find_models(project=project, name=name, tags=list(tags or ()), archived=archived)
     cores: dict[str, TaskCore] = {}

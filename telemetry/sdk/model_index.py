@@ -43,13 +43,17 @@ class ModelIndex:
 
     Args:
         state_dir: of the settings.
+        mode: of the settings; while it is "disabled" nothing is noted.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, mode: str = "online") -> None:
         self._folder = state_dir / FOLDER
+        self._takes_notes = mode != "disabled"
 
     def note(self, path: Path, model: KnownModel) -> None:
         """Note which model is at `path`, a file or folder, as it is now."""
+        if not self._takes_notes:
+            return
         try:
             note = {**asdict(model), "path": str(path), "mark": _mark(path)}
             make_private_folder(self._folder)

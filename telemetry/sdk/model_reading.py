@@ -175,7 +175,7 @@ class ReadableModel:
             path = unpacked(path, force=force)
         known = KnownModel(self.id, self.task, self.name, self.framework)
         # Whoever loads the copy loads this model.
-        ModelIndex(settings.state_dir).note(path, known)
+        ModelIndex(settings.state_dir, settings.mode).note(path, known)
         return path
 
 

@@ -144,8 +144,8 @@ class InputModel(ReadableModel):
         only_published: bool = False,
     ) -> None:
         settings = load_settings()
-        if model_id is not None:
-            found = find_model(model_id, settings)
+        if model_id is not None or settings.mode == "disabled":
+            found = find_model(model_id or "", settings)
         else:
             if not (name or project or tags):
                 raise ConfigurationError("InputModel needs a model_id, or a name, project or tags to look for")
@@ -377,7 +377,7 @@ class OutputModel(ReadableModel):
             self._entry.upload(parcel, target=target, delete_after_upload=delete, **place, **further)
         if place["path"]:
             known = KnownModel(self.id, self._task.id, self.name, self.framework)
-            ModelIndex(core.settings.state_dir).note(Path(place["path"]), known)
+            ModelIndex(core.settings.state_dir, core.settings.mode).note(Path(place["path"]), known)
         if wait and uploads:
             self._entry.wait()
         return self.url

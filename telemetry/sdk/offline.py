@@ -20,11 +20,18 @@ __all__ = ["import_offline_session"]
 
 
 def import_offline_session(
-    session_folder_zip: str | os.PathLike[str], previous_task_id: str | None = None, iteration_offset: int = 0
+    session_folder_zip: str | os.PathLike[str] | None, previous_task_id: str | None = None, iteration_offset: int = 0
 ) -> str:
     """See Task.import_offline_session."""
-    source = _source(Path(session_folder_zip))
     settings = load_settings()
+    if settings.mode == "disabled":
+        return ""
+    if session_folder_zip is None:
+        raise ConfigurationError(
+            "there is no session to import: None was given. Task.get_offline_mode_folder() is None unless the task was "
+            "begun offline: Task.set_offline(True) before Task.init. Nothing was sent"
+        )
+    source = _source(Path(session_folder_zip))
     if settings.url is None or not settings.url.startswith(("http://", "https://")):
         raise ConfigurationError(
             f"importing {source.path} needs a server, and TELEMETRY_URL is {mask_url(settings.url or 'not set')}. "

@@ -24,7 +24,7 @@ from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
 from telemetry.retry import delay_s
 from telemetry.sdk.connected import Connected
-from telemetry.sdk.depot import Depot, SendingDepot
+from telemetry.sdk.depot import Depot, NowhereDepot, SendingDepot
 from telemetry.sdk.logger import Logger
 from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.parcel import SCRATCH
@@ -33,7 +33,7 @@ from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.uploads import task_prefix
-from telemetry.sdk.view import ServerView, SessionView, View, section_of
+from telemetry.sdk.view import NowhereView, ServerView, SessionView, View, section_of
 from telemetry.settings import Settings
 from telemetry.wire import encode
 
@@ -219,6 +219,19 @@ class Other:
         return self.view
 
 
+class _Nowhere(Other):
+    """Any other task while telemetry is disabled: what is set can be read back from this object, and goes nowhere."""
+
+    def __init__(self, header: TaskHeader, settings: Settings) -> None:
+        view = NowhereView(header.task_id)
+        super().__init__(header, settings, view, None)
+        view.own = self.record.own
+        self.depot = NowhereDepot()
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Send nothing."""
+
+
 def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *, what: str) -> Other:
     """Make a new task on the server, with this record; it is there whole or not at all.
 
@@ -226,9 +239,8 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
         ConfigurationError: there is no server, or telemetry is offline; nothing was made.
         ServerError: the server can't be reached or refuses it.
     """
-    server_client(settings, what)
-    url = server_url(settings)
-    assert url is not None, "a server that is not set is an error"
+    if settings.mode != "disabled":
+        server_client(settings, what)
     task_id, fields = secrets.token_hex(16), sections["task"]
     moment = time.time_ns()
     header = TaskHeader(
@@ -239,6 +251,12 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
         type=str(fields.get("type", "training")),
         created_unix_ns=moment,
     )
+    if settings.mode == "disabled":
+        core = _Nowhere(header, settings)
+        core.record.change_sections(sections)
+        return core
+    url = server_url(settings)
+    assert url is not None, "a server that is not set is an error"
     changes: list[FrameEvent] = [
         RecordChange(moment, section, key, value)
         for section, values in sections.items()
@@ -251,17 +269,30 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
 def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
     """Return the core of a task by its id, read from the server, or offline from this machine's sessions.
 
+    While telemetry is disabled nothing is read: it is an empty task.
+
     Raises:
         ValueError: no such task.
         ConfigurationError: there is neither a server nor a session of it.
         ServerUnreachable: the server does not answer.
     """
+    if not isinstance(task_id, str):
+        raise ConfigurationError(
+            f"a task's id is a str of 32 hexadecimal digits, not {type(task_id).__name__}: {task_id!r:.60}"
+        )
+    if settings.mode == "disabled":
+        return _Nowhere(TaskHeader(task_id, writer_id=bytes(16), project="", name=""), settings)
     url = server_url(settings)
     view: View
     if url is not None:
         view = ServerView(partial(client_of, url, settings), task_id)
     elif any(path.exists() for path in local_places(settings, task_id)):
         view = SessionView(lambda: local_places(settings, task_id), task_id)
+    elif settings.mode == "offline":
+        raise ConfigurationError(
+            f"there is no session of task {task_id!r:.60} in {settings.state_dir}, and telemetry is in offline mode, "
+            "in which no server is asked"
+        )
     else:
         server_client(settings, what)
         raise AssertionError("a server that is not set is an error")

@@ -16,7 +16,7 @@ from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
 from telemetry.sdk.announce import end_line, start_line
 from telemetry.sdk.connected import Connected
-from telemetry.sdk.depot import Depot, RunningDepot
+from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
 from telemetry.sdk.identity import is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
@@ -31,7 +31,7 @@ from telemetry.sdk.servers import client_of
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
 from telemetry.sdk.uploads import Uploads, task_prefix
-from telemetry.sdk.view import RunningView, ServerView, SessionView, View
+from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View
 
 __all__ = ["Running"]
 
@@ -62,7 +62,7 @@ class Running:
         self.record = Record(self.emit)
         self.connected = Connected(self.record, watch=launched.destination is not None)
         self.uploads = self._make_uploads(launched)
-        self.depot: Depot = RunningDepot(self.uploads)
+        self.depot: Depot = NowhereDepot() if launched.destination is None else RunningDepot(self.uploads)
         self.book = ModelBook(self)
         self.model_files = ModelFiles(self, self.book, keeps=launched.output.keeps_models)
         self.logger = Logger(self.emit, self.uploads, self.flush)
@@ -131,7 +131,7 @@ class Running:
         """Return where this task's events can be read back: a server first, else a session."""
         destination = self.launched.destination
         if destination is None:
-            return None
+            return NowhereView(self.header.task_id)
         for url in destination.urls:
             if url.startswith(("http://", "https://")):
                 return ServerView(partial(client_of, url, self.settings), self.header.task_id)

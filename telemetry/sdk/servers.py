@@ -82,13 +82,16 @@ def server_client(settings: Settings, what: str) -> Client:
     """
     url = server_url(settings)
     if url is None:
-        why = (
-            f"TELEMETRY_URL is {mask_url(settings.url or 'not set')}"
+        why, remedy = (
+            (
+                f"TELEMETRY_URL is {mask_url(settings.url or 'not set')}",
+                "Set it to the server's address, such as http://127.0.0.1:8008",
+            )
             if settings.mode == "online"
-            else f"telemetry is in {settings.mode} mode"
+            else (
+                f"telemetry is in {settings.mode} mode",
+                "Leave it: Task.set_offline(False), and neither TELEMETRY_OFFLINE_MODE nor TELEMETRY_MODE set",
+            )
         )
-        raise ConfigurationError(
-            f"{what} needs a server, and {why}. Nothing was changed. "
-            "Set TELEMETRY_URL to the server's address, such as http://127.0.0.1:8008"
-        )
+        raise ConfigurationError(f"{what} needs a server, and {why}. Nothing was done. {remedy}")
     return client_of(url, settings)

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import clean_name
-from telemetry.sdk.artifacts import ARTIFACTS, Artifact, artifact_entry
+from telemetry.sdk.artifacts import ARTIFACTS, Artifact, Artifacts, artifact_entry
 from telemetry.sdk.base import TaskBase
+from telemetry.sdk.depot import NowhereDepot
 from telemetry.sdk.packing import remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
 from telemetry.sdk.registered import RegisteredFrame
@@ -63,8 +63,8 @@ class TaskArtifacts(TaskBase):
         Raises:
             TelemetryError: it can't be stored, and the task is not one that this process runs.
         """
-        if self._running is not None and self._running.launched.destination is None:
-            return False  # telemetry is disabled
+        if isinstance(self._core.depot, NowhereDepot):
+            return True  # telemetry is disabled: it is taken like any other call, and kept nowhere
         try:
             name = _checked_name(name)
             self._refuse_when_ended(name)
@@ -126,10 +126,7 @@ class TaskArtifacts(TaskBase):
     @property
     def artifacts(self) -> Mapping[str, Artifact]:
         """The task's artifacts by name, read-only, as they are recorded now."""
-        entries = self._section(ARTIFACTS)
-        return MappingProxyType(
-            {name: Artifact(self._core, name, entry) for name, entry in entries.items() if isinstance(entry, Mapping)}
-        )
+        return Artifacts(self._core, self._section(ARTIFACTS))
 
     # ---- frames that are followed ----------------------------------------------------------------
 

@@ -51,9 +51,12 @@ class TaskOffline(TaskBase):
 
     @classmethod
     def import_offline_session(
-        cls, session_folder_zip: str | os.PathLike[str], previous_task_id: str | None = None, iteration_offset: int = 0
+        cls,
+        session_folder_zip: str | os.PathLike[str] | None,
+        previous_task_id: str | None = None,
+        iteration_offset: int = 0,
     ) -> str:
-        """Send a session folder or zip to the server at TELEMETRY_URL; return the task's id.
+        """Send a session folder or zip to the server at TELEMETRY_URL; return the task's id, "" while disabled.
 
         It becomes the task that the run was: same id, times and final status. Importing again changes nothing, and
         the source is left as it is. Returns when everything is on the server.

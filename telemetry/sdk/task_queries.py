@@ -66,6 +66,8 @@ class TaskQueries(TaskBase):
         asked = (project_name, task_name, tags, task_filter)
         if all(value is None for value in asked):
             raise ConfigurationError("Task.get_task needs a task_id, or a project_name and task_name to look for")
+        if settings.mode == "disabled":
+            return None
         client = server_client(settings, "Task.get_task")
         body = _query([project_name] if project_name else None, tags, task_filter)
         body["exact_name"] = task_name
@@ -102,6 +104,8 @@ class TaskQueries(TaskBase):
             ServerUnreachable: the server does not answer.
         """
         settings = load_settings()
+        if settings.mode == "disabled":
+            return []
         client = server_client(settings, "Task.get_tasks")
         if task_ids:
             if isinstance(task_ids, str):
@@ -132,7 +136,10 @@ class TaskQueries(TaskBase):
         Raises:
             As get_tasks.
         """
-        client = server_client(load_settings(), "Task.query_tasks")
+        settings = load_settings()
+        if settings.mode == "disabled":
+            return []
+        client = server_client(settings, "Task.query_tasks")
         fields = [additional_return_fields] if isinstance(additional_return_fields, str) else additional_return_fields
         body = _query(_projects(project_name), tags, task_filter)
         body |= {"name": task_name, "allow_archived": allow_archived, "fields": list(fields or ())}

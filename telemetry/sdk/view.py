@@ -5,6 +5,7 @@ A view answers in the same words wherever the events are:
     ServerView    on a server, through its API
     SessionView   in a session folder or zip on this machine; nothing but the files is needed
     RunningView   in this process: its own changes over what one of the others knows
+    NowhereView   while telemetry is disabled: what was set in this process, and no reports
 
 The record is read through `fold()`; reports (points, values, console, plots) have a method each.
 """
@@ -27,7 +28,7 @@ from telemetry.wire import Frame, decode
 if TYPE_CHECKING:
     from telemetry.client import Client
 
-__all__ = ["RunningView", "ServerView", "SessionView", "View", "record_of", "section_of"]
+__all__ = ["NowhereView", "RunningView", "ServerView", "SessionView", "View", "record_of", "section_of"]
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,21 @@ class SessionView:
             # What earlier runs under this id reported lies in the same folder.
             story.batches = [(frame, newer_part(batch, since)) for frame, batch in story.batches]
         return story
+
+
+class NowhereView(SessionView):
+    """A task while telemetry is disabled: a session without files.
+
+    Attributes:
+        own: the record as far as this process has set it.
+    """
+
+    def __init__(self, task_id: str, own: RecordFold | None = None) -> None:
+        super().__init__(tuple, task_id)
+        self.own = RecordFold() if own is None else own
+
+    def _read(self) -> _Story:
+        return _Story((), self.own)
 
 
 class RunningView:
