@@ -146,6 +146,7 @@ class HttpApi:
             f"{self.url} answered {answer.status}: {reason}",
             status=answer.status,
             retry_after_s=parse_retry_after(answer.headers.get("Retry-After")),
+            reason=str(reason),
         )
 
     def _not_ours(self, status: int) -> ServerUnreachable:

@@ -120,12 +120,14 @@ class ServerError(TelemetryError):
 
     Args:
         retry_after_s: seconds that it asked to wait (Retry-After), if it did.
+        reason: what the server said, without address and status.
     """
 
-    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None, reason: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class ServerUnreachable(ServerError):

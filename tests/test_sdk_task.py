@@ -412,3 +412,37 @@ def test_a_collector_of_ones_own_runs_with_the_task(start: Start) -> None:
     task = start(sinks=[sink], collectors=[Beacon()])
 
     assert [line.text for line in closed(task, sink).console] == ["hello", "goodbye"]
+
+
+def test_what_is_set_after_close_is_counted_and_reads_as_it_was(start: Start) -> None:
+    task = start(tags=["a"])
+    task.set_parameter("lr", 0.1)
+    task.set_progress(40)
+    task.close()
+    dropped = task.ledger().dropped.get("closed", 0)
+
+    task.set_parameter("lr", 0.2)
+    task.set_progress(50)
+    task.add_tags("b")
+    task.set_name("another")
+    task.set_user_properties(stage="late")
+
+    assert task.get_parameters(cast=True) == {"General/lr": 0.1}
+    assert (task.get_progress(), task.get_tags(), task.name) == (40.0, ["a"], "a task")
+    assert task.get_user_properties() == {}
+    assert task.ledger().dropped["closed"] == dropped + 5
+
+
+def test_a_refused_tag_or_artifact_name_says_what_is_wrong(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    task = start(tags=["a"])
+
+    task.add_tags(3)  # type: ignore[arg-type]
+    task.remove_tags(None)  # type: ignore[arg-type]
+    assert not task.upload_artifact(None, {})  # type: ignore[arg-type]
+
+    assert task.get_tags() == ["a"]
+    assert task.ledger().dropped == {"invalid": 3}
+    assert "add_tags: tags must be a str or a list of str, not int: 3" in caplog.text
+    assert "remove_tags: tags must be a str or a list of str, not NoneType: None" in caplog.text
+    assert "upload_artifact: an artifact needs a name, a str that is not empty; None is none" in caplog.text
+    task.close()

@@ -36,7 +36,7 @@ class Record:
         send: takes those of one call together, for a task whose changes are sent at once; instead of `emit`.
 
     Attributes:
-        own: the fold of what was written here.
+        own: the fold of what was written here, up to the end.
     """
 
     def __init__(
@@ -50,7 +50,12 @@ class Record:
         self._send = send
         self._clock = clock
         self._last_unix_ns = 0
+        self._ended = False
         self.own = RecordFold()
+
+    def end(self) -> None:
+        """From now on changes are only counted as dropped, not folded: nobody else will ever see them."""
+        self._ended = True
 
     def change(self, section: str, key: str, value: Any) -> None:
         """Give one field a new value; None removes it."""
@@ -81,7 +86,8 @@ class Record:
         for change in changes:
             if self._emit is not None:
                 self._emit(change)
-            self.own.apply(change)
+            if not self._ended:
+                self.own.apply(change)
 
 
 def start_fields(header: TaskHeader, *, tags: list[str]) -> dict[str, Any]:

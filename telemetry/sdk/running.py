@@ -214,6 +214,7 @@ class Running:
         deadline_s = max(deadline_s, time.monotonic() + timeout_s * (1 - UPLOADS_SHARE))
         self._write_end(outcome, timeout_s)
         ledger = self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
+        self.record.end()
         # Of many processes' lines only those are worth reading that say that something is left.
         complete = ledger.delivered == ledger.logged and not str(left)
         if isinstance(self.pipeline, Pipeline) and (self.launched.membership.leads or not complete):

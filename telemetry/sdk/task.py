@@ -216,7 +216,7 @@ class Task(
         Anything else changes nothing and is counted as dropped (reason "invalid").
         """
         try:
-            if self._running is not None:
+            if self._running is not None and self._running.is_running:
                 self._running.progress.set(progress)
             else:
                 self._record.change("task", "progress", checked_progress(progress))

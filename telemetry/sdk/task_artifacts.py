@@ -176,10 +176,9 @@ class TaskArtifacts(TaskBase):
 
 
 def _checked_name(name: Any) -> str:
-    text = clean_name(name)
-    if not text.strip():
-        raise ConfigurationError("an artifact needs a name")
-    return text
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigurationError(f"an artifact needs a name, a str that is not empty; {name!r:.60} is none")
+    return clean_name(name)
 
 
 def _delete_originals(name: str, parcel: Parcel) -> None:

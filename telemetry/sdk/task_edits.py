@@ -69,6 +69,8 @@ class TaskEdits(TaskBase):
 
     def _rename(self, field: str, value: str) -> None:
         self._record.change("task", field, value)
+        if self._running is not None and not self._running.is_running:
+            return  # it was dropped: the task has ended, and keeps the name it has
         header = self._core.header
         names = {"name": header.name, "project": header.project, "type": header.type, field: value}
         self._core.header = replace(header, name=names["name"], project=names["project"], type=names["type"])
@@ -99,8 +101,12 @@ class TaskEdits(TaskBase):
 
     def remove_tags(self, tags: str | Iterable[str]) -> None:
         """Take tags from the task; one that it does not have changes nothing."""
-        gone = set(_listed(tags))
-        self._set_tags("remove_tags", "tags", lambda: [tag for tag in self.get_tags() if tag not in gone])
+
+        def left() -> list[str]:
+            gone = set(_listed(tags))
+            return [tag for tag in self.get_tags() if tag not in gone]
+
+        self._set_tags("remove_tags", "tags", left)
 
     def get_tags(self) -> list[str]:
         """Return the tags in the order they were given."""
@@ -264,4 +270,11 @@ def _given(argument: str, value: str | None) -> str:
 
 
 def _listed(tags: str | Iterable[str]) -> list[str]:
+    """Return tags as a list.
+
+    Raises:
+        ConfigurationError: neither a str nor an iterable.
+    """
+    if not isinstance(tags, Iterable):
+        raise ConfigurationError(f"tags must be a str or a list of str, not {type(tags).__name__}: {tags!r:.80}")
     return [tags] if isinstance(tags, str) else list(tags)

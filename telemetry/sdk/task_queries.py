@@ -220,7 +220,7 @@ def _ask(client: Client, body: dict[str, Any]) -> Any:
         return client.query_tasks(**body, brief=True)
     except ServerError as error:
         if error.status == 400:
-            raise InvalidQuery(str(error)) from error
+            raise InvalidQuery(error.reason or str(error)) from error
         raise
 
 
