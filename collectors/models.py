@@ -313,15 +313,18 @@ def _checked(frameworks: Any) -> dict[str, Any] | None:
     if isinstance(frameworks, bool):
         return {} if frameworks else None
     if not isinstance(frameworks, Mapping):
-        raise ConfigurationError(f"frameworks must be a bool or a dict, not {type(frameworks).__name__}")
+        raise ConfigurationError(f"auto_connect_frameworks must be a bool or a dict, not {type(frameworks).__name__}")
     for name, switch in frameworks.items():
         patterns = switch if isinstance(switch, list) else []
         if not isinstance(name, str) or not isinstance(switch, (bool, str, list, Mapping)):
             raise ConfigurationError(
-                f"frameworks[{name!r}] must be a bool, a wildcard, a list of wildcards or a dict, not {switch!r:.80}"
+                f"auto_connect_frameworks[{name!r}] must be a bool, a wildcard, a list of wildcards or a dict, "
+                f"not {switch!r:.80}"
             )
         if not all(isinstance(pattern, str) for pattern in patterns):
-            raise ConfigurationError(f"frameworks[{name!r}] must hold wildcards (str) only, not {switch!r:.80}")
+            raise ConfigurationError(
+                f"auto_connect_frameworks[{name!r}] must hold wildcards (str) only, not {switch!r:.80}"
+            )
     return dict(frameworks) or None
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from sdk_support import Story, only_session, read_story, tell
+from telemetry.collectors.models import LOAD_FUNCTIONS, SAVE_FUNCTIONS
 
 from telemetry import Logger, Task
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import ConsoleLine
 from telemetry.protocols import Emit
+from telemetry.sdk.options import FRAMEWORKS
 from telemetry.sdk.status import TaskStatus
 from telemetry.testing import FlakySink, MemorySink
 
@@ -446,3 +448,21 @@ def test_a_refused_tag_or_artifact_name_says_what_is_wrong(start: Start, caplog:
     assert "remove_tags: tags must be a str or a list of str, not NoneType: None" in caplog.text
     assert "upload_artifact: an artifact needs a name, a str that is not empty; None is none" in caplog.text
     task.close()
+
+
+def test_a_misspelt_framework_is_warned_of_and_those_of_the_page_are_not(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_or_off = "matplotlib tensorflow xgboost scikit fastai lightgbm hydra detect_repository tfdefines joblib catboost"
+    page: dict[str, Any] = dict.fromkeys(on_or_off.split(), True)
+    page |= {"pytorch": "*.pt", "tensorboard": {"report_hparams": False}}
+    start(auto_connect_frameworks=page).close()
+    assert "no framework" not in caplog.text
+
+    start(auto_connect_frameworks={"pytorh": False}).close()
+    assert "auto_connect_frameworks has 'pytorh', which is no framework; did you mean 'pytorch'?" in caplog.text
+
+
+def test_every_switch_of_a_hook_is_a_framework() -> None:
+    switches = {switch for function in (*SAVE_FUNCTIONS, *LOAD_FUNCTIONS) for switch in function.switches}
+    assert switches <= set(FRAMEWORKS)

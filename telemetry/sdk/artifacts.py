@@ -14,7 +14,7 @@ from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
 from telemetry.sdk.copies import has_blob, local_copy, unpacked
 from telemetry.sdk.core import TaskCore
-from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED
+from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED, was_put_here
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
 
@@ -136,7 +136,8 @@ class Artifact:
         """
         if deserialization_function is not None:
             return deserialization_function(self._copy(False, force_download).read_bytes())
-        allowed = (self._upload is not None if allow_pickle is None else allow_pickle) and not block_unsafe_artifacts
+        is_own = self._upload is not None or was_put_here(self.hash)
+        allowed = (is_own if allow_pickle is None else allow_pickle) and not block_unsafe_artifacts
         refusal = (
             f"{self._label} is a pickle, and loading one runs whatever code its maker has put into it. Nothing was "
             f"loaded. If you trust them: artifacts[{self.name!r}].get(allow_pickle=True); the file as it is: "

@@ -24,7 +24,17 @@ from telemetry.sdk.parcel import Parcel, file_stem, new_scratch_path
 from telemetry.sdk.uploads import Upload, Uploads
 from telemetry.storage import Target
 
-__all__ = ["FAILED", "PENDING", "READ_TIMEOUT_S", "STORED", "Depot", "NowhereDepot", "RunningDepot", "SendingDepot"]
+__all__ = [
+    "FAILED",
+    "PENDING",
+    "READ_TIMEOUT_S",
+    "STORED",
+    "Depot",
+    "NowhereDepot",
+    "RunningDepot",
+    "SendingDepot",
+    "was_put_here",
+]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +51,15 @@ READ_TIMEOUT_S = 60.0
 
 # For this long without a byte moving a program waits that has asked to wait, in seconds.
 STALL_S = 30.0
+
+
+# The sha256 of all that this process, or the one that forked it, has put into a depot. Growing by one is atomic.
+_put_here: set[str] = set()
+
+
+def was_put_here(sha256: str) -> bool:
+    """Return True if this process has put these very bytes into a task itself."""
+    return sha256 in _put_here
 
 
 class Depot(Protocol):
@@ -131,10 +150,14 @@ class RunningDepot:
             if on_stored is not None:
                 on_stored()
 
+        def kept(blob: Blob) -> None:
+            _put_here.add(blob.sha256)
+            tell(uri=blob.uri, state=PENDING, sha256=blob.sha256, size_bytes=blob.size_bytes)
+
         put.upload = self._uploads.submit(
             parcel.source,
             filename=parcel.filename,
-            on_blob=lambda blob: tell(uri=blob.uri, state=PENDING, sha256=blob.sha256, size_bytes=blob.size_bytes),
+            on_blob=kept,
             on_stored=finished,
             on_failed=lambda why: tell(uri="", state=FAILED, error=why),
             label=label,
@@ -198,6 +221,7 @@ class SendingDepot:
         path, is_ours = _as_file(parcel, self._scratch)
         try:
             sha256, size_bytes = _sha256_of(path)
+            _put_here.add(sha256)
             fields = {"uri": blob_uri(sha256), "state": PENDING, "sha256": sha256, "size_bytes": size_bytes}
             if target is not None and not isinstance(target, bool):
                 place = f"{self._prefix}/{_key_at_target(section, key, parcel.filename)}"

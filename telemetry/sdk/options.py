@@ -6,6 +6,8 @@ before anything is started.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -17,6 +19,7 @@ from telemetry.events import MAX_NAME_CHARS, clean_text
 
 __all__ = [
     "DEFAULT_PROJECT",
+    "FRAMEWORKS",
     "STREAMS",
     "TASK_TYPES",
     "TaskTypes",
@@ -27,7 +30,10 @@ __all__ = [
     "choose_tags",
     "choose_type",
     "refuse_unsupported",
+    "warn_of_unknown_frameworks",
 ]
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PROJECT = "Untitled"
 
@@ -51,6 +57,13 @@ class TaskTypes(StrEnum):
 TASK_TYPES = tuple(kind.value for kind in TaskTypes)
 
 STREAMS = ("stdout", "stderr", "logging")
+
+# What auto_connect_frameworks may name: what is hooked here, and what ClearML's page and source name besides.
+FRAMEWORKS = (
+    *("pytorch", "joblib", "scikit", "xgboost", "lightgbm", "catboost", "keras", "tensorflow", "safetensors"),
+    *("matplotlib", "tensorboard", "hydra", "tfdefines", "detect_repository"),
+    *("fastai", "megengine", "jsonargparse", "gradio", "click", "fire", "dask", "transformers"),
+)
 
 
 def choose_project(project_name: str | None) -> str:
@@ -93,6 +106,20 @@ def choose_tags(tags: Iterable[str] | None) -> list[str]:
         if not isinstance(tag, str) or not tag:
             raise ConfigurationError(f"a tag must be a non-empty str, not {tag!r:.80}")
     return list(dict.fromkeys(clean_text(tag) for tag in chosen))
+
+
+def warn_of_unknown_frameworks(auto_connect_frameworks: Any) -> None:
+    """Warn of a name that is no framework's: {"pytorh": False} would leave pytorch on, in silence.
+
+    It is no error: ClearML takes any name, and later releases of either may know more.
+    """
+    if not isinstance(auto_connect_frameworks, Mapping):
+        return
+    for name in auto_connect_frameworks:
+        if isinstance(name, str) and name not in FRAMEWORKS:
+            close = difflib.get_close_matches(name, FRAMEWORKS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(FRAMEWORKS)}"
+            log.warning("auto_connect_frameworks has %.80r, which is no framework; %s", name, hint)
 
 
 def choose_streams(auto_connect_streams: bool | Mapping[str, bool]) -> dict[str, bool]:

@@ -144,6 +144,8 @@ class Task(
         """Start this process's part of a task; the lock is held."""
         part = WriterRecord(membership)
         launched = prepare(request, membership, on_child=part.tell_of_fork)
+        if membership.leads and not membership.joined:
+            options.warn_of_unknown_frameworks(request.frameworks)
         task = cls(Running(launched, tags=request.tags, part=part, hooks=hooks))
         current.task = task
         launched.start()

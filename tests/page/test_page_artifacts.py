@@ -98,7 +98,9 @@ def test_objects_of_every_type_come_back_equal(way: Way) -> None:
         assert artifact.timestamp.year >= 2026
 
 
-def test_a_pickle_of_another_task_is_loaded_only_if_the_caller_says_so(way: Way) -> None:
+def test_a_pickle_of_another_program_is_loaded_only_if_the_caller_says_so(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = way.init(project_name="examples", task_name="pickles")
     value = {1, 2, frozenset({3})}
     assert task.upload_artifact("pickled", value)
@@ -106,6 +108,8 @@ def test_a_pickle_of_another_task_is_loaded_only_if_the_caller_says_so(way: Way)
     with pytest.raises(ConfigurationError, match="Nothing was loaded"):
         task.artifacts["pickled"].get(block_unsafe_artifacts=True)
     read = way.read(task).artifacts["pickled"]
+    assert read.get() == value  # and so it did these bytes, wherever they are read back from
+    monkeypatch.setattr("telemetry.sdk.depot._put_here", set())  # as in any other program
     with pytest.raises(ConfigurationError, match=r"artifacts\['pickled'\]\.get\(allow_pickle=True\)"):
         read.get()
     assert read.get(allow_pickle=True) == value
