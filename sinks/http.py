@@ -13,7 +13,7 @@ from telemetry.credentials import Credentials, proxy_for, refuse_password_in_url
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
-from telemetry.retry import parse_retry_after
+from telemetry.retry import parse_retry_after, said_by
 from telemetry.settings import Settings
 from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame
 
@@ -198,7 +198,7 @@ class HttpSink:
         except TimeoutError as error:
             raise SinkUnavailable(f"no answer from {self.url} within {self._timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise SinkUnavailable(f"cannot reach {self.url}: {_said(error)}") from error
+            raise SinkUnavailable(f"cannot reach {self.url}: {said_by(error)}") from error
 
     async def _token_changed(self) -> bool:
         """Read the token's file again, on a thread: it may lie on a file system that hangs."""
@@ -207,12 +207,6 @@ class HttpSink:
             return await asyncio.get_running_loop().run_in_executor(reader, self._credentials.reread)
         finally:
             reader.shutdown(wait=False)
-
-
-def _said(error: Exception) -> str:
-    """Return what an error says in one line; aiohttp puts whole answers into some."""
-    text = str(error)
-    return type(error).__name__ if not text or text.startswith("<") else text[:500]
 
 
 def _reason(answer: Any) -> str:

@@ -81,9 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     add_token(commands)
     add_export(commands, default_url=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}", import_extra=_import_extra)
     _add_salvage(commands)
-    command = commands.add_parser("settings", help="print every setting, its value and where it comes from")
+    command = commands.add_parser(
+        "settings",
+        help="print every setting, its value and where it comes from",
+        description="Print every setting as its environment variable, with the value in force, what it means and where "
+        "the value comes from: the environment, a file or the default. Tokens are not shown.",
+    )
     command.set_defaults(run=_settings)
-    command = commands.add_parser("version", help="print the versions that matter in a bug report")
+    what = "print the versions that matter in a bug report"
+    command = commands.add_parser("version", help=what, description=f"{what.capitalize()}.")
     command.set_defaults(run=_version)
     return parser
 
@@ -149,7 +155,11 @@ def _add_sync(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.add_argument("paths", metavar="DIR", nargs="*", type=Path, help="default: TELEMETRY_DIR")
     _add_sync_options(command)
     command = commands.add_parser(
-        "import", help="send session folders and zips from elsewhere to the server", description="As sync."
+        "import",
+        help="send session folders and zips from elsewhere to the server",
+        description="Send session folders and zips, wherever they come from, to the server. Each becomes the task that "
+        "its run was; importing again changes nothing, and the source is left as it is. Exit code 1 if something "
+        "could not be sent.",
     )
     command.add_argument(
         "paths", metavar="PATH", nargs="+", type=Path, help="a session folder or zip, or a folder of them"

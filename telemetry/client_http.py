@@ -18,7 +18,7 @@ import orjson
 
 from telemetry.credentials import Credentials, proxy_for, refuse_password_in_url
 from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable
-from telemetry.retry import parse_retry_after
+from telemetry.retry import parse_retry_after, said_by
 
 if TYPE_CHECKING:
     import aiohttp
@@ -229,8 +229,7 @@ class _Translated:
 
         if isinstance(error, (aiohttp.ClientError, TimeoutError, OSError)):
             raise ServerUnreachable(
-                f"no answer from {self._url} ({error!s:.200} {type(error).__name__}). "
-                'Is it running? "telemetry server" starts one.'
+                f'no answer from {self._url} ({said_by(error)}). Is it running? "telemetry server" starts one.'
             ) from error
 
 

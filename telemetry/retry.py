@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import socket
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-__all__ = ["BASE_DELAY_S", "MAX_DELAY_S", "MAX_RETRY_AFTER_S", "delay_s", "parse_retry_after"]
+__all__ = ["BASE_DELAY_S", "MAX_DELAY_S", "MAX_RETRY_AFTER_S", "delay_s", "parse_retry_after", "said_by"]
 
 BASE_DELAY_S = 0.5  # first retry within half a second: most outages are a restart
 MAX_DELAY_S = 30.0  # a server that came back is noticed within half a minute
@@ -52,3 +55,23 @@ def parse_retry_after(header: str | None, *, now: datetime | None = None) -> flo
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return min(max(0.0, (moment - (now or datetime.now(UTC))).total_seconds()), MAX_RETRY_AFTER_S)
+
+
+# What the system says of a connection that did not come about.
+_NO_WAY = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT})
+
+
+def said_by(error: BaseException) -> str:
+    """Return what a network error says in one line, for a person.
+
+    Of a connection that did not come about it is the system's word, "Connection refused": aiohttp repeats the address
+    twice around it. It also puts whole answers into some errors, of which the beginning is enough.
+    """
+    cause = getattr(error, "os_error", error)
+    number = getattr(cause, "errno", None)
+    if number in _NO_WAY:
+        return os.strerror(number)
+    if isinstance(cause, socket.gaierror) and cause.strerror:
+        return cause.strerror
+    text = str(error)
+    return type(error).__name__ if not text or text.startswith("<") else text[:500]

@@ -64,6 +64,17 @@ def test_a_wrong_command_line_is_exit_code_2(line: list[str], capsys: pytest.Cap
     assert "usage: telemetry" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["server", "demo", "sync", "import", "export", "salvage", "settings", "version"])
+def test_every_command_says_in_a_sentence_of_its_own_what_it_does(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    described = capsys.readouterr().out.split("\n\n")[1]
+    assert described[0].isupper(), described
+    assert len(described.split()) >= 5, described
+
+
 def test_help_imports_nothing_of_weight(state_dir: Path) -> None:
     source = (
         "import sys\nfrom telemetry.cli import main\n"

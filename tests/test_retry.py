@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.retry import BASE_DELAY_S, MAX_DELAY_S, MAX_RETRY_AFTER_S, delay_s, parse_retry_after
+from telemetry.retry import BASE_DELAY_S, MAX_DELAY_S, MAX_RETRY_AFTER_S, delay_s, parse_retry_after, said_by
 
 units = st.floats(0, 1, exclude_max=True)
 
@@ -62,6 +65,31 @@ def test_both_forms_of_retry_after_are_read(header: str | None, expected: float 
 def test_no_header_raises_or_makes_anybody_wait_for_ever(header: str) -> None:
     seconds = parse_retry_after(header)
     assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER_S
+
+
+async def _failure(url: str) -> BaseException:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError) as caught:
+            await session.get(url)
+    return caught.value
+
+
+def test_a_connection_that_does_not_come_about_is_said_in_the_systems_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert said_by(asyncio.run(_failure(f"http://127.0.0.1:{port}"))) == "Connection refused"
+    unknown = aiohttp.ClientConnectorDNSError(_key(), socket.gaierror(-2, "Name or service not known"))
+    assert said_by(unknown) == "Name or service not known"
+
+
+def test_of_other_errors_a_line_is_said() -> None:
+    assert said_by(TimeoutError()) == "TimeoutError"
+    assert said_by(ValueError("<html>")) == "ValueError"
+    assert said_by(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
+
+
+def _key() -> aiohttp.client_reqrep.ConnectionKey:
+    return aiohttp.client_reqrep.ConnectionKey("host", 1, False, True, None, None, None)
 
 
 def test_the_jitter_neither_follows_nor_moves_the_programs_generator() -> None:

@@ -192,6 +192,8 @@ def test_a_sink_without_a_folder_keeps_no_bytes(tmp_path: Path, monkeypatch: pyt
             assert not task.upload_artifact("a", {}, wait_on_upload=True)
             assert task.artifacts["a"].state == "failed"
             assert "no session folder" in task.artifacts["a"].error
+            with pytest.raises(BlobError, match="could not be stored: there is no session folder"):
+                task.artifacts["a"].get()
 
 
 def test_disabled_keeps_nothing_and_takes_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,6 +238,10 @@ def test_the_lines_say_where_and_what_became_of_the_events() -> None:
         announce.end_line("completed", Ledger(12345, 12345, 0, 0), left_in=Path("/a"))
         == "telemetry: completed. 12,345 events logged: 12,345 delivered."
     )
+    nowhere = announce.end_line(
+        "completed", Ledger(2, 0, 0, 0, {"not_delivered": 2}), left_in=None, afterwards="telemetry server"
+    )
+    assert "See it with" not in nowhere
     left = announce.end_line("stopped", Ledger(3, 1, 2, 0), left_in=Path("/a/my runs"))
     assert left.endswith("1 delivered, 2 on disk. Send what is on disk with: telemetry sync '/a/my runs'")
 

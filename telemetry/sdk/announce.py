@@ -45,7 +45,7 @@ def end_line(
         line += f" Uploads: {said}."
     if (ledger.on_disk or (left is not None and left.count)) and left_in is not None:
         line += f" Send what is on disk with: telemetry sync {shlex.quote(str(left_in))}"
-    elif afterwards:
+    elif afterwards and ledger.delivered:
         line += f" See it with: {afterwards}"
     return line
 

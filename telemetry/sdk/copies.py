@@ -81,8 +81,15 @@ def local_copy(
         elif uri:
             _read_storage(uri, on_piece, label)
         else:
-            raise BlobError(f"{label} is not stored yet (state {entry.get('state') or 'unknown'!s}); try again later")
+            raise BlobError(f"{label} {_why_not(entry)}")
     return target
+
+
+def _why_not(entry: Mapping[str, Any]) -> str:
+    """Return why an entry has no bytes anywhere."""
+    if entry.get("error"):
+        return f"could not be stored: {entry['error']}"
+    return f"is not stored yet (state {entry.get('state') or 'unknown'!s}); try again later"
 
 
 def unpacked(path: Path, *, force: bool = False) -> Path:

@@ -89,16 +89,19 @@ async def _send(frame: Any, url: str, settings: Settings) -> str:
     sink = open_sink(url, settings)
     await sink.connect()
     deadline_s = time.monotonic() + settings.request_timeout_s
-    attempt = 0
+    attempt, may_be_there = 0, False
     try:
         while True:
             try:
                 refused = await sink.send([frame])
                 return next(iter(refused.values()), "")
             except SinkUnavailable as error:
+                # Where no connection came about nothing was sent. The frame's number stays, so that trying is safe.
+                may_be_there = may_be_there or getattr(error.__cause__, "os_error", None) is None
                 wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
                 if time.monotonic() + wait_s > deadline_s:
-                    raise ServerUnreachable(f"{error}. Whether the change arrived is not known") from error
+                    what = "Whether the change arrived is not known" if may_be_there else "Nothing was changed"
+                    raise ServerUnreachable(f"{error}. {what}") from error
                 attempt += 1
                 await asyncio.sleep(wait_s)
     finally:

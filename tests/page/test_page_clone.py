@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from page_support import Way
 
 from telemetry.client import Client
-from telemetry.errors import ConfigurationError
+from telemetry.errors import ConfigurationError, ServerUnreachable
 from telemetry.sdk.task import Task
 
 
@@ -90,3 +92,12 @@ def test_set_repo_leaves_what_is_not_given_and_removes_what_is_empty(server_way:
 def test_what_is_no_task_cannot_be_cloned(server_way: Way, source: object) -> None:
     with pytest.raises(ConfigurationError, match=r"give a task|there is no task"):
         Task.clone(source)  # type: ignore[arg-type]
+
+
+def test_without_an_answer_from_anybody_nothing_was_cloned(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("TELEMETRY_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("TELEMETRY_REQUEST_TIMEOUT", "0.1")
+    with pytest.raises(ServerUnreachable, match=r"Connection refused\. Nothing was changed$"):
+        Task.create(project_name="examples", task_name="nowhere", repo="r", script="s.py")
