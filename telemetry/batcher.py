@@ -35,6 +35,7 @@ from telemetry.events import (
     to_float,
     to_iteration,
 )
+from telemetry.iterations import IterationOffset
 from telemetry.lane import Lane
 from telemetry.ledger import Book, DropReason
 from telemetry.queue import ROW_SLOTS, EventQueue
@@ -141,6 +142,7 @@ class Batcher:
         frame_scalars: int,
         flush_interval_s: float,
         compression_level: int,
+        offset: IterationOffset | None = None,
     ) -> None:
         self._queue = queue
         self._book = book
@@ -155,6 +157,7 @@ class Batcher:
         self._frame_scalars = frame_scalars
         self._flush_interval_s = flush_interval_s
         self._level = compression_level
+        self._offset = IterationOffset() if offset is None else offset
         self._sequence = 0
         self._known: dict[tuple[Any, Any], SeriesKey] = {}
         self._wake = asyncio.Event()
@@ -222,10 +225,15 @@ class Batcher:
         return frames
 
     def _encode_all(self, rows: list[Any], objects: list[Event], spoiled: list[tuple[DropReason, str]]) -> list[Frame]:
+        taken = len(objects)
         columns, errors = columns_of(rows, self._known)
+        if self._offset:
+            columns, too_far = self._offset.moved_columns(columns)
+            errors += too_far
+            objects = [moved for event in objects if (moved := self._moved(event, errors)) is not None]
         events, bad_samples = _fold_in(columns, objects)
         spoiled += [(DropReason.INVALID, str(error)) for error in (*errors, *bad_samples)]
-        in_columns = len(rows) // ROW_SLOTS + len(objects) - len(spoiled) - len(events)
+        in_columns = len(rows) // ROW_SLOTS + taken - len(spoiled) - len(events)
         if not in_columns and not events:
             return []
         try:
@@ -233,6 +241,13 @@ class Batcher:
         except (FrameError, TypeError, ValueError, OverflowError):
             frames = self._encode_columns(columns, in_columns) if in_columns else []
             return frames + self._encode_events(events, spoiled)
+
+    def _moved(self, event: Event, errors: list[InvalidEvent]) -> Event | None:
+        try:
+            return self._offset.moved(event)
+        except InvalidEvent as error:
+            errors.append(error)
+            return None
 
     def _encode_columns(self, columns: ScalarColumns, count: int) -> list[Frame]:
         """Encode columns in halves while they are too large, as thousands of series with long names can be."""

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 from telemetry.events import Batch, RecordChange, ScalarColumns
 
-__all__ = ["RESET_KEY", "Entry", "RecordDict", "RecordFold", "is_void", "newer_part", "reset_moment"]
+__all__ = ["CONTINUED_KEY", "RESET_KEY", "Entry", "RecordDict", "RecordFold", "is_void", "newer_part", "reset_moment"]
 
 # In section "task": the Unix ns before which nothing of this task counts.
 RESET_KEY = "reset_unix_ns"
+
+# In section "task" and in the entries of its writers: when a later run went on with the task, Unix ns.
+CONTINUED_KEY = "continued_unix_ns"
 
 # section -> key -> value
 RecordDict: TypeAlias = dict[str, dict[str, Any]]

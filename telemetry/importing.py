@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from telemetry.errors import FrameError, JournalError, SinkUnavailable
 from telemetry.importing_blobs import BlobImport
 from telemetry.journal import SegmentDamage
-from telemetry.readdress import Onto
+from telemetry.readdress import Onto, reset_of
 from telemetry.retry import delay_s
 from telemetry.sessions import Missing, Session, Source, is_foreign_zip, open_session
 from telemetry.sinks.http import HttpSink
@@ -122,6 +122,7 @@ class _Reader:
     def __init__(self, outcome: Outcome, onto: Onto | None) -> None:
         self._outcome = outcome
         self._onto = onto
+        self._reset_unix_ns = 0
         self._items: Iterator[Frame | SegmentDamage] | None = None
 
     def next_block(self, max_bytes: int, max_frames: int) -> _Block:
@@ -147,6 +148,8 @@ class _Reader:
         self._outcome.task_id = (self._onto and self._onto.task_id) or session.header.task_id
         self._outcome.label = f"{session.header.project}/{session.header.name}"
         self._items = session.read()
+        if self._onto is not None:
+            self._reset_unix_ns = reset_of(session.read())
         return True
 
     def _fill(self, block: _Block, max_bytes: int, max_frames: int) -> None:
@@ -167,7 +170,7 @@ class _Reader:
 
     def _moved(self, frame: Frame, onto: Onto) -> Frame | None:
         try:
-            return onto.frame(frame)
+            return onto.frame(frame, self._reset_unix_ns)
         except FrameError as error:
             self._outcome.refused.append(f"frame {frame.sequence} of writer {frame.writer_id.hex()}: {error}")
             return None

@@ -30,6 +30,7 @@ from telemetry.batcher import Batcher
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import JournalError
 from telemetry.events import Event, TaskHeader
+from telemetry.iterations import IterationOffset
 from telemetry.journal import Journal
 from telemetry.lane import Lane
 from telemetry.ledger import Book, Ledger
@@ -59,6 +60,9 @@ class Pipeline:
         joined: another process began the task; this one is a further writer of it.
         on_child: called in a forked child with its header: True when it begins to report, False before it
             closes. It may emit.
+
+    Attributes:
+        iteration_offset: what is added to iterations before they are sent.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Pipeline:
         self._state_lock = threading.RLock()
         self._reset_thread_state()
         self._close_called = False
+        self.iteration_offset = IterationOffset()
         self._joined = joined
         self._on_child = on_child
         self._speaks_as_child = False
@@ -171,6 +176,7 @@ class Pipeline:
             frame_scalars=settings.frame_scalars,
             flush_interval_s=settings.flush_interval_s,
             compression_level=settings.compression_level,
+            offset=self.iteration_offset,
         )
         loop = self._loop
 

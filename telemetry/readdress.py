@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from telemetry.errors import ConfigurationError, FrameError
 from telemetry.events import INT64_MAX, INT64_MIN, Batch, FrameEvent, Media, ModelSaved, Plot, RecordChange
+from telemetry.fold import CONTINUED_KEY, RESET_KEY, RecordFold, newer_part
 from telemetry.wire import Frame, decode, encode
 
-__all__ = ["Onto"]
+__all__ = ["Onto", "reset_of"]
 
 # What the previous task is: how and when it began, and what people have called it since.
 _OF_THE_PREVIOUS = frozenset(
     {
         *("name", "project", "type", "tags", "system_tags", "parent", "published"),
-        *("started_unix_ns", "reset_unix_ns", "attempt"),
+        *("started_unix_ns", RESET_KEY, "attempt", CONTINUED_KEY, "initial_iteration"),
     }
 )
 # In these sections the key is a writer's id.
@@ -44,14 +46,16 @@ class Onto:
         words = b"\0".join((b"telemetry import", writer_id, task_id.encode(), str(self.iteration_offset).encode()))
         return hashlib.sha256(words).digest()[:16]
 
-    def frame(self, frame: Frame) -> Frame:
+    def frame(self, frame: Frame, reset_unix_ns: int = 0) -> Frame:
         """Return the frame as one of the previous task.
 
+        Args:
+            reset_unix_ns: when the session's task was begun anew; what is older is left behind.
         Raises:
             FrameError: it can't be decoded.
             ConfigurationError: the offset moves an iteration out of the signed 64-bit integers.
         """
-        batch = decode(frame)
+        batch = newer_part(decode(frame), reset_unix_ns)
         task_id = self.task_id or batch.task_id
         kept = batch.events if task_id == batch.task_id else [event for event in batch.events if not _is_its_own(event)]
         events = [self._moved(event, task_id) for event in kept]
@@ -99,6 +103,22 @@ class Onto:
             f"an iteration moved on by {self.iteration_offset} does not fit a signed 64-bit integer"
             f"{'' if error is None else f' ({error})'}; give a smaller offset"
         )
+
+
+def reset_of(frames: Iterable[object]) -> int:
+    """Return when the task of these frames was begun anew last, Unix ns; 0: never. What is no frame is passed over."""
+    fold = RecordFold()
+    for frame in frames:
+        if not isinstance(frame, Frame):
+            continue
+        try:
+            events = decode(frame).events
+        except FrameError:
+            continue  # it is named when it is to be sent
+        for event in events:
+            if isinstance(event, RecordChange) and event.section == "task" and event.key == RESET_KEY:
+                fold.apply(event, frame.writer_id, frame.sequence)
+    return fold.reset_unix_ns
 
 
 def _is_its_own(event: FrameEvent) -> bool:

@@ -242,6 +242,13 @@ class Settings:
     resource_interval_s: float = _setting(
         "TELEMETRY_RESOURCE_INTERVAL", _parse_positive, 1.0, "seconds between two resource samples"
     )
+    # The page's day: what somebody ran yesterday evening is not what they try out this morning.
+    task_reuse_hours: float = _setting(
+        "TELEMETRY_TASK_REUSE_HOURS", _parse_positive, 24.0, "hours in which a run may overwrite the one before it"
+    )
+    task_no_reuse: bool = _setting(
+        "TELEMETRY_TASK_NO_REUSE", _parse_bool, False, "every run is a new task, whatever Task.init says"
+    )
     quiet: bool = _setting("TELEMETRY_QUIET", _parse_bool, False, "print no line at start and end")
     strict: bool = _setting(
         "TELEMETRY_STRICT", _parse_bool, False, "raise at the first dropped or invalid event (for tests)"

@@ -112,7 +112,7 @@ raise KeyboardInterrupt
 """
     begin = START.replace("assert task.flush()", "")
     for source in (begin + rest, begin + "with task:" + rest.replace("\n", "\n    ")):
-        done = run_program(source, state_dir)
+        done = run_program(source, state_dir, variables={"TELEMETRY_TASK_NO_REUSE": "1"})
 
         assert done.returncode == -signal.SIGINT, done.stderr
     assert [read_story(folder).task["status"] for folder in (state_dir / "sessions").iterdir()] == ["stopped"] * 2

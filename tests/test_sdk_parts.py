@@ -56,33 +56,6 @@ def test_a_password_never_survives_masking(secret: str) -> None:
     assert mask_url(f"http://user:{secret}@host/") == f"http://user:{MASK}@host/"
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"reuse_last_task_id": "0" * 32},
-        {"continue_last_task": True},
-        {"continue_last_task": 0},
-        {"continue_last_task": "0" * 32},
-    ],
-)
-def test_an_argument_of_a_missing_feature_is_refused_and_named(asked: dict[str, object]) -> None:
-    arguments: dict[str, object] = {
-        "reuse_last_task_id": True,
-        "continue_last_task": False,
-    }
-
-    with pytest.raises(ConfigurationError, match=f"{next(iter(asked))}=.*not supported yet"):
-        options.refuse_unsupported(**(arguments | asked))
-
-
-@pytest.mark.parametrize("reuse", [True, False])
-def test_values_that_ask_for_nothing_are_accepted(reuse: bool) -> None:
-    options.refuse_unsupported(
-        reuse_last_task_id=reuse,
-        continue_last_task=False,
-    )
-
-
 def test_names_have_defaults_and_limits() -> None:
     assert options.choose_project(None) == "Untitled"
     assert options.choose_project("a/b") == "a/b"

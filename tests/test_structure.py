@@ -35,6 +35,7 @@ FLOORS = {
     "telemetry.protocols": 1,
     "telemetry.payload": 1,
     "telemetry.fold": 1,
+    "telemetry.iterations": 1,
     "telemetry.wire": 1,
     "telemetry.queue": 1,
     "telemetry.blobs": 2,

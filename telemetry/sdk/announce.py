@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["Announcer", "end_line", "start_line"]
 
 
-def start_line(name: str, places: list[str], *, seed: int | None = None) -> str:
+def start_line(name: str, places: list[str], *, seed: int | None = None, run: str = "") -> str:
     """Return the line at the start.
 
     Args:
         places: links and folders where the task can be seen.
         seed: with which random generators were started; None if they were left alone.
+        run: "overwriting" or "continuing"; "" for a new task.
     """
     seeded = "" if seed is None else f" (random seed {seed})"
-    return f'telemetry: task "{name}" -> {", ".join(places)}{seeded}'
+    return f'telemetry: {run and f"{run} "}task "{name}" -> {", ".join(places)}{seeded}'
 
 
 def end_line(

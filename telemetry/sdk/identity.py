@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ __all__ = [
     "is_requeueable",
     "job_of",
     "launcher_of_this_process",
+    "process_started",
     "task_id_of",
+    "this_machine",
 ]
 
 # What a process leaves to its children. Holds no secret.
@@ -34,6 +37,9 @@ TASK_VARIABLE = "TELEMETRY_TASK"
 
 # Slurm's own number of the step that an interactive salloc shell runs in (LaunchParameters=use_interactive_step).
 _INTERACTIVE_STEP = "4294967290"
+
+# PROC_PID_INIT_INO of Linux: the numbers of processes outside of any container.
+_ROOT_NAMESPACE = "pid:[4026531836]"
 
 _MAX_RANK = 2**31 - 1
 _MAX_WRAPPERS = 16
@@ -235,6 +241,35 @@ def _process_stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
 
 
+def process_started(pid: int) -> str:
+    """Return what tells this process from any other that had or will have its number; "" if there is none now."""
+    try:
+        stat = _process_stat(pid)
+        return "" if stat[0] in "ZX" else stat[19]
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    except (OSError, IndexError):
+        return "?"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except OSError:
+        return "?"  # another user's
+    return "?"
+
+
+def this_machine() -> str:
+    """Return where process numbers mean what they mean here: the host's name, and the container's namespace if any."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - a string, and no path
+    except OSError:
+        namespace = ""
+    host = socket.gethostname()
+    return host if namespace in ("", _ROOT_NAMESPACE) else f"{host} {namespace}"
+
+
 def _started_as_this_rank(pid: int) -> bool:
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -254,6 +289,7 @@ class Lineage:
     Attributes:
         pid: of the process that began the task.
         urls: where the parent's events go; empty: as the settings say. Never one with a password in it.
+        iteration_offset: what the parent adds to the iterations that are reported.
     """
 
     task_id: str
@@ -263,10 +299,13 @@ class Lineage:
     created_unix_ns: int
     pid: int
     urls: tuple[str, ...] = ()
+    iteration_offset: int = 0
 
     def encode(self) -> str:
         """Return it as an environment variable can carry it."""
-        words = [1, self.task_id, self.project, self.name, self.type, self.created_unix_ns, self.pid, list(self.urls)]
+        names = [self.task_id, self.project, self.name, self.type]
+        further = [self.iteration_offset] if self.iteration_offset else []
+        words = [1, *names, self.created_unix_ns, self.pid, list(self.urls), *further]
         data = json.dumps(words, separators=(",", ":")).encode("utf-8", "backslashreplace")
         return base64.urlsafe_b64encode(data).decode("ascii")
 
@@ -277,7 +316,8 @@ class Lineage:
             return None
         try:
             version, *words = json.loads(base64.urlsafe_b64decode(text.encode("ascii")))
-            task_id, project, name, kind, created, pid, urls = words
+            task_id, project, name, kind, created, pid, urls, *further = words
+            (offset,) = further or [0]
         except (ValueError, TypeError, RecursionError):
             return None
         texts = [task_id, project, name, kind, *urls] if isinstance(urls, list) else [None]
@@ -285,9 +325,11 @@ class Lineage:
             return None
         if not all(type(item) is int and 0 <= item < 2**63 for item in (created, pid)):
             return None
+        if type(offset) is not int:
+            return None
         if len(task_id) != 32 or not set(task_id) <= set("0123456789abcdef"):
             return None
-        return cls(task_id, project, name, kind, created, pid, tuple(urls))
+        return cls(task_id, project, name, kind, created, pid, tuple(urls), offset)
 
     def matches(self, project: str | None, name: str | None, kind: str | None) -> bool:
         """Say whether Task.init with these arguments (None: not given) means this task."""

@@ -142,11 +142,7 @@ def prepare(
             announcer=announcer,
             membership=membership,
         )
-    follows = membership.joined and not membership.leads
-    sinks = [_follower(sink) for sink in destination.sinks] if follows else destination.sinks
-    pipeline = Pipeline(
-        header, sinks=sinks, collectors=collectors, settings=settings, joined=follows, on_child=on_child
-    )
+    pipeline = _make_pipeline(header, destination, collectors, settings, membership, on_child)
     return Launch(
         header=header,
         settings=settings,
@@ -163,6 +159,28 @@ def prepare(
         destination=destination,
         output=output,
     )
+
+
+def _make_pipeline(
+    header: TaskHeader,
+    destination: Destination,
+    collectors: Sequence[Collector],
+    settings: Settings,
+    membership: Membership,
+    on_child: Callable[[TaskHeader, bool], None] | None,
+) -> Pipeline:
+    follows = membership.joined and not membership.leads
+    pipeline = Pipeline(
+        header,
+        sinks=[_follower(sink) for sink in destination.sinks] if follows else destination.sinks,
+        collectors=collectors,
+        settings=settings,
+        # What an earlier run of the task left in its spool is sent, and removed, by itself.
+        joined=follows or membership.begins_anew or membership.continues,
+        on_child=on_child,
+    )
+    pipeline.iteration_offset.set(membership.iteration_offset)
+    return pipeline
 
 
 def _leftovers(membership: Membership, settings: Settings, pipeline: Pipeline) -> Leftovers | None:

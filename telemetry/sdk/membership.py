@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from telemetry.events import TaskHeader
@@ -47,6 +48,13 @@ class Membership:
         leads: it tells how the task ends. False for ranks above 0 and for children.
         joined: an ancestor began the task.
         urls: where the ancestor's events go; empty: as the settings say.
+        has_job: the task's id follows from that of the job.
+        begins_anew: the task is that of an earlier run, of which nothing is to stay.
+        continues: the task is that of an earlier run, which goes on.
+        keep: the task is known, or feared, to hold what the next run must not overwrite.
+        note: the file that tells the next run of this one; None where no other can follow it.
+        said: what to tell the user of the choice; "" for nothing.
+        iteration_offset: added to the iterations that are reported.
     """
 
     task_id: str
@@ -56,6 +64,18 @@ class Membership:
     leads: bool
     joined: bool = False
     urls: tuple[str, ...] = ()
+    has_job: bool = False
+    begins_anew: bool = False
+    continues: bool = False
+    keep: bool = False
+    note: Path | None = None
+    said: str = ""
+    iteration_offset: int = 0
+
+    @property
+    def run(self) -> str:
+        """What the run does with its task, for the start line: "overwriting", "continuing" or ""."""
+        return "overwriting" if self.begins_anew else "continuing" if self.continues else ""
 
     @property
     def samples_machine(self) -> bool:
@@ -82,6 +102,7 @@ def found_membership(project: str, name: str, environ: Mapping[str, str], turns:
         ranks=ranks,
         attempt=attempt_of(environ) if job is not None else Attempt(),
         leads=ranks.leads,
+        has_job=job is not None,
     )
 
 
@@ -95,6 +116,7 @@ def join(lineage: Lineage, environ: Mapping[str, str]) -> Membership:
         leads=lineage.pid == os.getpid(),
         joined=True,
         urls=lineage.urls,
+        iteration_offset=lineage.iteration_offset,
     )
 
 
@@ -112,9 +134,10 @@ def shareable_urls(urls: list[str]) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def lineage_to(header: TaskHeader, urls: tuple[str, ...]) -> Lineage:
+def lineage_to(header: TaskHeader, urls: tuple[str, ...], iteration_offset: int = 0) -> Lineage:
     """Return what this process's children need to know to join its task."""
-    return Lineage(header.task_id, header.project, header.name, header.type, header.created_unix_ns, os.getpid(), urls)
+    names = (header.project, header.name, header.type)
+    return Lineage(header.task_id, *names, header.created_unix_ns, os.getpid(), urls, iteration_offset)
 
 
 class Heirloom:
@@ -125,6 +148,12 @@ class Heirloom:
         self._before = os.environ.get(TASK_VARIABLE)
         os.environ[TASK_VARIABLE] = self._value
         self._tell_multiprocessing(self._value)
+
+    def renew(self, lineage: Lineage) -> None:
+        """Leave something else from now on, if this is still what is left."""
+        if os.environ.get(TASK_VARIABLE) == self._value:
+            self._value = os.environ[TASK_VARIABLE] = lineage.encode()
+            self._tell_multiprocessing(self._value)
 
     def take_back(self) -> None:
         """Leave the children of tomorrow what was there before. Twice does nothing."""

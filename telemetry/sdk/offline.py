@@ -31,25 +31,30 @@ def import_offline_session(
             "there is no session to import: None was given. Task.get_offline_mode_folder() is None unless the task was "
             "begun offline: Task.set_offline(True) before Task.init. Nothing was sent"
         )
-    source = _source(Path(session_folder_zip))
+    sources = _sources(Path(session_folder_zip))
     if settings.url is None or not settings.url.startswith(("http://", "https://")):
         raise ConfigurationError(
-            f"importing {source.path} needs a server, and TELEMETRY_URL is {mask_url(settings.url or 'not set')}. "
+            f"importing {sources[0].path} needs a server, and TELEMETRY_URL is {mask_url(settings.url or 'not set')}. "
             "Nothing was sent. Set it to the server's address, such as http://127.0.0.1:8008"
         )
     # On a thread of its own: a notebook's has an event loop running already.
     with ThreadPoolExecutor(1, "telemetry-import") as pool:
         onto = _onto(previous_task_id, iteration_offset, settings)
-        task_id, said = pool.submit(_send, source, settings.url, settings, onto).result()
+        task_id, said = pool.submit(_send, sources, settings.url, settings, onto).result()
     Announcer(quiet=settings.quiet).say(said)
     return task_id
 
 
-def _source(path: Path) -> Source:
+def _sources(path: Path) -> list[Source]:
     path = path.expanduser()
     zipped = path.with_name(f"{path.name}.zip")
     if not path.exists() and zipped.is_file():
-        path = zipped  # the folder of a task that has ended since became the zip beside it
+        # The folder of a task that has ended since became the zip beside it, or several where it went on later.
+        return [_source(item) for item in (zipped, *sorted(path.parent.glob(f"{path.name}-[0-9]*.zip")))]
+    return [_source(path)]
+
+
+def _source(path: Path) -> Source:
     try:
         found = path.stat()
     except OSError as error:
@@ -68,7 +73,7 @@ def _onto(previous_task_id: str | None, iteration_offset: int, settings: Setting
     return Onto(previous_task_id, int(iteration_offset))
 
 
-def _send(source: Source, url: str, settings: Settings, onto: Onto | None) -> tuple[str, str]:
+def _send(sources: list[Source], url: str, settings: Settings, onto: Onto | None) -> tuple[str, str]:
     """Return the task's id and what to tell the user."""
     import asyncio
 
@@ -78,13 +83,15 @@ def _send(source: Source, url: str, settings: Settings, onto: Onto | None) -> tu
     def make_sink() -> HttpSink:
         return open_sink(url, settings)
 
-    report = asyncio.run(import_sources([source], make_sink, timeout_s=settings.request_timeout_s, onto=onto))
+    report = asyncio.run(import_sources(sources, make_sink, timeout_s=settings.request_timeout_s, onto=onto))
     if report.stopped_by is not None:
         raise report.stopped_by
-    (outcome,) = report.outcomes
-    if outcome.error:
-        raise JournalError(f"{source.path} could not be imported: {outcome.error}")
-    page = f"{mask_url(url).rstrip('/')}/tasks/{outcome.task_id}"
-    lines = [f"telemetry: imported {outcome.events:,} events of {source.path} -> {page}"]
-    lines += [f"telemetry: {source.path}: {fault}" for fault in outcome.faults()]
-    return outcome.task_id, "\n".join(lines)
+    lines: list[str] = []
+    for outcome in report.outcomes:
+        path = outcome.source.path
+        if outcome.error:
+            raise JournalError(f"{path} could not be imported: {outcome.error}")
+        page = f"{mask_url(url).rstrip('/')}/tasks/{outcome.task_id}"
+        lines.append(f"telemetry: imported {outcome.events:,} events of {path} -> {page}")
+        lines += [f"telemetry: {path}: {fault}" for fault in outcome.faults()]
+    return report.outcomes[0].task_id, "\n".join(lines)

@@ -29,7 +29,6 @@ __all__ = [
     "choose_streams",
     "choose_tags",
     "choose_type",
-    "refuse_unsupported",
     "warn_of_unknown_frameworks",
 ]
 
@@ -154,26 +153,6 @@ def choose_resource_interval_s(auto_resource_monitoring: bool | Mapping[str, Any
         )
     interval_s: float = auto_resource_monitoring.get("interval_s", default_s)
     return interval_s
-
-
-def refuse_unsupported(
-    *,
-    reuse_last_task_id: Any,
-    continue_last_task: Any,
-) -> None:
-    """Refuse a value that asks for a feature which this version does not have.
-
-    Raises:
-        ConfigurationError: names the argument, the value, and what to pass instead.
-    """
-    if not isinstance(reuse_last_task_id, bool):
-        raise _unsupported("reuse_last_task_id", reuse_last_task_id, "every run is a new task; leave it out")
-    if continue_last_task not in (False, None) or type(continue_last_task) is int:
-        raise _unsupported("continue_last_task", continue_last_task, "leave it out to start a new task")
-
-
-def _unsupported(argument: str, value: Any, instead: str) -> ConfigurationError:
-    return ConfigurationError(f"{argument}={value!r:.80} is not supported yet: {instead}. No task was started.")
 
 
 def _checked_name(argument: str, value: str) -> str:

@@ -29,6 +29,7 @@ from telemetry.sdk.logger import Logger
 from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.parcel import SCRATCH
 from telemetry.sdk.record import Record
+from telemetry.sdk.reuse import forbid_reuse, forbids_reuse
 from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome
@@ -178,6 +179,8 @@ class Other:
         travelling_events: list[FrameEvent] = list(travelling)
         _sender.send(self.header.task_id, travelling_events, self.settings, self._url)
         self.view.reload()
+        if any(isinstance(event, RecordChange) and forbids_reuse(event, self.header) for event in travelling):
+            forbid_reuse(self.settings, self.header.task_id)
 
     def _check_draft(self, events: Sequence[Event]) -> None:
         """Refuse to change what a task ran with, once it has run.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from telemetry.events import RecordChange, TaskHeader
-from telemetry.fold import RecordFold
+from telemetry.fold import CONTINUED_KEY, RESET_KEY, RecordFold
 from telemetry.sdk.identity import Attempt, Ranks
 from telemetry.sdk.masking import mask_command
 from telemetry.sdk.membership import Membership
@@ -37,6 +37,7 @@ class Record:
 
     Attributes:
         own: the fold of what was written here, up to the end.
+        listen: is told of each change after it was written; must return at once.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Record:
         self._last_unix_ns = 0
         self._ended = False
         self.own = RecordFold()
+        self.listen: Callable[[RecordChange], object] = _nothing
 
     def end(self) -> None:
         """From now on changes are only counted as dropped, not folded: nobody else will ever see them."""
@@ -88,6 +90,11 @@ class Record:
                 self._emit(change)
             if not self._ended:
                 self.own.apply(change)
+                self.listen(change)
+
+
+def _nothing(change: RecordChange) -> None:
+    """Nobody listens."""
 
 
 def start_fields(header: TaskHeader, *, tags: list[str]) -> dict[str, Any]:
@@ -125,7 +132,12 @@ class WriterRecord:
         """
         self._record = record
         membership = self._membership
-        if not membership.leads or membership.joined:
+        if membership.begins_anew:
+            # Before anything else of this run: nothing older counts.
+            record.change_all("task", {RESET_KEY: header.created_unix_ns, **fields})
+        elif membership.continues:
+            self._continue(record, fields)
+        elif not membership.leads or membership.joined:
             # So that the task has a name even if the process that leads it never reaches the server.
             record.default_all("task", fields)
         elif membership.attempt.number == 1 and not membership.attempt.restarts:
@@ -137,6 +149,17 @@ class WriterRecord:
             record.change_all("task", {**fields, **ends, "attempt": membership.attempt.number})
         began = time.time_ns() if membership.joined else header.created_unix_ns
         self._enter(header.writer_id, began, os.getppid() if membership.joined and not membership.leads else None)
+
+    def _continue(self, record: Record, fields: dict[str, Any]) -> None:
+        """Go on with a task that another run began: it runs again, and is called what it was called."""
+        if not self._membership.leads:
+            record.default_all("task", fields)
+            return
+        known = {key: fields.pop(key) for key in ("name", "project", "type", "started_unix_ns", "tags")}
+        record.default_all("task", known)
+        ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
+        further = {"attempt": self._membership.attempt.number, CONTINUED_KEY: self._membership.created_unix_ns}
+        record.change_all("task", {**fields, **ends, **further})
 
     def tell_of_fork(self, header: TaskHeader, begins: bool) -> None:
         """In a forked child: it begins to report, or is about to close."""
@@ -156,6 +179,9 @@ class WriterRecord:
         self._entry = writer_entry(
             began_unix_ns, ranks=membership.ranks, attempt=membership.attempt, parent_pid=parent_pid
         )
+        if membership.continues:
+            # Of two runs that took themselves for the second attempt, on two machines, each is one.
+            self._entry[CONTINUED_KEY] = membership.created_unix_ns
         self._write({})
 
     def _write(self, further: dict[str, Any]) -> None:

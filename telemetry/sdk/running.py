@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from telemetry import lifecycle
-from telemetry.events import TaskHeader
+from telemetry.errors import TelemetryError
+from telemetry.events import RecordChange, TaskHeader
+from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
 from telemetry.sdk.announce import end_line, start_line
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
-from telemetry.sdk.identity import is_requeueable
+from telemetry.sdk.identity import Lineage, is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
 from telemetry.sdk.logger import Logger
@@ -26,14 +30,17 @@ from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.model_files import ModelFiles
 from telemetry.sdk.progress import Progress
 from telemetry.sdk.record import Record, WriterRecord, start_fields
+from telemetry.sdk.reuse import RunNote, forbid_reuse, forbids_reuse
 from telemetry.sdk.seeds import Seeding, chosen_seed
 from telemetry.sdk.servers import client_of
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
 from telemetry.sdk.uploads import Uploads, task_prefix
-from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View
+from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View, section_of
 
 __all__ = ["Running"]
+
+log = logging.getLogger(__name__)
 
 # What the end may take when a signal asked for it, in seconds.
 SIGNAL_TIMEOUT_S = 5.0
@@ -59,6 +66,8 @@ class Running:
         self.pipeline = launched.pipeline
         self.emit: Emit = self.pipeline.emit
         self.owner_pid = os.getpid()
+        offset = self.pipeline.iteration_offset if isinstance(self.pipeline, Pipeline) else IterationOffset()
+        self.iteration_offset: IterationOffset = offset
         self.record = Record(self.emit)
         self.connected = Connected(self.record, watch=launched.destination is not None)
         self.uploads = self._make_uploads(launched)
@@ -74,6 +83,8 @@ class Running:
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}
         self._part = part
+        if launched.membership.leads and (self.iteration_offset or launched.membership.continues):
+            self.record.change("task", "initial_iteration", self.iteration_offset.current)
         part.begin(self.record, self.header, start_fields(self.header, tags=tags))
         membership = launched.membership
         self._base = self._base_view()
@@ -87,6 +98,9 @@ class Running:
         self._seeding = Seeding(None if membership.joined else chosen_seed())
         if self._seeding.seed is not None and membership.leads:
             self.record.change("task", "random_seed", self._seeding.seed)
+        self._note: RunNote | None = None
+        # Whether this run is known to hold what the next one must not overwrite.
+        self._keeps = membership.keep
         self._exit_watch: lifecycle.ExitWatch | None = None
         self._heirloom: Heirloom | None = None
         if launched.destination is None:
@@ -94,12 +108,55 @@ class Running:
         launched.models.listen(self.model_files)
         if hooks:
             self._exit_watch = lifecycle.ExitWatch(self._on_exit)
-            self._heirloom = Heirloom(lineage_to(self.header, launched.urls))
+            self._heirloom = Heirloom(self._lineage())
         if membership.joined:
             # Workers of multiprocessing end without atexit.
             lifecycle.at_worker_exit(lambda: self.end(Outcome(TaskStatus.COMPLETED)))
         if membership.leads:
-            launched.announcer.say(start_line(self.header.name, launched.destination.places, seed=self._seeding.seed))
+            if membership.said:
+                launched.announcer.say(f"telemetry: {membership.said}")
+            places = launched.destination.places
+            line = start_line(self.header.name, places, seed=self._seeding.seed, run=membership.run)
+            launched.announcer.say(line)
+        self._follow(tags)
+
+    def _follow(self, tags: list[str]) -> None:
+        """Note what the next run must know of this one; give a task that goes on its further tags."""
+        membership = self.launched.membership
+        if membership.note is not None and membership.leads:
+            self._note = RunNote(membership.note, membership)
+            self._note.begin()
+        if self._note is not None or membership.joined:
+            self.record.listen = self._on_change
+        if membership.continues and membership.leads and tags and self._base is not None:
+            threading.Thread(target=self._add_tags, args=(self._base, tags), name="telemetry-tags", daemon=True).start()
+
+    def _on_change(self, change: RecordChange) -> None:
+        if not self._keeps and forbids_reuse(change, self.header):
+            self._keeps = True
+            note = partial(forbid_reuse, self.settings, self.header.task_id)
+            threading.Thread(target=note, name="telemetry-note", daemon=True).start()
+
+    def _add_tags(self, base: View, tags: list[str]) -> None:
+        """Add tags to those that the task has, which only the server or the session knows."""
+        try:
+            known = section_of(base, "task").get("tags") or []
+        except TelemetryError as error:
+            log.warning("the tags %s are not added to task %s: %s", tags, self.header.task_id, error)
+            return
+        self.record.change("task", "tags", list(dict.fromkeys([*known, *tags])))
+
+    # ---- iterations ------------------------------------------------------------------------------
+
+    def set_iteration_offset(self, offset: int) -> None:
+        """Add this to each iteration that is reported from now on, here and by children that begin from now on."""
+        self.iteration_offset.set(offset)
+        self.record.change("task", "initial_iteration", offset)
+        if self._heirloom is not None:
+            self._heirloom.renew(self._lineage())
+
+    def _lineage(self) -> Lineage:
+        return lineage_to(self.header, self.launched.urls, self.iteration_offset.current)
 
     # ---- what it is ------------------------------------------------------------------------------
 
@@ -215,6 +272,8 @@ class Running:
         self._write_end(outcome, timeout_s)
         ledger = self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
         self.record.end()
+        if self._note is not None:
+            self._note.end(keep=self._keeps)
         # Of many processes' lines only those are worth reading that say that something is left.
         complete = ledger.delivered == ledger.logged and not str(left)
         if isinstance(self.pipeline, Pipeline) and (self.launched.membership.leads or not complete):

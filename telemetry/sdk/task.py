@@ -21,12 +21,13 @@ from telemetry.errors import ConfigurationError, InvalidEvent, TelemetryError
 from telemetry.events import clean_text, to_iteration
 from telemetry.ledger import Ledger
 from telemetry.protocols import Collector, Sink
-from telemetry.sdk import options
+from telemetry.sdk import options, reuse
 from telemetry.sdk.current import current
 from telemetry.sdk.interrupt import release_leaked_import_lock
 from telemetry.sdk.launch import Request, prepare
 from telemetry.sdk.logger import Logger
 from telemetry.sdk.membership import Membership, found_membership, join, lineage_of_this_process
+from telemetry.sdk.modes import load_settings
 from telemetry.sdk.progress import checked_progress
 from telemetry.sdk.record import WriterRecord
 from telemetry.sdk.running import Running
@@ -35,6 +36,7 @@ from telemetry.sdk.task_artifacts import TaskArtifacts
 from telemetry.sdk.task_configuration import TaskConfiguration
 from telemetry.sdk.task_create import TaskCreate
 from telemetry.sdk.task_edits import TaskEdits
+from telemetry.sdk.task_iterations import TaskIterations
 from telemetry.sdk.task_models import TaskModels
 from telemetry.sdk.task_offline import TaskOffline
 from telemetry.sdk.task_queries import TaskQueries
@@ -55,6 +57,7 @@ class Task(
     TaskOffline,
     TaskQueries,
     TaskReports,
+    TaskIterations,
     TaskSeed,
 ):
     """A task: made by `Task.init`, found anywhere in the program by `Task.current_task`, read by `Task.get_task`."""
@@ -89,8 +92,11 @@ class Task(
             project_name: "a/b" is project b inside a. Default: "Untitled".
             task_name: default: the program's file name without its extension.
             task_type: one of `options.TASK_TYPES`; default "training".
-            reuse_last_task_id, continue_last_task: of features that are not built yet; their
-                defaults and False are accepted.
+            reuse_last_task_id: True overwrites the task of the last run on this machine with the same project, name
+                and type, if it ran less than 24 hours ago, has ended, and has no artifacts or models; False never
+                does; an id names the task to overwrite. See docs/sdk/reuse.md.
+            continue_last_task: go on with a task instead: True the last run's, an id that one, a number the last
+                run's with so much added to each iteration that is reported. Otherwise the reported iteration counts.
             auto_connect_arg_parser: record what argument parsers parse, before or after this call; a dict gives
                 argument -> bool, a missing one is on unless "*" is False; False and {} are off.
             output_uri: upload saved models, and artifacts: True to the server, a str to a storage. None and False
@@ -107,10 +113,7 @@ class Task(
             ConfigurationError: an argument or setting that cannot be used, or another task is current in
                 this process. Nothing was started.
         """
-        options.refuse_unsupported(
-            reuse_last_task_id=reuse_last_task_id,
-            continue_last_task=continue_last_task,
-        )
+        reuse.continued_id(reuse_last_task_id, continue_last_task)
         with current.lock:
             running = current.task
             if running is not None and not running.ended:
@@ -136,7 +139,14 @@ class Task(
                 request = replace(request, project=lineage.project, name=lineage.name, type=lineage.type)
                 membership = join(lineage, os.environ)
             else:
-                membership = found_membership(request.project, request.name, os.environ, current.turns)
+                membership = reuse.choose_run(
+                    found_membership(request.project, request.name, os.environ, current.turns),
+                    request.sinks,
+                    load_settings(),
+                    key=(request.project, request.name, request.type),
+                    reuse=reuse_last_task_id,
+                    continues=continue_last_task,
+                )
             return cls._begin(request, membership)
 
     @classmethod

@@ -14,7 +14,7 @@ import msgpack
 from sqlalchemy import Connection, Table, delete, func, insert, or_, select, update
 
 from telemetry.events import HEARTBEATS, RecordChange, SeriesKey
-from telemetry.fold import RESET_KEY, reset_moment
+from telemetry.fold import CONTINUED_KEY, RESET_KEY, reset_moment
 from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import read_refs
 from telemetry.server.store.chunks import Points, concat_points, unpack
@@ -24,7 +24,7 @@ from telemetry.server.store.state import TaskState
 __all__ = ["REVIVING_KEYS", "move_newer", "recount", "reset_of", "revive", "stored_reset"]
 
 # In section "task": whoever writes one of these begins a deleted task anew, or goes on with it, and means it.
-REVIVING_KEYS = frozenset({RESET_KEY, "continued_unix_ns"})
+REVIVING_KEYS = frozenset({RESET_KEY, CONTINUED_KEY})
 
 # Their times are not those of events, or they are handled by themselves.
 _APART = frozenset({schema.tasks.name, schema.task_blobs.name, schema.series_stats.name})
