@@ -37,6 +37,16 @@ def test_every_type_and_status_is_documented(word: str) -> None:
     assert word in SDK
 
 
+@pytest.mark.parametrize("path", sorted((DOCS / "sdk").glob("*.md")), ids=lambda path: path.name)
+def test_no_table_says_a_thing_twice(path: Path) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE):
+        named = [re.split(r"(?<!\\)\|", row)[1].strip() for row in table.splitlines()[2:]]
+        # The names alone: `add_tags(list)` is `add_tags`.
+        calls = [name for cell in named for name in re.findall(r"`([a-z_]+)\(", cell)]
+        assert len(named) == len(set(named)), path
+        assert len(calls) == len(set(calls)), path
+
+
 def test_the_quickstarts_program_runs_as_it_stands(tmp_path: Path) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", QUICKSTART, re.DOTALL)
 

@@ -251,7 +251,7 @@ class Task(
         framework: str = "custom",
         iteration: int | None = None,
     ) -> None:
-        """Record that a model was saved at `path`; the file is neither read nor moved.
+        """Record that a model was saved at `path`. It stays there, and is uploaded only where `output_uri` says so.
 
         Saves of known frameworks are recorded by themselves (auto_connect_frameworks); this is for the others.
         """

@@ -12,6 +12,7 @@ from telemetry.sdk.base import TaskBase
 from telemetry.sdk.current import current
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.other import found_other, open_other
+from telemetry.sdk.running import SETTLE_TIMEOUT_S
 from telemetry.sdk.servers import server_client
 from telemetry.settings import Settings
 from telemetry.values import value_of
@@ -68,6 +69,7 @@ class TaskQueries(TaskBase):
             raise ConfigurationError("Task.get_task needs a task_id, or a project_name and task_name to look for")
         if settings.mode == "disabled":
             return None
+        _settle_own()
         client = server_client(settings, "Task.get_task")
         body = _query([project_name] if project_name else None, tags, task_filter)
         body["exact_name"] = task_name
@@ -106,6 +108,7 @@ class TaskQueries(TaskBase):
         settings = load_settings()
         if settings.mode == "disabled":
             return []
+        _settle_own()
         client = server_client(settings, "Task.get_tasks")
         if task_ids:
             if isinstance(task_ids, str):
@@ -139,6 +142,7 @@ class TaskQueries(TaskBase):
         settings = load_settings()
         if settings.mode == "disabled":
             return []
+        _settle_own()
         client = server_client(settings, "Task.query_tasks")
         fields = [additional_return_fields] if isinstance(additional_return_fields, str) else additional_return_fields
         body = _query(_projects(project_name), tags, task_filter)
@@ -154,6 +158,13 @@ class TaskQueries(TaskBase):
     @classmethod
     def _found(cls, info: QueriedTask, settings: Settings, client: Client) -> Self:
         return cls(found_other(info["id"], info["project"], info["name"], info["type"], settings, client.url))
+
+
+def _settle_own() -> None:
+    """Bring what this process's own task has said so far to the server: it is among the tasks that are looked for."""
+    task = current.task
+    if task is not None and not task.ended:
+        task._core.flush(SETTLE_TIMEOUT_S)
 
 
 def _query(

@@ -228,6 +228,17 @@ def test_dates_may_be_texts_or_datetimes(server_way: Way) -> None:
     assert names(Task.get_tasks(task_filter={"status_changed": "<2024-01-01"})) == []
 
 
+def test_ones_own_task_is_found_while_it_runs(server_way: Way) -> None:
+    with server_way.init(project_name="examples", task_name="running") as task:
+        assert Task.query_tasks(project_name="examples") == [task.id]
+        task.add_tags("later")
+        assert [found.id for found in Task.get_tasks(tags=["later"])] == [task.id]
+        task.set_name("renamed")
+        found = Task.get_task(project_name="examples", task_name="renamed")
+        assert found is not None
+        assert found.id == task.id
+
+
 def test_all_pages_are_read_unless_one_is_asked_for(server_way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("telemetry.sdk.task_queries._PAGE_SIZE", 2)
     for number in range(5):
