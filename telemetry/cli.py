@@ -278,7 +278,8 @@ def _salvage(arguments: argparse.Namespace) -> int:
     found = salvage(arguments.source, arguments.out)
     for damage in found.damage:
         print(f"skipped: {damage}")
-    print(f"saved: {found.frames:,} frames with {found.events:,} events; {len(found.damage):,} places skipped")
+    where = "place" if len(found.damage) == 1 else "places"
+    print(f"saved: {found.frames:,} frames with {found.events:,} events; {len(found.damage):,} {where} skipped")
     for folder in found.folders:
         print(f"telemetry import {folder}")
     return EXIT_OK

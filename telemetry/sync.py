@@ -94,7 +94,8 @@ def _print_report(report: Report) -> int:
         print(f"failed: {item.path}: {item.reason}", file=sys.stderr)
     for outcome in report.failed:
         for fault in outcome.faults():
-            print(f"failed: {outcome.source.path}: {fault}", file=sys.stderr)
+            path = str(outcome.source.path)
+            print(f"failed: {fault if str(fault).startswith(path) else f'{path}: {fault}'}", file=sys.stderr)
     if report.stopped_by is not None:
         print(f"stopped: {report.stopped_by}. The same command goes on where this one ended", file=sys.stderr)
     return 0 if report.complete else 1

@@ -64,6 +64,16 @@ def test_a_wrong_command_line_is_exit_code_2(line: list[str], capsys: pytest.Cap
     assert "usage: telemetry" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "link"
+    directory.symlink_to(tmp_path / "gone" / "folder")
+    assert main(["server", "--port", "0", "--no-watch", "--directory", str(directory)]) == 78
+    said = capsys.readouterr().err
+    assert said.startswith(f"telemetry: the server's data cannot be kept in {directory}: ")
+    assert "--directory" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", ["server", "demo", "sync", "import", "export", "salvage", "settings", "version"])
 def test_every_command_says_in_a_sentence_of_its_own_what_it_does(
     command: str, capsys: pytest.CaptureFixture[str]

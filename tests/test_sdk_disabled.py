@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from telemetry import InputModel, Model, OutputModel, Task
-from telemetry.errors import ConfigurationError
+from telemetry.errors import ConfigurationError, JournalError
 
 
 @pytest.fixture
@@ -97,6 +97,16 @@ def test_no_session_to_import_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_URL", "http://127.0.0.1:1")
     with pytest.raises(ConfigurationError, match=r"None was given.*set_offline\(True\) before Task.init"):
         Task.import_offline_session(None)
+
+
+def test_a_session_that_is_not_there_is_said_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("TELEMETRY_DIR", str(tmp_path / "file" / "state"))
+    monkeypatch.delenv("TELEMETRY_URL", raising=False)
+    task = Task.init("p", "n", auto_connect_streams=False, auto_resource_monitoring=False)
+    with pytest.raises(JournalError, match=rf"there is no {tmp_path}/file/state/sessions/{task.id}"):
+        task.get_reported_scalars()
+    task.close(timeout=0.5)
 
 
 def test_an_id_offline_is_looked_for_on_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,8 @@ class SessionView:
 
     def _tell(self, places: list[Path], signature: tuple[tuple[str, int], ...]) -> _Story:
         if not places:
-            raise JournalError(f"no session of task {self.task_id} is on this machine")
+            looked_for = " or ".join(map(str, self._places()))
+            raise JournalError(f"no session of task {self.task_id} is on this machine: there is no {looked_for}")
         story = _Story(signature)
         seen: set[tuple[bytes, int]] = set()
         for path in places:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from telemetry.disk import make_private_folder
+from telemetry.errors import ConfigurationError
 from telemetry.server.store import blob_refs, deletion, export, model_index, reads, reports, schema, status
 from telemetry.server.store.attempts import Cut, cuts_by_series
 from telemetry.server.store.bands import Band, query_band
@@ -79,8 +80,14 @@ class Store:
     ) -> None:
         self._clock = clock
         self._project_limits = project_limits or ProjectLimits()
-        make_private_folder(directory)
-        self._lock = DirectoryLock(directory)
+        try:
+            make_private_folder(directory)
+            self._lock = DirectoryLock(directory)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the server's data cannot be kept in {directory}: {error.strerror or error}. "
+                "--directory or TELEMETRY_DIR names another folder"
+            ) from error
         try:
             self._database = Database(directory / DATABASE_NAME, max_bytes=max_bytes, readers=readers)
         except BaseException:
