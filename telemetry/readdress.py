@@ -79,12 +79,20 @@ class Onto:
     def _moved(self, event: FrameEvent, task_id: str) -> FrameEvent:
         """Return an event as one of that task."""
         if isinstance(event, RecordChange):
-            return replace(event, key=self._writer_key(event.key, task_id)) if event.section in _BY_WRITER else event
+            return self._moved_change(event, task_id)
         if isinstance(event, (Plot, Media)):
             return replace(event, iteration=self._iteration(event.iteration))
         if isinstance(event, ModelSaved) and event.iteration is not None:
             return replace(event, iteration=self._iteration(event.iteration))
         return event
+
+    def _moved_change(self, change: RecordChange, task_id: str) -> RecordChange:
+        if change.section in _BY_WRITER:
+            return replace(change, key=self._writer_key(change.key, task_id))
+        value = change.value
+        if change.section == "output_models" and isinstance(value, dict) and type(value.get("iteration")) is int:
+            return replace(change, value={**value, "iteration": self._iteration(value["iteration"])})
+        return change
 
     def _iteration(self, iteration: int) -> int:
         moved = iteration + self.iteration_offset

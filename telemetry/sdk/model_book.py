@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from telemetry import lifecycle
 from telemetry.events import clean_name, clean_text
+from telemetry.iterations import IterationOffset
 from telemetry.sdk.depot import PENDING
 from telemetry.sdk.packing import pack_path, pack_paths, remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
@@ -95,6 +96,11 @@ class ModelEntry:
         """Return a copy of the entry as this process knows it."""
         with self._lock:
             return dict(self._fields)
+
+    def moved(self, iteration: int) -> int:
+        """Return an iteration with the task's offset added, as those of scalars are moved on."""
+        offset = getattr(self.core, "iteration_offset", None)
+        return iteration + offset.current if isinstance(offset, IterationOffset) else iteration
 
     def update(self, fields: Mapping[str, Any]) -> None:
         """Give some fields new values, and write the entry."""

@@ -112,7 +112,7 @@ class ModelFiles:
         file = Path(place["path"])
         fields: dict[str, Any] = {**place, "framework": framework, "is_package": file.is_dir()}
         if iteration is not None:
-            fields["iteration"] = iteration
+            fields["iteration"] = entry.moved(iteration)
         known = KnownModel(entry.id, self._core.header.task_id, name, framework)
         parcel = weights_parcel(self._core, name, file) if self._keeps else None
         if parcel is None:

@@ -319,7 +319,7 @@ class OutputModel(ReadableModel):
             raise ConfigurationError(
                 "update_weights needs either weights_filename or register_uri. Nothing was changed"
             )
-        further: dict[str, Any] = {} if iteration is None else {"iteration": int(iteration)}
+        further: dict[str, Any] = {} if iteration is None else {"iteration": self._entry.moved(int(iteration))}
         if register_uri is not None:
             filename = register_uri.partition("?")[0].rstrip("/").rpartition("/")[2]
             self._entry.register(clean_text(register_uri), filename=filename, is_package=is_package, path="", **further)
@@ -347,7 +347,9 @@ class OutputModel(ReadableModel):
             raise ConfigurationError(
                 "update_weights_package needs either weights_filenames or weights_path. Nothing was changed"
             )
-        further: dict[str, Any] = {"is_package": True} | ({} if iteration is None else {"iteration": int(iteration)})
+        further: dict[str, Any] = {"is_package": True} | (
+            {} if iteration is None else {"iteration": self._entry.moved(int(iteration))}
+        )
         source: Any = weights_path if weights_filenames is None else [Path(item) for item in weights_filenames]
         if weights_filenames is not None and upload_uri is None and not self._task._keeps_models:
             upload_uri = True
