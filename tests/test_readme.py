@@ -35,7 +35,7 @@ def test_each_link_leads_to_a_file(link: str) -> None:
 
 def test_the_first_session_runs_and_says_what_the_readme_says(tmp_path: Path) -> None:
     # given the session of the README, word for word, and a server
-    (session,) = [block for block in blocks("python") if "Task.init" in block]
+    session = blocks("python")[0]
     with BackgroundServer(ServerConfig(tmp_path / "server", port=0)) as server:
         # when
         done = subprocess.run(
@@ -56,3 +56,34 @@ def test_the_first_session_runs_and_says_what_the_readme_says(tmp_path: Path) ->
     assert f"{server.url}/tasks/{task['id']}" in done.stderr
     first, last = re.findall(r"telemetry: completed\. ([\d,]+) events logged: ([\d,]+) delivered\.", done.stderr)[0]
     assert first == last
+
+
+def test_the_session_for_those_who_know_the_task_page_runs(tmp_path: Path) -> None:
+    # given the second session, word for word, a server, and the weights that it names
+    session = blocks("python")[1]
+    (tmp_path / "net.pt").write_bytes(b"weights")
+    with BackgroundServer(ServerConfig(tmp_path / "server", port=0)) as server:
+        # when
+        done = subprocess.run(
+            [sys.executable, "-c", session],
+            env={
+                "TELEMETRY_URL": server.url,
+                "TELEMETRY_DIR": str(tmp_path / "state"),
+                "PATH": "",
+                "HOME": str(tmp_path),
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        with Client(server.url) as client:
+            found = {task["name"]: client.task(task["id"]) for task in client.tasks()["tasks"]}
+    # then
+    printed = done.stdout.split()
+    assert "{'settings" not in done.stdout and "'cat': 0.7" in done.stdout
+    assert Path(printed[-1]).read_bytes() == b"weights"
+    assert {name: task["status"] for name, task in found.items()} == {"baseline": "completed", "again": "created"}
+    assert found["again"]["record"]["parameters"]["General/lr"]["value"] == 0.05
