@@ -535,7 +535,9 @@ def test_printing_while_the_interpreter_ends_is_as_without_us() -> None:
         sys.keep_until_the_end = Last()
         atexit.register(print, "atexit")
         threading.Thread(target=sys.stdout.write, args=("thread\\n",)).start()
-        print("main", flush=True)
+        # One write: print() writes text and line end apart, and the thread's line may come between, with us or without.
+        sys.stdout.write("main\\n")
+        sys.stdout.flush()
         sys.stderr.write("to stderr")
         sys.exit(3)
     """

@@ -37,7 +37,11 @@ def test_every_type_and_status_is_documented(word: str) -> None:
     assert word in SDK
 
 
-@pytest.mark.parametrize("path", sorted((DOCS / "sdk").glob("*.md")), ids=lambda path: path.name)
+# task-page.md has a row for each group of a call's arguments; tests/page/test_page_table.py looks at it.
+PROSE = sorted(path for path in (DOCS / "sdk").glob("*.md") if path.name != "task-page.md")
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
 def test_no_table_says_a_thing_twice(path: Path) -> None:
     for table in re.findall(r"(?:^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE):
         named = [re.split(r"(?<!\\)\|", row)[1].strip() for row in table.splitlines()[2:]]

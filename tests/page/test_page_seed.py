@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -50,24 +50,25 @@ def test_none_leaves_the_generators_alone(server_way: Way, off: bool | None) -> 
 def test_a_library_is_seeded_as_it_is_imported_and_only_then(
     server_way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a library that has torch's name and no seed yet
-    (tmp_path / "torch.py").write_text("seeds = []\ndef manual_seed(seed):\n    seeds.append(seed)\n")
+    # given a library that has tensorflow's name and no seed yet
+    (tmp_path / "tensorflow.py").write_text(
+        "class random:\n    seeds = []\n    def set_seed(seed):\n        random.seeds.append(seed)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    # when
-    task = server_way.init(project_name="examples", task_name="seed")
-    assert "torch" not in sys.modules
-    import torch
-
-    # then
-    assert isinstance(torch, types.ModuleType) and torch.seeds == [1337]
-    # and after the end what is imported is left alone
-    task.close()
-    monkeypatch.delitem(sys.modules, "torch")
-    import torch as again
-
-    assert again.seeds == []
-    monkeypatch.delitem(sys.modules, "torch")
+    real = sys.modules.pop("tensorflow", None)
+    try:
+        # when
+        task = server_way.init(project_name="examples", task_name="seed")
+        assert "tensorflow" not in sys.modules
+        assert importlib.import_module("tensorflow").random.seeds == [1337]
+        # and after the end what is imported is left alone
+        task.close()
+        del sys.modules["tensorflow"]
+        assert importlib.import_module("tensorflow").random.seeds == []
+    finally:
+        sys.modules.pop("tensorflow", None)
+        if real is not None:
+            sys.modules["tensorflow"] = real
 
 
 def test_the_start_line_says_the_seed(
