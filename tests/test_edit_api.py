@@ -30,6 +30,7 @@ from sqlalchemy import func, select
 from telemetry.client import Client
 from telemetry.errors import ServerError
 from telemetry.events import ConsoleLine, ModelSaved, RecordChange, SingleValue
+from telemetry.fold import RESET_KEY
 from telemetry.server.store import ConsoleQuery, NotFound, Store, TasksQuery, schema
 from telemetry.server.store.database import DATABASE_NAME
 from telemetry.server.tokens import Scope, TokenFile
@@ -310,6 +311,34 @@ def test_the_blobs_of_a_deleted_task_go_unless_another_task_has_them(http: Http,
     # then
     left = {path.name for path in files.rglob("*")}
     assert mine["sha256"] not in left and {yours["sha256"], ours["sha256"]} <= left
+
+
+def test_what_a_task_was_before_it_was_begun_anew_is_removed_with_its_blobs(http: Http, tmp_path: Path) -> None:
+    # given a task with an artifact
+    data, kept = b"of the first run", b"of both runs"
+    entries = {
+        name: {"uri": f"blob:{hashlib.sha256(item).hexdigest()}", "size_bytes": len(item), "type": "custom"}
+        for name, item in (("first", data), ("both", kept))
+    }
+    records = [RecordChange(START_NS, "artifacts", name, entry) for name, entry in entries.items()]
+    http.send(frame_of({LOSS: rows_of([1.0] * 5000)}, records))
+    with Client(http.url) as client:
+        for item in (data, kept):
+            client.send_blob(TASK, hashlib.sha256(item).hexdigest(), io.BytesIO(item), len(item))
+    # when a later run begins it anew
+    moment = START_NS + 3600 * SECOND_NS
+    later = [
+        RecordChange(moment, "task", RESET_KEY, moment),
+        RecordChange(moment, "artifacts", "both", entries["both"]),
+    ]
+    http.send(frame_of({}, later, sequence=1))
+    # then the first run's bytes are gone, and the later one sends its own
+    left = {path.name for path in (tmp_path / "store" / "blobs").rglob("*")}
+    assert hashlib.sha256(data).hexdigest() not in left
+    with Client(http.url) as client:
+        client.send_blob(TASK, hashlib.sha256(kept).hexdigest(), io.BytesIO(kept), len(kept))
+        artifacts = client.task(TASK)["record"]["artifacts"]
+    assert {name: item["state"] for name, item in artifacts.items()} == {"both": "stored"}
 
 
 def test_the_client_changes_and_deletes(http: Http) -> None:

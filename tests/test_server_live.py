@@ -13,6 +13,7 @@ import pytest
 from server_support import LOSS, MS, START_NS, TASK, Http, frame_of, rows_of, started
 
 from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange
+from telemetry.fold import RESET_KEY
 from telemetry.server import live as live_module
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import Limits
@@ -108,6 +109,21 @@ def test_a_page_opened_later_is_told_the_task_at_once(server: BackgroundServer) 
     Http(server.url).send(frame_of({}, [RecordChange(START_NS, "task", "name", "mnist")]))
     stream = Stream(server.url, f"?task={TASK}")
     assert stream.event()[1]["name"] == "mnist"
+    stream.close()
+
+
+def test_a_task_page_hears_that_the_task_was_begun_anew(server: BackgroundServer) -> None:
+    # given a page of a task
+    http, stream = Http(server.url), Stream(server.url, f"?task={TASK}")
+    http.send(frame_of({LOSS: rows_of([1.0, 2.0])}))
+    stream.until("points")
+    # when a later run begins it anew
+    moment = START_NS + 60_000 * MS
+    http.send(frame_of({LOSS: [(0, moment, 3.0)]}, [RecordChange(moment, "task", RESET_KEY, moment)], sequence=1))
+    # then it hears that first, and then of the new points
+    assert stream.until("reset") == {}
+    (series,) = stream.until("points")["series"].values()
+    assert series["count"] == 1
     stream.close()
 
 

@@ -190,6 +190,11 @@ class LostBlobs:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._suspects: dict[int, set[str]] = {}
+        self._dropped: set[str] = set()
+
+    def drop(self, task: int) -> None:
+        """Let go of all that a task holds, whose row is given up."""
+        self._dropped |= release(self._connection, task)
 
     def note(self, task: int, changes: Sequence[RecordChange]) -> None:
         """Look at what some changes are about to replace; before they are written."""
@@ -231,7 +236,7 @@ class LostBlobs:
 
     def finish(self) -> set[str]:
         """Release what is named no more; return the blobs that nobody holds now. After all was written."""
-        lost: set[str] = set()
+        lost = set(self._dropped)
         for task, suspects in self._suspects.items():
             gone = suspects - set(read_refs(self._connection, task))
             if gone:

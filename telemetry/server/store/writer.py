@@ -263,6 +263,7 @@ class Transaction:
         task = TaskState(self._cache.next_id(schema.tasks), old.task_id, reset=since)
         task.seen, task.active, task.frames = old.seen, old.active, old.frames
         found = move_newer(self._connection, old.id, task.id, since)
+        self._blobs.drop(old.id)
         recount(self._connection, task)
         self._cache.tasks[task.task_id] = self._dirty_tasks[task.task_id] = self._refolded[task.task_id] = task
         self._gate.count_anew()
