@@ -199,7 +199,7 @@ def test_a_storage_that_is_away_leaves_the_bytes_in_the_session(place: Place) ->
     assert upload.wait_kept(30) and shelf.asked.acquire(timeout=30)
     left = uploads.drain(0.2)
     assert (left.count, left.size_bytes, left.folder) == (1, 3, place.folder)
-    assert str(left) == "1 upload (3 B) still to be sent" and place.blobs == [sha256(b"abc")] and not upload.done
+    assert str(left) == "1 file (3 B) still to be sent" and place.blobs == [sha256(b"abc")] and not upload.done
 
 
 def test_the_shelf_is_asked_again(place: Place) -> None:
@@ -311,7 +311,7 @@ def test_a_server_that_is_away_leaves_all_to_sync(
     task.close(timeout=0.5)
     said = capsys.readouterr().err
     folder = tmp_path / "state" / "spool" / task.id
-    assert f"1 upload (4 B) still to be sent. Send what is on disk with: telemetry sync {folder}" in said
+    assert f"1 file (4 B) still to be sent. Send what is on disk with: telemetry sync {folder}" in said
     with started(tmp_path / "server") as server:
         assert main(["sync", str(folder), "--url", server.url]) == 0
         assert served(server.url, task.id, b"data") == b"data"

@@ -57,6 +57,7 @@ class Carrier:
         self._deadline_s: float | None = None
         self._abandoned = False
         self.moved_at_s = time.monotonic()  # a byte arrived somewhere
+        self._said: set[str] = set()
         self._runner: asyncio.Runner | None = None
         self._clients: dict[str, AsyncClient] = {}
 
@@ -158,8 +159,10 @@ class Carrier:
         Raises:
             Abandoned: it has none.
         """
-        if failures == 1:
-            log.warning("an upload waits: %s. It is tried again", why.rstrip("."))
+        if failures == 1 and why not in self._said:
+            # Once for each trouble, not for each file of a task.
+            self._said.add(why)
+            log.warning("uploads wait: %s. They are tried again", why.rstrip("."))
         wait_s = delay_s(failures - 1, retry_after_s=retry_after_s)
         if self._deadline_s is None:
             # Closing begins in the middle of a long wait: then there is one more try at once.

@@ -206,15 +206,7 @@ class Other:
 
     def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
         """Write the status that the task ends with."""
-        self.record.change_all(
-            "task",
-            {
-                "status": outcome.status.value,
-                "status_reason": outcome.reason,
-                "status_message": outcome.message,
-                "ended_unix_ns": time.time_ns(),
-            },
-        )
+        self.record.change_all("task", outcome.fields(time.time_ns()))
 
     def ledger(self) -> Ledger:
         """Return empty counts: every change was committed or raised."""
@@ -249,14 +241,7 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
         server_client(settings, what)
     task_id, fields = secrets.token_hex(16), sections["task"]
     moment = time.time_ns()
-    header = TaskHeader(
-        task_id,
-        writer_id=bytes(16),
-        project=str(fields.get("project", "")),
-        name=str(fields.get("name", "")),
-        type=str(fields.get("type", "training")),
-        created_unix_ns=moment,
-    )
+    header = _header(task_id, fields)
     if settings.mode == "disabled":
         core = _Nowhere(header, settings)
         core.record.change_sections(sections)
@@ -310,14 +295,19 @@ def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
         raise
     except TelemetryError as error:
         raise ConfigurationError(f"the session of task {task_id} can't be read: {error}") from error
-    header = TaskHeader(
+    header = _header(task_id, fields)
+    return Other(header, settings, view, url)
+
+
+def _header(task_id: str, fields: Mapping[str, Any]) -> TaskHeader:
+    """Return a header that says what the record does; nothing is written by the writer in it."""
+    return TaskHeader(
         task_id,
         writer_id=bytes(16),
         project=str(fields.get("project", "")),
         name=str(fields.get("name", "")),
         type=str(fields.get("type", "training")),
     )
-    return Other(header, settings, view, url)
 
 
 def found_other(task_id: str, project: str, name: str, type_: str, settings: Settings, url: str) -> Other:

@@ -300,15 +300,7 @@ class Running:
         self._part.end(outcome)
         if not self.launched.membership.leads:
             return
-        self.record.change_all(
-            "task",
-            {
-                "status": outcome.status.value,
-                "status_reason": outcome.reason,
-                "status_message": outcome.message,
-                "ended_unix_ns": time.time_ns(),
-            },
-        )
+        self.record.change_all("task", outcome.fields(time.time_ns()))
         # The page is to show what became of the events, and that is known once they have arrived. Half of
         # the time at most: a sink that does not answer must leave some for the close itself.
         self.pipeline.flush(timeout_s / 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from telemetry.events import clean_text
 from telemetry.lifecycle import ExitCause
@@ -45,6 +46,15 @@ class Outcome:
     status: TaskStatus
     reason: str = ""
     message: str = ""
+
+    def fields(self, ended_unix_ns: int) -> dict[str, Any]:
+        """Return the fields of section "task" that say so."""
+        return {
+            "status": self.status.value,
+            "status_reason": self.reason,
+            "status_message": self.message,
+            "ended_unix_ns": ended_unix_ns,
+        }
 
 
 def outcome_of_exit(cause: ExitCause, *, requeueable: bool = False) -> Outcome:

@@ -120,7 +120,7 @@ class Left:
         parts = []
         if self.count:
             parts.append(
-                f"{self.count} upload{'' if self.count == 1 else 's'} ({size_text(self.size_bytes)}) still to be sent"
+                f"{self.count} file{'' if self.count == 1 else 's'} ({size_text(self.size_bytes)}) still to be sent"
             )
         if self.unread:
             parts.append(f"not read in time, and lost unless their files are still there: {', '.join(self.unread)}")
