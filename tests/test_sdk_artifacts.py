@@ -211,6 +211,16 @@ def test_disabled_keeps_nothing_and_takes_every_call(tmp_path: Path, monkeypatch
     assert not (tmp_path / "state").exists()
 
 
+def test_artifacts_print_as_what_they_are(task: Task) -> None:
+    assert task.upload_artifact("numbers", {"a": 1}, wait_on_upload=True)
+    assert repr(task.artifacts) == "{'numbers': <Artifact 'numbers' dict 14 bytes>}"
+    assert repr(task.artifacts.keys()) == "dict_keys(['numbers'])"
+    assert "numbers" in task.artifacts
+    assert task.artifacts.get("nope") is None
+    with pytest.raises(KeyError, match=rf"task {task.id} has no artifact 'nope'. It has: 'numbers'"):
+        task.artifacts["nope"]
+
+
 def test_a_task_that_has_ended_takes_no_artifact(task: Task) -> None:
     task.close()
     assert not task.upload_artifact("late", {})
