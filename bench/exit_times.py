@@ -22,7 +22,7 @@ _LINE_BYTES = 1_000_000
 _PROGRAM = """
 import json, os, sys, time
 from telemetry import Task
-task = Task.init("bench", "exit", auto_connect_streams=False, auto_resource_monitoring=False)
+task = Task.init("bench", "exit", reuse_last_task_id=False, auto_connect_streams=False, auto_resource_monitoring=False)
 log = task.get_logger()
 for step in range(1000):
     log.report_scalar("loss", "train", 1 / (step + 1), step)

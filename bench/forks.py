@@ -45,7 +45,7 @@ def report(name: str, count: int) -> None:
 
 def fork_often(forks: int, seed: int) -> dict[str, Any]:
     """Fork at random moments while threads report at full rate; every second child reports and closes."""
-    task = Task.init("bench", "forks", auto_resource_monitoring=False)
+    task = Task.init("bench", "forks", reuse_last_task_id=False, auto_resource_monitoring=False)
     random_ = random.Random(seed)
     done = threading.Event()
 
@@ -121,7 +121,8 @@ def _judge_forks(points: dict[bytes, Counter[str]], reporting: int) -> dict[str,
 
 def pool(method: str, points: int) -> dict[str, int]:
     """Let a Pool of 4 report; count what is missing and what is double."""
-    task = Task.init("bench", f"pool {method}", auto_resource_monitoring=False, auto_connect_streams=False)
+    quiet = {"auto_resource_monitoring": False, "auto_connect_streams": False}
+    task = Task.init("bench", f"pool {method}", reuse_last_task_id=False, **quiet)
     with multiprocessing.get_context(method).Pool(4) as workers:
         workers.starmap(report, [(f"worker {number}", points) for number in range(4)], chunksize=1)
         workers.close()

@@ -35,6 +35,7 @@ def _open(sinks: list[str] | None) -> Task:
         project_name="bench",
         task_name="benchmark",
         sinks=sinks,
+        reuse_last_task_id=False,
         auto_connect_streams=False,
         auto_resource_monitoring=False,
         auto_connect_frameworks=False,
