@@ -22,7 +22,7 @@ from telemetry.events import ConsoleLine
 from telemetry.journal import SegmentDamage, read_segments, read_session
 from telemetry.settings import Settings
 from telemetry.testing import make_header, run_pipeline
-from telemetry.wire import Frame, decode, scan
+from telemetry.wire import Damage, Frame, decode, scan
 
 TASK = "d" * 32
 
@@ -36,12 +36,15 @@ def run(sink: LocalZipSink, count: int = 1000) -> None:
     assert pipeline.ledger().delivered == count + 1
 
 
-def values_in(zip_path: Path) -> list[float]:
+def values_in(zip_path: Path, *, killed: bool = False) -> list[float]:
+    """Return the values in order. `killed`: a segment may end inside a frame, as a kill during a write leaves it."""
     found: list[float] = []
     with zipfile.ZipFile(zip_path) as archive:
         for member in archive.namelist():
             if member.endswith(".frames"):
                 for _, item in scan(archive.read(member)):
+                    if killed and isinstance(item, Damage) and item.cut:
+                        continue
                     assert isinstance(item, Frame)
                     found += decode(item).columns.values
     return found
@@ -208,5 +211,5 @@ def test_a_killed_process_leaves_a_folder_with_all_but_the_last_moment(tmp_path:
     assert newest - times[-1] < 1e9
     # and it can be zipped and read like any other
     zip_session(tmp_path / TASK, tmp_path / "later.zip")
-    assert len(values_in(tmp_path / "later.zip")) == len(steps)
+    assert len(values_in(tmp_path / "later.zip", killed=True)) == len(steps)
     assert not (tmp_path / "run.zip").exists()
