@@ -1,20 +1,23 @@
-"""Where the process begins and ends: atexit, signals, uncaught exceptions and forks, here and nowhere else."""
+"""Where the process begins and ends: atexit, exits, exceptions and forks. What would kill it is seen by signals.py."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import threading
 import traceback
 import weakref
+from _sitebuiltins import Quitter
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import Any, NoReturn, Protocol
+from types import TracebackType
+from typing import Any, Protocol
 
-__all__ = ["ExitCause", "ExitWatch", "at_worker_exit", "forget_forks", "watch_forks"]
+from telemetry import signals
+from telemetry.outermost import Outermost, is_interactive
+
+__all__ = ["ExitCause", "ExitWatch", "at_worker_exit", "cause_of", "forget_forks", "watch_forks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +25,16 @@ class ExitCause:
     """Why the process ends.
 
     Attributes:
-        kind: "normal", "exception" (uncaught), "signal" or "exit_code" (sys.exit with a failure).
+        kind: "normal", "exception" (uncaught), "signal" or "exit_code" (an exit with a failure).
         reason: one line, e.g. "ValueError: bad", "SIGTERM", "exit code 3"; empty for "normal".
-        detail: the traceback, for "exception".
+        detail: the traceback, for "exception"; where the program was, for a signal that kills.
+        is_deadly: the process dies of it within signals.LAST_WORDS_S, whatever `on_exit` does.
     """
 
     kind: str
     reason: str = ""
     detail: str = ""
+    is_deadly: bool = False
 
 
 NORMAL = ExitCause("normal")
@@ -38,97 +43,152 @@ NORMAL = ExitCause("normal")
 class ExitWatch:
     """Calls `on_exit(cause)` once, when the process ends by whichever way Python lets us see.
 
-    - normal end and sys.exit: from atexit; an exit that the program catches is none;
-    - uncaught exception and Ctrl-C: sys.excepthook notes it (and calls the hook that was there), atexit follows;
-    - SIGTERM: `on_exit` runs in the handler, then the signal is delivered as it would have been without us: the
-      process dies of it (status 143), or the user's handler, if there was one, is called. With a handler of
-      the user's the task is only noted as stopped, for the handler may go on for as long as it likes.
-
-    Only the main thread can set signal handlers; made from another thread, the watch leaves signals alone.
+    - normal end and exits: from atexit; an exit or exception that the program outlives is none;
+    - uncaught exception and Ctrl-C: sys.excepthook notes it (and calls the hook that was there), atexit follows; where
+      somebody has set a hook over ours, sys.last_exc tells;
+    - a signal that kills: `on_exit` runs, on the main thread or another, then the process dies of it, see signals.py;
+    - SIGTERM with a handler of the program's, set before: the task is noted as stopped and the handler called, which
+      may go on for as long as it likes.
     """
 
     def __init__(self, on_exit: Callable[[ExitCause], None]) -> None:
         self._on_exit = on_exit
-        self._cause = NORMAL
-        self._called = False
-        self._pid = os.getpid()
+        self._noted: ExitCause | None = None
+        self.program = Outermost()
+        self._last_error = id(_last_error())
+        # Taken, not locked: whoever comes first calls, on whichever thread, and no signal handler waits for itself.
+        self._turn = [True]
+        self._told = threading.Event()
         self._previous_excepthook = sys.excepthook
         self._previous_exit = sys.exit
-        self._previous_sigterm: Any = None
-        self._hooks_signal = False
+        self._previous_quit = Quitter.__call__
         sys.excepthook = self._excepthook
-        sys.exit = self._exit
+        sys.exit = self._exit  # type: ignore[assignment]
+        # site's exit() and quit() raise SystemExit themselves.
+        self._quit = self._watched_quit()
+        Quitter.__call__ = self._quit  # type: ignore[method-assign]
         atexit.register(self._at_exit)
-        if threading.current_thread() is threading.main_thread():
-            previous = signal.getsignal(signal.SIGTERM)
-            # None: a handler installed from C, which we could not call; SIG_IGN: the user wants to survive it.
-            if previous is not None and previous is not signal.SIG_IGN:
-                self._previous_sigterm = previous
-                signal.signal(signal.SIGTERM, self._sigterm)
-                self._hooks_signal = True
+        signals.watch(self)
+        watch_forks(self)
 
     def remove(self) -> None:
         """Take the hooks out again where they are still ours; `on_exit` will not be called."""
-        self._called = True
+        self._turn.clear()
+        self._told.set()
+        self.program.forget()
         atexit.unregister(self._at_exit)
+        signals.forget(self)
+        forget_forks(self)
         if sys.excepthook == self._excepthook:
             sys.excepthook = self._previous_excepthook
         if sys.exit == self._exit:
             sys.exit = self._previous_exit
-        if (
-            self._hooks_signal
-            and threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGTERM) == self._sigterm
-        ):
-            signal.signal(signal.SIGTERM, self._previous_sigterm)
+        if Quitter.__call__ is self._quit:
+            Quitter.__call__ = self._previous_quit  # type: ignore[method-assign]
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: nothing to call, for the end of the task is its parent's to tell."""
+        self._turn.clear()
 
     def _call(self, cause: ExitCause) -> None:
-        # A forked child inherits the hooks; the end of the task is its parent's to tell.
-        if not self._called and os.getpid() == self._pid:
-            self._called = True
+        try:
+            self._turn.pop()
+        except IndexError:
+            return
+        try:
             self._on_exit(cause)
+        finally:
+            self._told.set()
+
+    # ---- what is noted ---------------------------------------------------------------------------
 
     def _at_exit(self) -> None:
-        self._call(self._cause)
+        self._call(self._cause())
+        signals.forget(self)
+        signals.await_death()
+
+    def _cause(self) -> ExitCause:
+        """Return what ended the program: of all that was noted on the way, what it did not outlive."""
+        noted = self._noted
+        if self.program.returned:
+            # A shell or a test runner has caught what was noted; but a signal was sent, whoever handled it.
+            return noted if noted is not None and noted.kind == "signal" else NORMAL
+        if noted is not None:
+            return noted
+        error = _last_error()
+        if self.program.was_ended and error is not None and id(error) != self._last_error:
+            return cause_of(error)
+        return _cause_of_exit(next(iter(self.program.raised_constants() or ()), None))
 
     def _excepthook(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            self._cause = ExitCause("signal", "SIGINT")
-        else:
-            summary = "".join(traceback.format_exception_only(kind, error)).strip().splitlines()
-            text = "".join(traceback.format_exception(kind, error, trace))
-            self._cause = ExitCause("exception", summary[-1] if summary else kind.__name__, text)
+        # Called by the program, it shows an exception that was caught; called at a prompt, it shows a typo.
+        if not self.program.runs_below and not is_interactive():
+            self._noted = cause_of(error if error is not None else kind(), trace)
         self._previous_excepthook(kind, error, trace)
 
-    def _exit(self, status: Any = None, /) -> NoReturn:
+    def _exit(self, status: Any = None, /) -> Any:
+        try:
+            return self._previous_exit(status)
+        except SystemExit as error:
+            self._watch_exit(error)
+            raise
+
+    def _watched_quit(self) -> Callable[..., None]:
+        quit_ = self._previous_quit
+
+        def watched(quitter: Quitter, code: Any = None) -> None:
+            try:
+                quit_(quitter, code)
+            except SystemExit as error:
+                self._watch_exit(error)
+                raise
+
+        return watched
+
+    def _watch_exit(self, error: SystemExit) -> None:
+        """Note an exit of the main thread, until the program turns out to have caught it."""
         if threading.current_thread() is threading.main_thread():
-            if status is None or status == 0:
-                self._cause = NORMAL
-            else:
-                reason = f"exit code {status}" if isinstance(status, int) else str(status)[:500]
-                self._cause = ExitCause("exit_code", reason)
-                error = SystemExit(status)
-                error.telemetry_trace = _ExitTrace(self, self._cause)  # type: ignore[attr-defined]
-                try:
-                    raise error
-                finally:
-                    del error  # or its traceback would keep this frame, and the frame the error
-        raise SystemExit(status)
+            self._noted = _cause_of_exit(error.code)
+            error.telemetry_trace = _ExitTrace(self, self._noted)  # type: ignore[attr-defined]
 
     def exit_was_caught(self, cause: ExitCause) -> None:
         """The program caught the exit that `cause` tells of, and goes on."""
-        if self._cause is cause:
-            self._cause = NORMAL
+        if self._noted is cause:
+            self._noted = None
 
-    def _sigterm(self, number: int, frame: FrameType | None) -> None:
-        cause = ExitCause("signal", "SIGTERM")
-        if callable(self._previous_sigterm):
-            self._cause = cause
-            self._previous_sigterm(number, frame)
-            return
-        self._call(cause)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+    # ---- signals ---------------------------------------------------------------------------------
+
+    def on_handled_signal(self, name: str) -> None:
+        self._noted = ExitCause("signal", name)
+
+    def on_signal(self, name: str, where: str) -> None:
+        self._call(ExitCause("signal", name, where, is_deadly=True))
+        # Where another thread is already ending the task, it is to come to its end.
+        self._told.wait(signals.LAST_WORDS_S)
+
+
+def cause_of(error: BaseException, trace: TracebackType | None = None) -> ExitCause:
+    """Return what an exception means that nobody has caught."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCause("signal", "SIGINT")
+    if isinstance(error, SystemExit):
+        return _cause_of_exit(error.code)
+    summary = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    text = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+    return ExitCause("exception", summary[-1] if summary else type(error).__name__, text)
+
+
+def _cause_of_exit(code: object) -> ExitCause:
+    if code is None or code == 0:
+        return NORMAL
+    # sys.exit("text") prints the text and exits with 1: the text is the better reason.
+    return ExitCause("exit_code", f"exit code {code}" if isinstance(code, int) else str(code)[:500])
+
+
+def _last_error() -> BaseException | None:
+    """Return the last exception that the interpreter has shown, whichever hook showed it."""
+    error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # last_exc: Python 3.12
+    return error if isinstance(error, BaseException) else None
 
 
 class _ExitTrace:
@@ -147,11 +207,7 @@ class _ExitTrace:
 
     def __del__(self) -> None:
         try:
-            outermost = sys._getframe()
-            while outermost.f_back is not None:
-                outermost = outermost.f_back
-            # Under exit handlers and finalizers, which the interpreter calls, there is no module that runs.
-            if outermost.f_code.co_name in ("<module>", "_run_module_as_main"):
+            if self._watch.program.runs_below:
                 self._watch.exit_was_caught(self._cause)
         except Exception:  # noqa: BLE001  an interpreter that is taken apart: there is nobody to tell
             return

@@ -57,6 +57,8 @@ FLOORS = {
     "telemetry.lane": 3,
     "telemetry.batcher": 3,
     "telemetry.lifecycle": 3,
+    "telemetry.outermost": 2,
+    "telemetry.signals": 2,
     "telemetry.pipeline": 3,
     "telemetry.sdk": 4,
     "telemetry.server": 4,

@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 # What the end may take when a signal asked for it, in seconds.
 SIGNAL_TIMEOUT_S = 5.0
 
+# The same where the process dies of it: with what closing takes beyond its time, within signals.LAST_WORDS_S.
+DEADLY_TIMEOUT_S = 0.9
+
 # Of the time that the end may take; the events need the rest.
 UPLOADS_SHARE = 0.7
 
@@ -239,24 +242,34 @@ class Running:
 
     def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
         """End the task and return when its events are delivered, or safe on disk. Only the first call does anything."""
-        # Nobody set a limit: then a file that is being read is read to its end.
-        patient = timeout_s is None
-        timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
-        deadline_s = time.monotonic() + timeout_s
         # One atomic call: the first to come ends the task. A lock could be held across a fork, or by the very
         # frame that a signal handler has interrupted.
         if self._ends.setdefault("outcome", outcome) is not outcome:
             return
         if os.getpid() != self.owner_pid:
-            # A forked child: what it reported is delivered, and how the task ends is its parent's to tell.
-            self.model_files.settle()
-            self.uploads.drain(timeout_s * UPLOADS_SHARE)
-            self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
+            self._end_in_child(self.settings.close_timeout_s if timeout_s is None else timeout_s)
             return
+        try:
+            self._end_here(outcome, timeout_s)
+        finally:
+            # Last: a signal that comes while the task ends must not cut its end short.
+            if self._exit_watch is not None:
+                self._exit_watch.remove()
+
+    def _end_in_child(self, timeout_s: float) -> None:
+        """Deliver what a forked child has reported; how the task ends is its parent's to tell."""
+        deadline_s = time.monotonic() + timeout_s
+        self.model_files.settle()
+        self.uploads.drain(timeout_s * UPLOADS_SHARE)
+        self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
+
+    def _end_here(self, outcome: Outcome, timeout_s: float | None) -> None:
+        # Nobody set a limit: then a file that is being read is read to its end.
+        patient = timeout_s is None
+        timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
+        deadline_s = time.monotonic() + timeout_s
         if self._heirloom is not None:
             self._heirloom.take_back()
-        if self._exit_watch is not None:
-            self._exit_watch.remove()
         self._seeding.stop()
         if self.launched.installed is not None:
             self.launched.installed.stop()
@@ -286,7 +299,7 @@ class Running:
         timeout_s = self.settings.close_timeout_s
         if cause.kind == "signal":
             # Whoever sends a signal follows up with SIGKILL: after 30 s under Slurm and Kubernetes, sooner elsewhere.
-            timeout_s = min(timeout_s, SIGNAL_TIMEOUT_S)
+            timeout_s = min(timeout_s, DEADLY_TIMEOUT_S if cause.is_deadly else SIGNAL_TIMEOUT_S)
         if cause.reason != "SIGINT":
             self.end(outcome_of_exit(cause, requeueable=is_requeueable(os.environ)), timeout_s)
             return
