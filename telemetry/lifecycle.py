@@ -242,10 +242,32 @@ def _reset_in_child() -> None:
         owner.reset_after_fork()
 
 
-def at_worker_exit(close: Callable[[], object]) -> None:
-    """Call `close` when this forked child ends: by atexit, or by multiprocessing's own way, which skips atexit."""
-    atexit.register(close)
+# What a child's last words may take where a signal ends it: whoever terminates a pool waits for each worker.
+HURRIED_S = 0.3
+
+
+def at_worker_exit(close: Callable[[float | None], object], *, also_of_sigterm: bool = True) -> None:
+    """Call `close(timeout_s)` when this child ends; None for the time that it always has.
+
+    By atexit, by multiprocessing's own way, which skips atexit, or of SIGTERM, which ends the workers of a pool.
+    """
+    atexit.register(close, None)
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         # Before multiprocessing joins its queues (priority 10 and lower).
-        util.Finalize(None, close, exitpriority=100)
+        util.Finalize(None, close, args=(None,), exitpriority=100)
+    if also_of_sigterm:
+        signals.watch(_WorkerEnd(close), in_child=True)
+
+
+class _WorkerEnd:
+    """Tells a part of a child that SIGTERM ends it."""
+
+    def __init__(self, close: Callable[[float | None], object]) -> None:
+        self._close = close
+
+    def on_signal(self, name: str, where: str) -> None:
+        self._close(HURRIED_S)
+
+    def on_handled_signal(self, name: str) -> None:
+        """The program's own handler ends the child, or does not."""

@@ -3,14 +3,14 @@
 Two ways lead to the listeners, and after them the process dies of the signal, as it would have died at once without us.
 
 - SIGTERM has a Python handler, which stops the program where it is. It runs once the main thread is back in Python.
-- Beside it, and alone for the other signals, there is faulthandler's handler, in C: it writes where the program was into
-  a pipe, and a thread of ours reads it. A main thread in a long C call (a stuck all-reduce) does not come back in time:
-  then the thread tells the listeners, and sends the signal again.
+- Beside it, and alone for the other signals, there is faulthandler's handler, in C: it writes where the program was
+  into a pipe, and a thread of ours reads it. A main thread in a long C call (a stuck all-reduce) does not come back in
+  time: then the thread tells the listeners, and sends the signal again.
 
 What the program ignores or handles, in Python or in C, is left to it; a Python handler for SIGTERM is called by ours,
 and one that is set later takes the place of ours, which it may call like any other. `signal.set_wakeup_fd` is left to
-asyncio and trio. Children have the dispositions of the program: a worker that takes SIGTERM by a Python handler just
-before it waits in C would lose it for good.
+asyncio and trio. A forked child begins with the dispositions of the program, and never has a Python handler of ours: a
+worker that takes SIGTERM by one just before it waits in C would lose it for good. One that reports has the second way.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class _Watch:
         on_main: set when the main thread has begun to die.
         dying: set when any thread has.
         told: set when the listeners have been told.
+        is_whole: False for a child that is watched for SIGTERM alone, with no Python handler.
     """
 
     listeners: list[Listener] = field(default_factory=list)
@@ -119,6 +120,7 @@ class _Watch:
     dying: threading.Event = field(default_factory=threading.Event)
     turn: list[bool] = field(default_factory=lambda: [True])
     told: threading.Event = field(default_factory=threading.Event)
+    is_whole: bool = False
 
 
 _lock = threading.RLock()  # re-entrant: a signal handler may fork while its thread holds it
@@ -126,20 +128,27 @@ _watch = _Watch()
 _registered = False
 
 
-def watch(listener: Listener) -> None:
-    """Tell the listener of signals from now on. Safe from any thread; the Python handler is the main thread's to set.
+def watch(listener: Listener, *, in_child: bool = False) -> None:
+    """Tell the listener of signals from now on, before those that were there. Safe from any thread.
 
-    Where no thread or pipe can be had, and on Windows, a main thread in a C call is not helped, as it is without us.
+    The Python handler is the main thread's to set. Where no thread or pipe can be had, and on Windows, a main thread in
+    a C call is not helped, as it is not without us.
+
+    Args:
+        in_child: of SIGTERM alone, and without a Python handler.
     """
     global _registered
     with _lock:
-        _watch.listeners.append(listener)
+        _watch.listeners.insert(0, listener)
         if not _registered and hasattr(os, "register_at_fork"):
             _registered = True
             os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
             atexit.register(await_death)
-        if len(_watch.listeners) == 1:
-            _take_sigterm()
+        if len(_watch.listeners) == 1 or not (in_child or _watch.is_whole):
+            _end()
+            if not in_child:
+                _watch.is_whole = True
+                _take_sigterm()
             try:
                 _begin()
             except (OSError, RuntimeError) as error:
@@ -155,6 +164,7 @@ def forget(listener: Listener) -> None:
             if not _watch.listeners and not _watch.dying.is_set():
                 _end()
                 _give_sigterm_back()
+                _watch.is_whole = False
 
 
 def await_death() -> None:
@@ -208,7 +218,7 @@ def _begin() -> None:
     if not hasattr(faulthandler, "register"):
         return
     caught = _caught_in_c()
-    for name in _NAMES:
+    for name in _NAMES if _watch.is_whole else _NAMES[:1]:
         number = getattr(signal, name, 0)
         is_free = signal.getsignal(number) is signal.SIG_DFL and not caught >> (number - 1) & 1
         if number and (is_free or (_is_ours(number) and _watch.handled is signal.SIG_DFL)):

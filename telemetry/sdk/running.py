@@ -114,7 +114,8 @@ class Running:
             self._heirloom = Heirloom(self._lineage())
         if membership.joined:
             # Workers of multiprocessing end without atexit.
-            lifecycle.at_worker_exit(lambda: self.end(Outcome(TaskStatus.COMPLETED)))
+            end = partial(self.end, Outcome(TaskStatus.COMPLETED))
+            lifecycle.at_worker_exit(end, also_of_sigterm=not hooks)
         if membership.leads:
             if membership.said:
                 launched.announcer.say(f"telemetry: {membership.said}")

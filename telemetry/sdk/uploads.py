@@ -256,7 +256,8 @@ class Uploads:
                 # A worker ends without the task's end, which is its parent's. The pipeline begins first, so that it
                 # is closed last.
                 self._folders(0.0)
-                lifecycle.at_worker_exit(lambda: self.drain(self._settings.close_timeout_s))
+                limit = self._settings.close_timeout_s
+                lifecycle.at_worker_exit(lambda timeout_s: self.drain(limit if timeout_s is None else timeout_s))
             threading.Thread(target=self._read_jobs, name="telemetry-blobs", daemon=True).start()
             threading.Thread(target=self._carry_jobs, name="telemetry-uploads", daemon=True).start()
         return upload
