@@ -11,11 +11,10 @@ import weakref
 from _sitebuiltins import Quitter
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol
 
 from telemetry import signals
-from telemetry.outermost import Outermost, is_interactive
+from telemetry.outermost import Outermost
 
 __all__ = ["ExitCause", "ExitWatch", "at_worker_exit", "cause_of", "forget_forks", "watch_forks"]
 
@@ -44,8 +43,8 @@ class ExitWatch:
     """Calls `on_exit(cause)` once, when the process ends by whichever way Python lets us see.
 
     - normal end and exits: from atexit; an exit or exception that the program outlives is none;
-    - uncaught exception and Ctrl-C: sys.excepthook notes it (and calls the hook that was there), atexit follows; where
-      somebody has set a hook over ours, sys.last_exc tells;
+    - uncaught exception and Ctrl-C: from atexit too, by what the interpreter has kept of it. sys.excepthook is left
+      alone: where it is not the interpreter's own, Qt and the standard library's prompts behave differently;
     - a signal that kills: `on_exit` runs, on the main thread or another, then the process dies of it, see signals.py;
     - SIGTERM with a handler of the program's, set before: the task is noted as stopped and the handler called, which
       may go on for as long as it likes.
@@ -56,13 +55,12 @@ class ExitWatch:
         self._noted: ExitCause | None = None
         self.program = Outermost()
         self._last_error = id(_last_error())
-        # Taken, not locked: whoever comes first calls, on whichever thread, and no signal handler waits for itself.
+        # Taken, not locked: whoever comes first ends the task, on whichever thread, and no handler waits for itself.
         self._turn = [True]
+        self._ender = 0
         self._told = threading.Event()
-        self._previous_excepthook = sys.excepthook
         self._previous_exit = sys.exit
         self._previous_quit = Quitter.__call__
-        sys.excepthook = self._excepthook
         sys.exit = self._exit  # type: ignore[assignment]
         # site's exit() and quit() raise SystemExit themselves.
         self._quit = self._watched_quit()
@@ -70,6 +68,11 @@ class ExitWatch:
         atexit.register(self._at_exit)
         signals.watch(self)
         watch_forks(self)
+
+    def begin_end(self) -> None:
+        """The program ends the task by itself: `on_exit` will not be called, and signals wait until `remove`."""
+        self._turn.clear()
+        self._ender = self._ender or threading.get_ident()
 
     def remove(self) -> None:
         """Take the hooks out again where they are still ours; `on_exit` will not be called."""
@@ -79,22 +82,25 @@ class ExitWatch:
         atexit.unregister(self._at_exit)
         signals.forget(self)
         forget_forks(self)
-        if sys.excepthook == self._excepthook:
-            sys.excepthook = self._previous_excepthook
+        self._put_back()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: as if there were no watch, for the end of the task is its parent's to tell."""
+        self._turn.clear()
+        self._put_back()
+
+    def _put_back(self) -> None:
         if sys.exit == self._exit:
             sys.exit = self._previous_exit
         if Quitter.__call__ is self._quit:
             Quitter.__call__ = self._previous_quit  # type: ignore[method-assign]
-
-    def reset_after_fork(self) -> None:
-        """In a forked child: nothing to call, for the end of the task is its parent's to tell."""
-        self._turn.clear()
 
     def _call(self, cause: ExitCause) -> None:
         try:
             self._turn.pop()
         except IndexError:
             return
+        self._ender = threading.get_ident()
         try:
             self._on_exit(cause)
         finally:
@@ -116,15 +122,10 @@ class ExitWatch:
         if noted is not None:
             return noted
         error = _last_error()
-        if self.program.was_ended and error is not None and id(error) != self._last_error:
+        shown = error is not None and id(error) != self._last_error
+        if error is not None and shown and (self.program.was_ended or not self.program.is_known):
             return cause_of(error)
         return _cause_of_exit(next(iter(self.program.raised_constants() or ()), None))
-
-    def _excepthook(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # Called by the program, it shows an exception that was caught; called at a prompt, it shows a typo.
-        if not self.program.runs_below and not is_interactive():
-            self._noted = cause_of(error if error is not None else kind(), trace)
-        self._previous_excepthook(kind, error, trace)
 
     def _exit(self, status: Any = None, /) -> Any:
         try:
@@ -148,8 +149,11 @@ class ExitWatch:
     def _watch_exit(self, error: SystemExit) -> None:
         """Note an exit of the main thread, until the program turns out to have caught it."""
         if threading.current_thread() is threading.main_thread():
-            self._noted = _cause_of_exit(error.code)
-            error.telemetry_trace = _ExitTrace(self, self._noted)  # type: ignore[attr-defined]
+            cause = _cause_of_exit(error.code)
+            if cause is NORMAL and self._noted is not None and self._noted.kind == "signal":
+                return  # a handler that saved what it had: the signal is still what ended the program
+            self._noted = cause
+            error.telemetry_trace = _ExitTrace(self, cause)  # type: ignore[attr-defined]
 
     def exit_was_caught(self, cause: ExitCause) -> None:
         """The program caught the exit that `cause` tells of, and goes on."""
@@ -157,6 +161,10 @@ class ExitWatch:
             self._noted = None
 
     # ---- signals ---------------------------------------------------------------------------------
+
+    @property
+    def is_ending(self) -> bool:
+        return self._ender == threading.get_ident() and not self._told.is_set()
 
     def on_handled_signal(self, name: str) -> None:
         self._noted = ExitCause("signal", name)
@@ -167,14 +175,14 @@ class ExitWatch:
         self._told.wait(signals.LAST_WORDS_S)
 
 
-def cause_of(error: BaseException, trace: TracebackType | None = None) -> ExitCause:
+def cause_of(error: BaseException) -> ExitCause:
     """Return what an exception means that nobody has caught."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCause("signal", "SIGINT")
     if isinstance(error, SystemExit):
         return _cause_of_exit(error.code)
     summary = "".join(traceback.format_exception_only(error)).strip().splitlines()
-    text = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+    text = "".join(traceback.format_exception(error))
     return ExitCause("exception", summary[-1] if summary else type(error).__name__, text)
 
 
@@ -265,6 +273,8 @@ class _WorkerEnd:
 
     def __init__(self, close: Callable[[float | None], object]) -> None:
         self._close = close
+
+    is_ending = False  # no handler runs on a child's main thread
 
     def on_signal(self, name: str, where: str) -> None:
         self._close(HURRIED_S)

@@ -1,8 +1,8 @@
 """The program's outermost frame: whether the program still runs, and whether it returned or was ended by an exception.
 
-What hooks are told is not enough. sys.excepthook is called by shells for a typo at the prompt and by programs that
-only want a traceback printed; SystemExit passes no hook at all, and may be caught. The frame knows: a module that has
-come to its end stands at its return, one that an exception has ended stands where that left it.
+Hooks do not tell. sys.excepthook is called by shells for a typo at the prompt and by programs that only want a
+traceback printed; SystemExit passes no hook at all, and may be caught. The frame knows: a module that has come to its
+end stands at its return, one that an exception has ended stands where that left it.
 """
 
 from __future__ import annotations
@@ -79,9 +79,14 @@ class Outermost:
         return () if names[-2:-1] == ["SystemExit"] and before[-1].opname == "CALL" else None
 
     @property
+    def is_known(self) -> bool:
+        """False where nothing can be told: not even at a prompt, where each line is a program, and none the whole."""
+        return self._frame is not None or is_interactive()
+
+    @property
     def _has_ended(self) -> bool:
         if self._frame is None or is_interactive():
-            return False  # at a prompt each line is a program, and none of them the whole
+            return False
         running = sys._current_frames().get(threading.main_thread().ident or 0)
         return self._frame not in _outwards(running)
 

@@ -51,6 +51,10 @@ _NAMES = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXC
 class Listener(Protocol):
     """Who is to be told."""
 
+    @property
+    def is_ending(self) -> bool:
+        """True if the calling thread is just doing what `on_signal` is to do, and needs to get on with it."""
+
     def on_signal(self, name: str, where: str) -> None:
         """Called when the process is about to die of the signal `name`, within LAST_WORDS_S; on any thread.
 
@@ -204,6 +208,8 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
             previous(number, frame)
         return
     _watch.dying.set()
+    if number in _watch.pipes and any(listener.is_ending for listener in _watch.listeners):
+        return  # the signal came into the end of the task: the thread sees to it that that is the process's end, too
     _watch.on_main.set()
     _tell(_watch, signal.Signals(number).name, "")
     signal.signal(number, signal.SIG_DFL)
@@ -253,8 +259,9 @@ def _take_signals() -> None:
     for number, pipe in _watch.pipes.items():
         chained = _is_ours(number)
         if (chained or signal.getsignal(number) is signal.SIG_DFL) and pipe.is_ours:
-            # One thread only: the frames of the others change while they are written.
-            faulthandler.register(number, file=pipe.write_end, all_threads=False, chain=chained)
+            # All threads: of one alone nothing is written where the signal comes to a thread that is not Python's, or is
+            # just beginning or ending, and then it would be lost.
+            faulthandler.register(number, file=pipe.write_end, all_threads=True, chain=chained)
 
 
 def _give_signals_back() -> None:
@@ -292,8 +299,8 @@ def _die_of(pipe: _Pipe, mine: _Watch) -> None:
     """Tell the listeners, or see the main thread do it, and die."""
     mine.dying.set()
     name = signal.Signals(pipe.number).name
-    where = _drain(pipe.read_end)
     if not (_is_ours(pipe.number) and mine.on_main.wait(HANDLER_GRACE_S)):
+        where = _of_main_thread(_drain(pipe.read_end)) if mine.is_whole else ""
         try:
             threading.Thread(target=_tell, args=(mine, name, where), name="telemetry-last-words", daemon=True).start()
         except RuntimeError:
@@ -342,6 +349,13 @@ def _drain(descriptor: int) -> str:
             break
         parts.append(part)
     return b"".join(parts).decode("utf-8", "backslashreplace")
+
+
+def _of_main_thread(stacks: str) -> str:
+    """Return the main thread's part of what faulthandler wrote."""
+    name = f"0x{threading.main_thread().ident or 0:016x}"
+    parts = stacks.split("\n\n")
+    return "".join(f"Main thread{part.partition(name)[2]}" for part in parts if name in part.partition("\n")[0])
 
 
 # ---- forks ---------------------------------------------------------------------------------------------

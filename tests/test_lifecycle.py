@@ -10,8 +10,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+from _sitebuiltins import Quitter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -239,46 +239,39 @@ def test_a_hung_sink_does_not_hold_the_exit_up_for_longer_than_its_time(tmp_path
     assert dropped == {"not_delivered": 1}
 
 
-def test_the_users_excepthook_is_called_and_put_back() -> None:
-    # Given a program with hooks of its own
-    seen: list[type[BaseException]] = []
+def test_what_a_watch_hooks_is_put_back_and_the_excepthook_is_never_touched() -> None:
+    # Given a program's own hook, and exits that somebody else watches already
     causes: list[ExitCause] = []
-    hook, leave = sys.excepthook, sys.exit
-
-    def users_hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        seen.append(kind)
-
-    sys.excepthook = users_hook
+    hook, leave, leave_shell = sys.excepthook, sys.exit, Quitter.__call__
+    before = signal.getsignal(signal.SIGTERM)
+    watch = ExitWatch(causes.append)
     try:
-        watch = ExitWatch(causes.append)
-        before = signal.getsignal(signal.SIGTERM)
-        # When an exception gets to ours
-        sys.excepthook(ValueError, ValueError("x"), None)
-        # Then theirs is called, and after remove all is as it was
-        assert seen == [ValueError]
-        watch.remove()
-        assert sys.excepthook is users_hook
-        assert sys.exit is leave
+        # Qt and the standard library's prompts behave differently where it is not the interpreter's own
+        assert sys.excepthook is hook
         assert signal.getsignal(signal.SIGTERM) != before
-        assert causes == []
+        with pytest.raises(SystemExit) as caught:
+            sys.exit((1, 2))
+        assert caught.value.code == (1, 2)
     finally:
-        sys.excepthook = hook
-        sys.exit = leave
+        watch.remove()
+    assert (sys.excepthook, sys.exit, Quitter.__call__) == (hook, leave, leave_shell)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert causes == []
 
 
 def test_hooks_that_somebody_set_over_ours_stay() -> None:
-    hook = sys.excepthook
+    leave = sys.exit
     watch = ExitWatch(lambda cause: None)
-    theirs = lambda kind, error, trace: None  # noqa: E731
-    sys.excepthook = theirs
+    theirs = lambda status=None: leave(status)  # noqa: E731
+    sys.exit = theirs
     try:
         watch.remove()
-        assert sys.excepthook is theirs
+        assert sys.exit is theirs
     finally:
-        sys.excepthook = hook
+        sys.exit = leave
 
 
-def test_a_watch_made_in_another_thread_leaves_signals_alone() -> None:
+def test_a_watch_made_in_another_thread_leaves_python_handlers_alone() -> None:
     before = signal.getsignal(signal.SIGTERM)
     watches: list[ExitWatch] = []
     thread = threading.Thread(target=lambda: watches.append(ExitWatch(lambda cause: None)))

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sdk_support import environment
+from sdk_support import environment, run_program
 from server_support import LOSS, START_NS, TASK, Http, rows_of, started
 
 from telemetry.errors import FrameError
-from telemetry.events import Batch, ScalarColumns
+from telemetry.events import Batch, RecordChange, ScalarColumns
+from telemetry.fold import RecordDict, RecordFold
+from telemetry.journal import read_segments
 from telemetry.sdk.identity import (
     Attempt,
     Lineage,
@@ -424,3 +426,46 @@ def test_a_frame_with_a_bad_rank_is_refused_whole() -> None:
     checksum = zlib.crc32(payload, zlib.crc32(good.data[:48]))
     with pytest.raises(FrameError, match="rank"):
         decode(Frame(bytes(16), 0, 0, good.data[:48] + checksum.to_bytes(4, "little") + payload))
+
+
+def folded(*sessions: Path) -> RecordDict:
+    fold = RecordFold()
+    for session in sessions:
+        for item in read_segments(session):
+            assert isinstance(item, Frame)
+            for event in decode(item).events:
+                if isinstance(event, RecordChange):
+                    fold.apply(event, item.writer_id, item.sequence)
+    return fold.record()
+
+
+def test_a_rank_that_is_alone_tells_how_its_task_ends(tmp_path: Path) -> None:
+    """As a program does that was started by hand where the variables of some other job are left."""
+    for source, status in (("", "completed"), ("raise ValueError('bad')", "failed")):
+        state_dir = tmp_path / status / "state"
+        state_dir.parent.mkdir()
+        # When rank 1 of nobody knows how many runs to its end, and there is no rank 0
+        run_program(
+            f"from telemetry import Task\nTask.init('tests', 'alone', auto_resource_monitoring=False)\n{source}",
+            state_dir,
+            variables={"RANK": "1"},
+        )
+
+        # Then its end is the task's
+        (folder,) = (state_dir / "sessions").iterdir()
+        task = folded(folder)["task"]
+        assert (task["status"], task["ended_unix_ns"] > 0) == (status, True)
+
+
+def test_the_end_of_rank_0_counts_before_that_of_the_others(tmp_path: Path) -> None:
+    # Given rank 0, which completes, and then rank 1, which fails
+    for rank, source in (("0", ""), ("1", "raise ValueError('bad')")):
+        run_program(
+            f"from telemetry import Task\nTask.init('tests', 'pair', auto_resource_monitoring=False)\n{source}",
+            tmp_path / "state",
+            variables={"RANK": rank, "WORLD_SIZE": "2", "TELEMETRY_RUN_ID": "pair"},
+        )
+
+    # Then the task is what rank 0 said, in whatever order the two are read
+    sessions = sorted((tmp_path / "state" / "sessions").iterdir())
+    assert {folded(*order)["task"]["status"] for order in (sessions, sessions[::-1])} == {"completed"}

@@ -63,9 +63,13 @@ class Record:
         """Give one field a new value; None removes it."""
         self.change_all(section, {key: value})
 
-    def default_all(self, section: str, values: Mapping[str, Any]) -> None:
-        """Give fields a value that any change ever made has preference over: it is as old as time itself."""
-        self._write([RecordChange(0, section, key, value) for key, value in values.items()])
+    def default_all(self, section: str, values: Mapping[str, Any], *, weight: int = 0) -> None:
+        """Give fields a value that any change ever made has preference over: it is as old as time itself.
+
+        Args:
+            weight: of two defaults the heavier one counts; a few units, which are nanoseconds of 1970.
+        """
+        self._write([RecordChange(weight, section, key, value) for key, value in values.items()])
 
     def change_all(self, section: str, values: Mapping[str, Any]) -> None:
         """Give several fields of a section new values, all of the same instant; None removes a field."""
@@ -170,8 +174,13 @@ class WriterRecord:
 
     def end(self, outcome: Outcome) -> None:
         """Tell how this process ended. Of a task with one process the task's own status says it all."""
+        ended_unix_ns = time.time_ns()
         further = {"status": outcome.status.value, "status_reason": outcome.reason}
-        self._write({"ended_unix_ns": time.time_ns(), **({} if self._membership.leads else further)})
+        self._write({"ended_unix_ns": ended_unix_ns, **({} if self._membership.leads else further)})
+        if self._record is not None and not self._membership.leads and not self._membership.joined:
+            # A rank that was started alone, with what is left of another job in its environment: no other will tell.
+            weight = 1 if outcome.status is TaskStatus.COMPLETED else 2
+            self._record.default_all("task", outcome.fields(ended_unix_ns), weight=weight)
 
     def _enter(self, writer_id: bytes, began_unix_ns: int, parent_pid: int | None) -> None:
         self._key = writer_id.hex()

@@ -85,6 +85,7 @@ class Running:
             collector.report_to(self.logger, self.record.change_all)
         self.progress = Progress(lambda value: self.record.change("task", "progress", value))
         self._ends: dict[str, Outcome] = {}
+        self._ended = threading.Event()
         self._part = part
         if launched.membership.leads and (self.iteration_offset or launched.membership.continues):
             self.record.change("task", "initial_iteration", self.iteration_offset.current)
@@ -114,8 +115,7 @@ class Running:
             self._heirloom = Heirloom(self._lineage())
         if membership.joined:
             # Workers of multiprocessing end without atexit.
-            end = partial(self.end, Outcome(TaskStatus.COMPLETED))
-            lifecycle.at_worker_exit(end, also_of_sigterm=not hooks)
+            lifecycle.at_worker_exit(self._end_of_worker, also_of_sigterm=not hooks)
         if membership.leads:
             if membership.said:
                 launched.announcer.say(f"telemetry: {membership.said}")
@@ -250,12 +250,20 @@ class Running:
         if os.getpid() != self.owner_pid:
             self._end_in_child(self.settings.close_timeout_s if timeout_s is None else timeout_s)
             return
+        # A signal that comes while the task ends must not cut its end short.
+        if self._exit_watch is not None:
+            self._exit_watch.begin_end()
         try:
             self._end_here(outcome, timeout_s)
         finally:
-            # Last: a signal that comes while the task ends must not cut its end short.
+            self._ended.set()
             if self._exit_watch is not None:
                 self._exit_watch.remove()
+
+    def _end_of_worker(self, timeout_s: float | None) -> None:
+        self.end(Outcome(TaskStatus.COMPLETED), timeout_s)
+        if timeout_s is not None:
+            self._ended.wait(timeout_s)  # its main thread may have begun the end before the signal came
 
     def _end_in_child(self, timeout_s: float) -> None:
         """Deliver what a forked child has reported; how the task ends is its parent's to tell."""

@@ -32,7 +32,7 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
     """An exception that nobody caught, an exit code other than 0, or mark_failed()."""
     STOPPED = "stopped"
-    """Somebody ended it: Ctrl-C, SIGINT, SIGTERM, or mark_stopped()."""
+    """Somebody ended it: Ctrl-C, SIGTERM or another signal that kills, or mark_stopped()."""
     PUBLISHED = "published"
     """It ended, and is not to be changed any more."""
     PREEMPTED = "preempted"
@@ -41,7 +41,7 @@ class TaskStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A final status with its reason (one line) and its message (a traceback, or nothing)."""
+    """A final status with its reason (one line) and its message (a traceback, where it was when killed, or nothing)."""
 
     status: TaskStatus
     reason: str = ""
@@ -66,10 +66,10 @@ def outcome_of_exit(cause: ExitCause, *, requeueable: bool = False) -> Outcome:
     if cause.kind == "normal":
         return Outcome(TaskStatus.COMPLETED)
     if cause.kind == "signal" and cause.reason == "SIGTERM" and requeueable:
-        return Outcome(TaskStatus.PREEMPTED, "ended by the scheduler (SIGTERM)")
+        return Outcome(TaskStatus.PREEMPTED, "ended by the scheduler (SIGTERM)", _shortened(cause.detail))
     if cause.kind == "signal":
         by_user = " by the user" if cause.reason == "SIGINT" else ""
-        return Outcome(TaskStatus.STOPPED, f"stopped{by_user} ({cause.reason})")
+        return Outcome(TaskStatus.STOPPED, f"stopped{by_user} ({cause.reason})", _shortened(cause.detail))
     return Outcome(TaskStatus.FAILED, one_line(cause.reason), _shortened(cause.detail))
 
 
