@@ -61,10 +61,10 @@ class ExitWatch:
         self._told = threading.Event()
         self._previous_exit = sys.exit
         self._previous_quit = Quitter.__call__
-        sys.exit = self._exit  # type: ignore[assignment]
+        sys.exit = self._exit
         # site's exit() and quit() raise SystemExit themselves.
         self._quit = self._watched_quit()
-        Quitter.__call__ = self._quit  # type: ignore[method-assign]
+        Quitter.__call__ = self._quit  # type: ignore[assignment, method-assign]
         atexit.register(self._at_exit)
         signals.watch(self)
         watch_forks(self)

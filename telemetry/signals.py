@@ -259,8 +259,8 @@ def _take_signals() -> None:
     for number, pipe in _watch.pipes.items():
         chained = _is_ours(number)
         if (chained or signal.getsignal(number) is signal.SIG_DFL) and pipe.is_ours:
-            # All threads: of one alone nothing is written where the signal comes to a thread that is not Python's, or is
-            # just beginning or ending, and then it would be lost.
+            # All threads: of one alone nothing is written where the signal comes to a thread that is not Python's, or
+            # is just beginning or ending, and then it would be lost.
             faulthandler.register(number, file=pipe.write_end, all_threads=True, chain=chained)
 
 

@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+from guest_programs import PROGRAMS
+
 from telemetry.ledger import DropReason
 
 TESTS = Path(__file__).parent
@@ -35,3 +37,8 @@ def test_every_row_of_the_tables_of_faults_ends_in_a_test() -> None:
 
 def test_every_drop_reason_is_explained() -> None:
     assert {row.split("`")[1] for row in rows_of("reason")} == {reason.value for reason in DropReason}
+
+
+def test_every_program_that_runs_with_us_and_without_us_is_named() -> None:
+    named = {name for row in rows_of("programs") for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    assert named == {program.name for program in PROGRAMS}
