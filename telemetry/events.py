@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from telemetry.errors import InvalidEvent
+from telemetry.interrupts import is_interrupt
 
 __all__ = [
     "HEARTBEATS",
@@ -306,6 +307,8 @@ def to_float(value: Any) -> float:
         # float() of a tensor that requires grad warns; detach is free and silent.
         return float(detach() if detach is not None else value)
     except Exception as error:  # somebody else's __float__ runs here, in a report call, which never raises
+        if is_interrupt(error):
+            raise
         raise InvalidEvent(f"a scalar must be one real number, not {_shown(value)}: {error}") from error
 
 
@@ -317,7 +320,9 @@ def to_iteration(iteration: Any) -> int:
     """
     try:
         number = iteration.__index__()
-    except Exception:  # noqa: BLE001  somebody else's __index__; to_float says what is wrong with it
+    except Exception as error:  # somebody else's __index__; to_float says what is wrong with it
+        if is_interrupt(error):
+            raise
         value = to_float(iteration)
         if not value.is_integer():
             raise InvalidEvent(f"an iteration must be a whole number, not {_shown(iteration)}") from None

@@ -65,9 +65,10 @@ def configuration_entry(value: Any, description: str = "") -> dict[str, Any]:
     """Return what the record keeps of a dict or list: its text as JSON, and the typed value.
 
     Raises:
-        ConfigurationError: it is too large for a record.
+        ConfigurationError: it is too large for a record, is nested too deep, or holds itself.
     """
     value = values.plain(value)
+    values.check_depth(value, lists=True)
     kind = _DICTIONARY if isinstance(value, Mapping) else _LIST
     text = text_of(value)
     if len(text) <= _WRITE_AT_ONCE_CHARS:
@@ -83,7 +84,7 @@ def _indented(text: str) -> str:
     try:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except ValueError:
-        return text  # what holds itself has no JSON
+        return text  # an object inside holds itself: there is no JSON of it
 
 
 def text_entry(text: str, kind: str, description: str = "") -> dict[str, Any]:
@@ -169,6 +170,10 @@ class ConfigurationSource:
         self._name = name
         self._description = description
         self._written: dict[str, Any] = {}
+
+    def write(self, names: list[str]) -> None:
+        """See connected_dict.Follower."""
+        self._connected.write(self, names)
 
     def sync(self, names: Iterable[str] | None = None) -> None:
         """See connected.Source."""

@@ -18,6 +18,7 @@ from telemetry.errors import EventsDropped, InvalidEvent, ServerError
 from telemetry.events import Media, clean_name, to_iteration
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
+from telemetry.values import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def reported(emit: Emit, what: str, title: Any, series: Any) -> Iterator[None]:
         raise  # strict mode; or a task of another program, whose reports are sent at once
     except Exception as error:  # noqa: BLE001 - data are anybody's objects, and a report call never raises
         why = str(error) if isinstance(error, InvalidEvent) else f"{type(error).__name__}: {error}"
-        emit.refuse(DropReason.INVALID, f"{what} {title!r:.60}/{series!r:.60}: {why:.300}")
+        emit.refuse(DropReason.INVALID, f"{what} {excerpt(title, 60)}/{excerpt(series, 60)}: {why:.300}")
 
 
 class MediaReports:

@@ -21,6 +21,7 @@ from telemetry.iterations import IterationOffset
 from telemetry.sdk.depot import PENDING
 from telemetry.sdk.packing import pack_path, pack_paths, remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
+from telemetry.sdk.references import Referred
 from telemetry.sdk.view import section_of
 from telemetry.storage import Target
 
@@ -72,7 +73,7 @@ def blank_fields(task_id: str) -> Fields:
     }
 
 
-class ModelEntry:
+class ModelEntry(Referred):
     """One model's entry in the record of a task. Safe from any thread.
 
     Attributes:
@@ -87,6 +88,9 @@ class ModelEntry:
         self._fields: Fields = dict(fields)
         self.reset_after_fork()
         lifecycle.watch_forks(self)
+
+    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return ModelEntry, (self.core, self.section, self.id, self.fields())
 
     def reset_after_fork(self) -> None:
         """In a forked child: another thread of the parent's may have held the lock."""

@@ -14,6 +14,7 @@ from telemetry.sdk.base import TaskBase
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.servers import server_client
 from telemetry.sdk.status import TaskStatus
+from telemetry.values import excerpt
 
 __all__ = ["ARCHIVED", "TaskEdits"]
 
@@ -276,5 +277,5 @@ def _listed(tags: str | Iterable[str]) -> list[str]:
         ConfigurationError: neither a str nor an iterable.
     """
     if not isinstance(tags, Iterable):
-        raise ConfigurationError(f"tags must be a str or a list of str, not {type(tags).__name__}: {tags!r:.80}")
+        raise ConfigurationError(f"tags must be a str or a list of str, not {type(tags).__name__}: {excerpt(tags)}")
     return [tags] if isinstance(tags, str) else list(tags)
