@@ -33,6 +33,7 @@ from uuid import UUID
 
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
+from telemetry.interrupts import is_interrupt
 
 __all__ = [
     "Entry",
@@ -162,7 +163,9 @@ def entry(value: Any, description: str = "", word: str | None = None) -> Entry:
         stored, own_word = store(value)
         if word is not None and word != own_word:
             stored = _pack(value, _MAX_DEPTH)
-    except ValueError:  # InvalidEvent, or an int of so many digits that Python does not write them
+    except ValueError as error:  # InvalidEvent, or an int of so many digits that Python does not write them
+        if is_interrupt(error):
+            raise
         stored, own_word = _repr(value), type(value).__name__
     own_word = clean_text(own_word if word is None else word)
     return {"value": stored, "type": own_word, "description": clean_text(description)}
@@ -282,7 +285,9 @@ def _plain_array(value: Any) -> Any:
         items = size() if callable(size) else size
         items = math.prod(items) if isinstance(items, Iterable) else int(items)
         plain = value.tolist() if items <= _MAX_ARRAY_ITEMS else str(value)
-    except Exception:  # noqa: BLE001 - somebody else's array, perhaps on a device that is gone
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return _text_of_other(value)
     # A long double is its own tolist.
     return plain if type(plain) is not type(value) else float(plain)
@@ -406,7 +411,9 @@ def text_of(value: Any) -> str:
     if isinstance(value, (list, tuple, dict, set, frozenset)):
         try:
             return json.dumps(_json_of(value), ensure_ascii=False)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
+            if is_interrupt(error):
+                raise
             return _repr(value)  # it holds itself
     return str(value) if isinstance(value, (str, *_CODEC_TYPES)) else _text_of_other(value)
 
@@ -437,7 +444,9 @@ def _enum_text(value: Enum) -> str:
 def _repr(value: Any) -> str:
     try:
         return clean_text(repr(value))
-    except Exception:  # noqa: BLE001 - somebody else's __repr__, or a nesting too deep even for this
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return f"<{type(value).__name__}>"
 
 
@@ -451,7 +460,9 @@ def _text_of_other(value: Any) -> str:
         return f"{value.__module__}.{value.__qualname__}"
     try:
         return clean_text(_ADDRESS.sub("", str(value)))
-    except Exception:  # noqa: BLE001 - somebody else's __str__
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return f"<{type(value).__name__}>"
 
 
@@ -467,7 +478,9 @@ def read_text(text: str) -> Any:
         pass  # there are two more ways to write a list
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        if is_interrupt(error):
+            raise
         return _read_yaml(text)
 
 
@@ -479,6 +492,8 @@ def _read_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except Exception as error:  # yaml.YAMLError, and ValueError for a date like 2024-99-99
+        if is_interrupt(error):
+            raise
         raise ValueError(f"{text!r:.80} is neither JSON nor a Python literal nor YAML: {error}") from error
 
 

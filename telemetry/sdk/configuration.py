@@ -15,6 +15,7 @@ from typing import Any
 from telemetry import values
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name, clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.connected_dict import ConnectedDict, plain
 from telemetry.values import entry, load, read_text, text_of
@@ -83,7 +84,9 @@ def configuration_entry(value: Any, description: str = "") -> dict[str, Any]:
 def _indented(text: str) -> str:
     try:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except ValueError:
+    except ValueError as error:
+        if is_interrupt(error):
+            raise
         return text  # an object inside holds itself: there is no JSON of it
 
 
@@ -118,6 +121,8 @@ def file_entry(path: str | os.PathLike[str], description: str = "") -> dict[str,
             "Keep it as an artifact: task.upload_artifact(...)"
         ) from error
     except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(
             f"the configuration file {str(path)!r} cannot be read: {error}. Nothing was changed"
         ) from error

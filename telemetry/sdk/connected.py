@@ -257,6 +257,8 @@ class ParameterSource:
             try:
                 new = cast_like(value_of(kept), value)
             except ValueError as error:
+                if is_interrupt(error):
+                    raise
                 log.warning("parameter %s: %s; the program's own value %r is kept", full, error, value)
                 continue
             try:
@@ -265,6 +267,8 @@ class ParameterSource:
                 else:
                     setattr(owner, key, new)
             except (AttributeError, TypeError, ValueError) as error:  # it is frozen, or checks what it takes
+                if is_interrupt(error):
+                    raise
                 log.warning("parameter %s: %s; the program's own value %r is kept", full, error, value)
                 continue
             taken.add(full)

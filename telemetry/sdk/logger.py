@@ -15,6 +15,7 @@ from telemetry.collectors.scalars import ScalarCollector
 from telemetry.collectors.terminal_lines import MAX_LINE_CHARS
 from telemetry.errors import InvalidEvent
 from telemetry.events import ConsoleLine, SingleValue, TaskHeader, clean_name, clean_text, to_float
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 from telemetry.sdk.logger_media import Uploader
@@ -90,7 +91,9 @@ class Logger(Referred, PlotReports, ScalarCollector):
         try:
             text, moment = clean_text(str(msg)), time.time_ns()
             level = int(level)
-        except Exception as error:  # noqa: BLE001 - msg is anybody's object, and its __str__ anybody's code
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self._emit.refuse(DropReason.INVALID, f"report_text: {error!r:.200}")
             return
         for line in text.splitlines() or [""]:
@@ -133,5 +136,7 @@ def _print(text: str) -> None:
         return
     try:
         print(text, file=stream)
-    except (OSError, ValueError):
-        pass  # closed, or a broken pipe: the text is in the task, and the job goes on
+    except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
+        # closed, or a broken pipe: the text is in the task, and the job goes on

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from telemetry import lifecycle
 from telemetry.events import clean_name, clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.iterations import IterationOffset
 from telemetry.sdk.depot import PENDING
 from telemetry.sdk.packing import pack_path, pack_paths, remove_originals
@@ -229,7 +230,9 @@ def local_fields(path: str | os.PathLike[str]) -> Fields:
     fields: Fields = {"path": clean_text(str(absolute)), "host": socket.gethostname()}
     try:
         status = absolute.stat()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         return fields
     if absolute.is_file():
         fields |= {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

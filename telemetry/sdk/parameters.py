@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.attributes import group_of
 from telemetry.values import Entry, entry, excerpt, text_of, value_of
 
@@ -82,6 +83,8 @@ def merged(call: str, dicts: Iterable[Any], keywords: Mapping[str, Any]) -> dict
         try:
             values.update(given)
         except (TypeError, ValueError) as error:
+            if is_interrupt(error):
+                raise
             raise ConfigurationError(
                 f"{call} takes dicts, and its argument {number} is {type(given).__name__}: {excerpt(given)}. "
                 "Nothing was changed"

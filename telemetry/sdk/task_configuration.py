@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk import configuration as objects
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.configuration import CONFIGURATION, ConfigurationSource
@@ -158,6 +159,8 @@ class TaskConfiguration(TaskBase):
             try:
                 labels[clean_name(label)] = int(number.__index__())
             except (AttributeError, TypeError, ValueError) as error:
+                if is_interrupt(error):
+                    raise
                 raise ConfigurationError(
                     f"labels are a dict from name to number, and {excerpt(label)}: {excerpt(number)} is no such pair. "
                     "Nothing was changed"

@@ -9,6 +9,7 @@ from typing import Any
 
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk import options
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.modes import load_settings
@@ -125,6 +126,8 @@ class TaskEdits(TaskBase):
         try:
             chosen = options.choose_tags(tags())
         except (ConfigurationError, TypeError) as error:
+            if is_interrupt(error):
+                raise
             self._refuse(f"{call}: {error}")
             return
         self._record.change("task", field, chosen)
