@@ -113,11 +113,11 @@ class ConnectedDict(dict[Any, Any]):
         """As dict.fromkeys; nobody follows it."""
         return cls(dict.fromkeys(keys, value))
 
-    def copy(self) -> dict[Any, Any]:
+    def copy(self) -> Any:
         """Return a dict of the origin's type with the same values, dicts inside included."""
         return plain(self)
 
-    def __copy__(self) -> dict[Any, Any]:
+    def __copy__(self) -> Any:
         return plain(self)
 
     def __or__(self, other: Any) -> Any:

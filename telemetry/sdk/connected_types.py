@@ -44,9 +44,10 @@ def _teach_representers(module: Any) -> None:
                 table.setdefault(connected, _represent)
 
 
-def _heirs(kind: type) -> Iterator[type]:
+def _heirs(kind: type[Any]) -> Iterator[type[Any]]:
     yield kind
-    for heir in kind.__subclasses__():
+    heirs: list[type[Any]] = kind.__subclasses__()
+    for heir in heirs:
         yield from _heirs(heir)
 
 

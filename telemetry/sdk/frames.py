@@ -27,7 +27,7 @@ _NULLABLE = (*(name.replace("i", "I", 1).replace("u", "U", 1) for name in _INTEG
 
 
 def csv_form(frame: Any) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return what the record keeps of a frame that is written as CSV, and the columns of which CSV has only text."""
+    """Return what the record keeps of a frame that is written as CSV, and that of which CSV has only text."""
     if frame.shape[1] > MAX_COLUMNS:
         return None, []
     columns = [frame.iloc[:, position] for position in range(frame.shape[1])]
@@ -35,7 +35,7 @@ def csv_form(frame: Any) -> tuple[dict[str, Any] | None, list[str]]:
     for cells in [*columns, frame.index]:
         if _is_text(cells.dtype):
             texts |= {mark for mark in _MISSING_MARKS if bool((cells == mark).any())}
-    lossy = [str(cells.name) for cells in columns if not _is_exact(cells)]
+    lossy = [f"column {str(cells.name)!r}" for cells in columns if not _is_exact(cells)]
     if not _is_exact(frame.index):
         lossy.append("the index")
     form = {

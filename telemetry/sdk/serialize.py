@@ -279,9 +279,9 @@ def _frame(value: Any, request: Request) -> Parcel:
     form, lossy = csv_form(value)
     if lossy:
         log.warning(
-            "artifact %r: CSV has only the text of column %s; extension_name='.parquet' or '.pickle' keeps more",
+            "artifact %r: CSV has only the text of %s; extension_name='.parquet' or '.pickle' keeps more",
             request.name,
-            ", ".join(map(repr, lossy[:5])),
+            ", ".join(lossy[:5]),
         )
     try:
         return _write(
