@@ -35,7 +35,8 @@ def csv_form(frame: Any) -> tuple[dict[str, Any] | None, list[str]]:
     for cells in [*columns, frame.index]:
         if _is_text(cells.dtype):
             texts |= {mark for mark in _MISSING_MARKS if bool((cells == mark).any())}
-    lossy = [f"column {str(cells.name)!r}" for cells in columns if not _is_exact(cells)]
+    texts_only = [repr(str(cells.name)) for cells in columns if not _is_exact(cells)]
+    lossy = [f"column {', '.join(texts_only[:5])}"] if texts_only else []
     if not _is_exact(frame.index):
         lossy.append("the index")
     form = {

@@ -281,7 +281,7 @@ def _frame(value: Any, request: Request) -> Parcel:
         log.warning(
             "artifact %r: CSV has only the text of %s; extension_name='.parquet' or '.pickle' keeps more",
             request.name,
-            ", ".join(lossy[:5]),
+            ", ".join(lossy),
         )
     try:
         return _write(
