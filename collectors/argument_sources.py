@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Protocol
 
 from telemetry.collectors.hooks import Hooks
 
+from telemetry.interrupts import is_interrupt
+
 __all__ = ["SOURCES", "ArgparseSource", "Argument", "Recorder", "Source"]
 
 ARGS = "Args"
@@ -119,10 +121,12 @@ class ArgparseSource(Source):
 
     def _parse(self, original: Callable[..., Any], parser: Any, *args: Any, **kwargs: Any) -> Any:
         stack = self._at_work.__dict__.setdefault("stack", [])
-        stack.append(parser)
-        if len(stack) > 1:
+        if stack:
+            stack.append(parser)
             return original(parser, *args, **kwargs)
         try:
+            # Inside: an exception of a signal handler must not leave a parser at work for ever.
+            stack.append(parser)
             result = original(parser, *args, **kwargs)
         finally:
             inner = stack[:]
@@ -168,7 +172,7 @@ def _dests(parser: Any) -> set[str]:
     return {
         action.dest
         for action in parser._actions
-        if "==SUPPRESS==" not in (action.dest, action.default) and action.dest != "help"
+        if not _is_suppressed(action.dest) and not _is_suppressed(action.default) and action.dest != "help"
     }
 
 
@@ -207,7 +211,7 @@ def _of_command(
     if name is None:
         # Sub-parsers without a `dest`: the choice is known from which parser was at work.
         name = next((key for key, parser in choices.items() if any(parser is one for one in inner)), None)
-    dest = action.dest if action.dest != "==SUPPRESS==" else "command"
+    dest = "command" if _is_suppressed(action.dest) else action.dest
     if name is not None or action.dest in values:
         seen.add(dest)
         yield Argument(dest, name, "str", _text(action.help))
@@ -244,12 +248,19 @@ def _help_of(parser: Any, action: Any) -> str:
         return text
     try:
         return str(parser._get_formatter()._expand_help(action))
-    except Exception:  # noqa: BLE001 - a help text with a stray % fails only when somebody asks for help
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return text
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) and value != "==SUPPRESS==" else ""
+    return value if isinstance(value, str) and not _is_suppressed(value) else ""
+
+
+def _is_suppressed(value: Any) -> bool:
+    # Not by == alone: an array or a frame as a default answers that with another one.
+    return isinstance(value, str) and value == "==SUPPRESS=="
 
 
 # ---- the others --------------------------------------------------------------------------------------
@@ -377,7 +388,8 @@ class FireSource(Source):
     def _note(self, function: Any, positional: Any, named: Mapping[str, Any]) -> None:
         root = self._root
         # An object that can be called is handed over as its __call__.
-        is_root = function is root or function == getattr(root, "__call__", None)  # noqa: B004
+        called = getattr(root, "__call__", None)  # noqa: B004
+        is_root = function is root or (inspect.ismethod(called) and function == called)
         prefix = "" if is_root else f"{function.__name__}/"
         bound = inspect.signature(function).bind(*positional, **named)
         bound.apply_defaults()

@@ -23,6 +23,7 @@ from telemetry.collectors.post_import import PostImport
 
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import RecordChange, clean_name, clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 from telemetry.values import entry
@@ -75,6 +76,11 @@ class Selection:
 def _variable(key: str) -> str:
     # "--batch-size" is what one types, batch_size what argparse calls it.
     return key.lstrip("-").replace("-", "_") if key.startswith("-") else key
+
+
+def _is_empty(value: Any) -> bool:
+    # Not by its truth: that of an array is an error.
+    return value is None or value is False or (isinstance(value, (str, bytes, list, tuple, dict)) and not len(value))
 
 
 def _unmasked(name: str, value: Any) -> Any:
@@ -173,7 +179,9 @@ class ArgumentCollector:
             note()
         except EventsDropped:
             pass  # strict mode; counted already, and it is for report calls to raise
-        except Exception as error:  # noqa: BLE001 - a program must not fail because its arguments could not be noted
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self._refuse(f"the program's arguments were not noted: {error!r}")
 
     def record(self, section: str, arguments: Iterable[Argument], *, choose: bool = True) -> None:
@@ -188,7 +196,8 @@ class ArgumentCollector:
         for argument in arguments:
             if choose and not self.selection.allows(argument.name):
                 continue
-            value = "***" if argument.is_secret and argument.value else self._mask(argument.name, argument.value)
+            hidden = argument.is_secret and not _is_empty(argument.value)
+            value = "***" if hidden else self._mask(argument.name, argument.value)
             entries[clean_name(f"{section}/{argument.name}")] = entry(value, argument.help, argument.word)
         if entries:
             self._change({"parameters": entries})

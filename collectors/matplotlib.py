@@ -23,6 +23,7 @@ from telemetry.collectors.post_import import PostImport
 from telemetry.collectors.reporting import Reports, WriteSection
 
 from telemetry.errors import EventsDropped
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 
@@ -116,7 +117,9 @@ class FigureCollector:
                 self._report(self._reports, figure)
         except EventsDropped:
             pass  # strict mode; counted already, and it is for report calls to raise
-        except Exception as error:  # noqa: BLE001 - plotting must not fail for our sake
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             _log.debug("a figure was not reported", exc_info=True)
             try:
                 emit.refuse(DropReason.INVALID, f"a matplotlib figure was not reported: {error!r:.200}")

@@ -26,6 +26,7 @@ from telemetry.collectors.post_import import PostImport
 
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import ModelSaved, clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 
@@ -195,7 +196,9 @@ class ModelCollector:
             self._send(emit, text, _size_bytes(text), name=name, framework=framework, iteration=iteration)
         except EventsDropped:
             pass  # strict mode; counted already, and it is for report calls to raise
-        except Exception as error:  # noqa: BLE001 - saving a model must not fail for our sake
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             _refuse(emit, f"a saved model was not noted ({path!r:.200}): {error!r}")
 
     def _send(
@@ -266,7 +269,9 @@ class ModelCollector:
             self._send(emit, path, size_bytes, name=None, framework=function.framework, iteration=None)
         except EventsDropped:
             pass  # strict mode; counted already
-        except Exception as error:  # noqa: BLE001 - saving a model must not fail for our sake
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             _refuse(emit, f"a model of {function.framework} was not noted: {error!r}")
 
 
@@ -341,5 +346,7 @@ def _size_bytes(path: str) -> int | None:
     try:
         file = Path(path)
         return file.stat().st_size if file.is_file() else None
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         return None

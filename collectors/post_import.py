@@ -15,6 +15,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from telemetry.interrupts import is_interrupt
+
 __all__ = ["PostImport"]
 
 _log = logging.getLogger(__name__)
@@ -54,7 +56,9 @@ class PostImport(MetaPathFinder):
         """Tell the callback of a module; it never raises into the import."""
         try:
             self._callbacks[name](module)
-        except Exception:  # noqa: BLE001 - an import must not fail for our sake
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             _log.debug("after the import of %s", name, exc_info=True)
 
     def find_spec(

@@ -1,7 +1,8 @@
 """What the program tells a SummaryWriter of TensorBoard (torch.utils.tensorboard) or tensorboardX, reported as well.
 
 The writer writes its files as ever; each call is reported after it has returned. The step that was given is the
-iteration; none is 0. A tag `train/loss` is title train and series loss, a tag without a slash is both;
+iteration; without one it is the one after the tag's last, from 0. A tag `train/loss` is title train and series loss,
+a tag without a slash is both;
 `add_scalars("group", {"a": ...})` is group/a.
 """
 
@@ -20,7 +21,8 @@ from telemetry.collectors.post_import import PostImport
 from telemetry.collectors.reporting import Reports, WriteSection
 
 from telemetry.errors import EventsDropped
-from telemetry.events import clean_name, to_float
+from telemetry.events import clean_name, to_float, to_iteration
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 from telemetry.values import entry
@@ -33,6 +35,9 @@ _log = logging.getLogger(__name__)
 MODULES = ("torch.utils.tensorboard.writer", "tensorboardX.writer")
 # The section of the parameters that add_hparams sets.
 HPARAMS = "hparams"
+
+# Tags whose steps are counted; a program that makes up tags for ever must not fill memory with them.
+_MAX_TAGS = 10_000
 
 # Bars of a histogram that is made here.
 _BINS = 64
@@ -56,6 +61,8 @@ class SummaryCollector:
         self._post_import: PostImport | None = None
         # A writer's method may call another of its methods: the outermost call counts.
         self._inside = threading.local()
+        # By kind and tag: the step of the next call that gives none.
+        self._next_steps: dict[tuple[str, str], int] = {}
         self._calls: dict[str, Callable[..., None]] = {
             "add_scalar": self._scalar,
             "add_scalars": self._scalars,
@@ -113,7 +120,9 @@ class SummaryCollector:
             report(reports, *args, **kwargs)
         except EventsDropped:
             pass  # strict mode; counted already, and it is for report calls to raise
-        except Exception as error:  # noqa: BLE001 - the program's own logging must not fail for our sake
+        except Exception as error:  # the program's own logging must not fail for our sake
+            if is_interrupt(error):
+                raise
             _log.debug("%s was not reported", method, exc_info=True)
             try:
                 emit.refuse(DropReason.INVALID, f"{method} of a SummaryWriter was not reported: {error!r:.200}")
@@ -125,7 +134,7 @@ class SummaryCollector:
     def _scalar(
         self, reports: Reports, tag: str, scalar_value: Any, global_step: Any = None, *_: Any, **__: Any
     ) -> None:
-        reports.report_scalar(*_names(tag), to_float(scalar_value), _step(global_step))
+        reports.report_scalar(*_names(tag), to_float(scalar_value), self._step("scalar", tag, global_step))
 
     def _scalars(
         self,
@@ -136,39 +145,46 @@ class SummaryCollector:
         *_: Any,
         **__: Any,
     ) -> None:
+        step = self._step("scalars", main_tag, global_step)
         for series, value in tag_scalar_dict.items():
-            reports.report_scalar(str(main_tag), str(series), to_float(value), _step(global_step))
+            reports.report_scalar(str(main_tag), str(series), to_float(value), step)
 
     def _histogram(self, reports: Reports, tag: str, values: Any, global_step: Any = None, *_: Any, **__: Any) -> None:
         heights, labels = _counted(values)
         title, series = _names(tag)
-        reports.report_histogram(title, series, heights, _step(global_step), xlabels=labels, yaxis="count")
+        reports.report_histogram(
+            title, series, heights, self._step("histogram", tag, global_step), xlabels=labels, yaxis="count"
+        )
 
     def _image(
         self, reports: Reports, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None,
         dataformats: str = "CHW", **__: Any,
     ) -> None:  # fmt: skip
         title, series = _names(tag)
-        reports.report_image(title, series, _step(global_step), image=_pixels(img_tensor, dataformats))
+        reports.report_image(
+            title, series, self._step("image", tag, global_step), image=_pixels(img_tensor, dataformats)
+        )
 
     def _images(
         self, reports: Reports, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None,
         dataformats: str = "NCHW", **__: Any,
     ) -> None:  # fmt: skip
         title, series = _names(tag)
+        step = self._step("image", tag, global_step)
         for number, image in enumerate(img_tensor):
             pixels = _pixels(image, dataformats.replace("N", ""))
-            reports.report_image(title, f"{series} {number}", _step(global_step), image=pixels)
+            reports.report_image(title, f"{series} {number}", step, image=pixels)
 
     def _figure(self, reports: Reports, tag: str, figure: Any, global_step: Any = None, *_: Any, **__: Any) -> None:
         title, series = _names(tag)
+        step = self._step("figure", tag, global_step)
         for number, item in enumerate(figure if isinstance(figure, (list, tuple)) else [figure]):
-            reports.report_drawn(title, f"{series} {number}" if number else series, draw(item), _step(global_step))
+            reports.report_drawn(title, f"{series} {number}" if number else series, draw(item), step)
 
     def _text(self, reports: Reports, tag: str, text_string: str, global_step: Any = None, *_: Any, **__: Any) -> None:
         title, series = _names(tag)
         data = str(text_string).encode("utf-8", "backslashreplace")
-        reports.report_media(title, series, _step(global_step), stream=data, file_extension=".txt")
+        reports.report_media(title, series, self._step("text", tag, global_step), stream=data, file_extension=".txt")
 
     def _hparams(
         self, reports: Reports, hparam_dict: Mapping[str, Any], metric_dict: Mapping[str, Any] | None = None,
@@ -181,16 +197,20 @@ class SummaryCollector:
                 "parameters", {clean_name(f"{HPARAMS}/{name}"): entry(value) for name, value in hparam_dict.items()}
             )
         for tag, value in (metric_dict or {}).items():
-            reports.report_scalar(*_names(tag), to_float(value), _step(global_step))
+            reports.report_scalar(*_names(tag), to_float(value), self._step("scalar", tag, global_step))
+
+    def _step(self, kind: str, tag: Any, global_step: Any) -> int:
+        """Return the step of a call, and count on from it."""
+        key = kind, str(tag)
+        step = self._next_steps.get(key, 0) if global_step is None else to_iteration(global_step)
+        if key in self._next_steps or len(self._next_steps) < _MAX_TAGS:
+            self._next_steps[key] = step + 1
+        return step
 
 
 def _names(tag: Any) -> tuple[str, str]:
     title, slash, series = str(tag).partition("/")
     return (title, series) if slash and title and series else (str(tag), str(tag))
-
-
-def _step(global_step: Any) -> int:
-    return 0 if global_step is None else global_step
 
 
 def _counted(values: Any) -> tuple[list[int], list[str]]:

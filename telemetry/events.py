@@ -11,12 +11,14 @@ frames arrive does not matter.
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from telemetry.errors import InvalidEvent
+from telemetry.interrupts import is_interrupt
 
 __all__ = [
     "HEARTBEATS",
@@ -288,7 +290,7 @@ def _shown(value: Any) -> str:
 
 
 def to_float(value: Any) -> float:
-    """Return a scalar as a float64: Python numbers, numpy scalars, 0-d arrays and tensors.
+    """Return a scalar as a float64: Python numbers, numpy scalars, arrays and tensors of one element.
 
     The value is copied out at once: a tensor is neither kept alive nor seen to change later.
 
@@ -304,27 +306,60 @@ def to_float(value: Any) -> float:
             raise TypeError("its dtype is not real")
         detach = getattr(value, "detach", None)
         # float() of a tensor that requires grad warns; detach is free and silent.
-        return float(detach() if detach is not None else value)
+        element = _element(detach() if detach is not None else value)
+        if isinstance(element, (str, bytes)):
+            raise TypeError("it holds text")
+        return float(element)
     except Exception as error:  # somebody else's __float__ runs here, in a report call, which never raises
+        if is_interrupt(error):
+            raise
         raise InvalidEvent(f"a scalar must be one real number, not {_shown(value)}: {error}") from error
 
 
+def _element(value: Any) -> Any:
+    """Return what an array or tensor of one element holds, as numpy 2.4 takes none with dimensions for a number."""
+    dimensions = getattr(value, "ndim", 0)
+    if type(dimensions) is not int:
+        return value
+    if dimensions:
+        if math.prod(value.shape) != 1:
+            raise TypeError(f"its shape is {tuple(value.shape)}")
+        if hasattr(value, "reshape"):
+            value = value.reshape(())
+        elif hasattr(value, "item"):
+            value = value.item()
+        elif hasattr(value, "numpy"):
+            value = value.numpy().reshape(())
+    return value.item() if getattr(getattr(value, "dtype", None), "kind", None) == "O" else value
+
+
 def to_iteration(iteration: Any) -> int:
-    """Return an iteration as an int64; a float or tensor is taken if it holds a whole number.
+    """Return an iteration as an int64; a float, array or tensor is taken if it holds one whole number.
 
     Raises:
         InvalidEvent: not a whole number, or outside int64.
     """
-    try:
-        number = iteration.__index__()
-    except Exception:  # noqa: BLE001  somebody else's __index__; to_float says what is wrong with it
+    number = _index_of(iteration)
+    if number is None:
         value = to_float(iteration)
         if not value.is_integer():
-            raise InvalidEvent(f"an iteration must be a whole number, not {_shown(iteration)}") from None
+            raise InvalidEvent(f"an iteration must be a whole number, not {_shown(iteration)}")
         number = int(value)
     if not INT64_MIN <= number <= INT64_MAX:
         raise InvalidEvent(f"an iteration must fit a signed 64-bit integer, and {number} does not")
-    return int(number)
+    return number
+
+
+def _index_of(iteration: Any) -> int | None:
+    """Return an iteration that is an int of some kind; None for anything else."""
+    if isinstance(iteration, float):
+        return None  # at once, for an exception at each step would be dear
+    try:
+        return int(_element(iteration).__index__())
+    except Exception as error:  # somebody else's __index__; to_float says what is wrong with it
+        if is_interrupt(error):
+            raise
+        return None
 
 
 def task_fields(header: TaskHeader, extra: Mapping[str, Any]) -> list[RecordChange]:

@@ -98,6 +98,11 @@ class RecordFold:
         """Return a section's keys and values as they stand, by key."""
         return {key: entry.value for key, entry in sorted(self._standing(name), key=lambda item: item[0])}
 
+    def value(self, section: str, key: str) -> Any:
+        """Return one key's value as it stands; None if there is none."""
+        entry = self._entries.get(section, {}).get(key)
+        return None if entry is None or is_void(entry.time_unix_ns, self.reset_unix_ns) else entry.value
+
     def record(self) -> RecordDict:
         """Return every section that has something in it."""
         found = {name: self.section(name) for name in sorted(self._entries)}

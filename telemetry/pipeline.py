@@ -30,6 +30,7 @@ from telemetry.batcher import Batcher
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import JournalError
 from telemetry.events import Event, TaskHeader
+from telemetry.interrupts import is_interrupt
 from telemetry.iterations import IterationOffset
 from telemetry.journal import Journal
 from telemetry.lane import Lane
@@ -267,12 +268,16 @@ class Pipeline:
         work = self._flush()
         try:
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError:
-            work.close()
+        except BaseException as error:
+            _let_go(work, self._loop)
+            if is_interrupt(error) or not isinstance(error, RuntimeError):
+                raise
             return True  # the loop has ended in this moment: close has flushed
         try:
             return future.result(max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
+        except TimeoutError as error:
+            if is_interrupt(error):
+                raise
             future.cancel()
             return False
         except CancelledError:
@@ -325,7 +330,9 @@ class Pipeline:
         work = self._session_folders(deadline)
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s + CLOSE_GRACE_S)
-        except (RuntimeError, TimeoutError, CancelledError):
+        except (RuntimeError, TimeoutError, CancelledError) as error:
+            if is_interrupt(error):
+                raise
             work.close()
             return []  # the loop has ended in this moment
 
@@ -384,7 +391,9 @@ class Pipeline:
         if self._loop is not None and self._stop is not None and not self._finished.is_set():
             try:
                 self._loop.call_soon_threadsafe(self._stop.set)
-            except RuntimeError:
+            except RuntimeError as error:
+                if is_interrupt(error):
+                    raise
                 log.debug("the pipeline's loop had already ended")
         if threading.current_thread() is not self._thread:
             self._wait(self._finished, max(0.0, deadline - time.monotonic()) + 2 * CLOSE_GRACE_S)
@@ -472,6 +481,14 @@ def _with_unique_names(sinks: Sequence[Sink]) -> list[Sink]:
             number += 1
         taken.add(sink.name)
     return list(sinks)
+
+
+def _let_go(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+    """Close what was meant for the loop, which may have it already: in the loop's thread, where nobody else runs it."""
+    try:
+        loop.call_soon_threadsafe(work.close)
+    except RuntimeError:
+        work.close()  # the loop has ended
 
 
 async def _within_time(work: Coroutine[Any, Any, Any], deadline: float) -> None:

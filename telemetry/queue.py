@@ -36,6 +36,7 @@ from telemetry.events import (
     to_float,
     to_iteration,
 )
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import Book, DropReason
 
 __all__ = ["ROW_SLOTS", "EventQueue", "WhenFull"]
@@ -155,6 +156,8 @@ class EventQueue:
         try:
             size = _size_of(event)
         except (AttributeError, TypeError, RuntimeError) as error:
+            if is_interrupt(error):
+                raise
             self.refuse(DropReason.INVALID, f"a {type(event).__name__} is no event that can be kept: {error}")
             return False
         with self._book.lock:
@@ -187,6 +190,8 @@ class EventQueue:
                 to_iteration(event.time_unix_ns),
             )
         except ValueError as error:
+            if is_interrupt(error):
+                raise
             self.refuse(DropReason.INVALID, str(error))
             return False
         with self._book.lock:
@@ -224,7 +229,9 @@ class EventQueue:
             return len(self.rows) < self._full_mark
         try:
             size = _size_of(event)
-        except (AttributeError, TypeError, RuntimeError):
+        except (AttributeError, TypeError, RuntimeError) as error:
+            if is_interrupt(error):
+                raise
             return True  # it is refused at once, which needs no room
         return size > self._max_bytes or self._object_fits(size)
 

@@ -31,14 +31,18 @@ from types import FunctionType, SimpleNamespace
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from telemetry.errors import InvalidEvent
+from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
+from telemetry.interrupts import is_interrupt
 
 __all__ = [
     "Entry",
     "cast_like",
     "cast_text",
+    "check_depth",
     "entry",
+    "excerpt",
+    "fields_of",
     "is_simple",
     "load",
     "plain",
@@ -159,7 +163,9 @@ def entry(value: Any, description: str = "", word: str | None = None) -> Entry:
         stored, own_word = store(value)
         if word is not None and word != own_word:
             stored = _pack(value, _MAX_DEPTH)
-    except ValueError:  # InvalidEvent, or an int of so many digits that Python does not write them
+    except ValueError as error:  # InvalidEvent, or an int of so many digits that Python does not write them
+        if is_interrupt(error):
+            raise
         stored, own_word = _repr(value), type(value).__name__
     own_word = clean_text(own_word if word is None else word)
     return {"value": stored, "type": own_word, "description": clean_text(description)}
@@ -186,6 +192,46 @@ def cast_text(text: str, word: str) -> Any:
     return text
 
 
+def check_depth(value: Any, *, path: str = "", lists: bool = False) -> None:
+    """Refuse a dict that holds itself, or dicts nested deeper than a record can be.
+
+    Args:
+        path: where the value lies, for the error.
+        lists: look into lists and tuples as well.
+    Raises:
+        ConfigurationError: with the place.
+    """
+    # (a dict, its path, those around it), and not by recursion, which is what would fail.
+    left: list[tuple[Any, str, tuple[int, ...]]] = [(value, path, ())]
+    while left:
+        at, name, around = left.pop()
+        pairs: Iterable[tuple[Any, Any]]
+        if isinstance(at, dict):
+            pairs = list(at.items())
+        elif lists and isinstance(at, (list, tuple)):
+            pairs = enumerate(at)
+        else:
+            continue
+        where = f" at {_shortened(name)}" if name else ""
+        if id(at) in around:
+            raise ConfigurationError(f"the {type(at).__name__}{where} holds itself. Nothing was changed")
+        if len(around) >= _MAX_DEPTH:
+            raise ConfigurationError(
+                f"the {type(at).__name__}{where} lies more than {_MAX_DEPTH} deep. Nothing was changed. "
+                "Keep it as an artifact: task.upload_artifact(...)"
+            )
+        inside = (*around, id(at))
+        left += [(item, f"{name}/{key}" if name else str(key), inside) for key, item in pairs if _has_parts(item)]
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple)) and bool(value)
+
+
+def _shortened(path: str) -> str:
+    return repr(path if len(path) <= 80 else f"{path[:40]}…{path[-39:]}")
+
+
 def plain(value: Any) -> Any:
     """Turn what has an obvious plain form into it: arrays, numpy numbers, dataclasses, namespaces, mappings."""
     if value is None or isinstance(value, (bool, int, float, str, bytes, list, tuple, dict, set, frozenset)):
@@ -194,14 +240,37 @@ def plain(value: Any) -> Any:
         return _plain_array(value)
     if type(value).__module__.partition(".")[0] == "omegaconf":
         return _plain_config(value)
+    fields = fields_of(value)
+    return value if fields is None else fields
+
+
+def fields_of(value: Any) -> dict[Any, Any] | None:
+    """Return what has names and values inside as a dict of these; None of anything else, which is a value.
+
+    Mappings, dataclasses, namespaces, classes of attrs and pydantic, ml_collections' ConfigDict; nothing is imported.
+    """
+    kind = type(value)
+    if kind in _CONSTANTS:
+        return None
     if isinstance(value, Mapping):
         return dict(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(kind):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     # argparse's Namespace, without importing argparse.
-    if isinstance(value, SimpleNamespace) or type(value).__name__ == "Namespace":
+    if isinstance(value, SimpleNamespace) or kind.__name__ == "Namespace":
         return dict(vars(value))
-    return value
+    if hasattr(kind, "__attrs_attrs__"):
+        return {field.name: getattr(value, field.name, None) for field in kind.__attrs_attrs__}
+    homes = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    if "pydantic" in homes and hasattr(kind, "model_fields"):
+        return dict(value)  # its fields, and the further ones that its model allows
+    if "ml_collections" in homes and hasattr(kind, "items"):
+        return dict(value.items())
+    return None
+
+
+# What has no parts and cannot change in place.
+_CONSTANTS = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def _plain_config(value: Any) -> Any:
@@ -216,7 +285,9 @@ def _plain_array(value: Any) -> Any:
         items = size() if callable(size) else size
         items = math.prod(items) if isinstance(items, Iterable) else int(items)
         plain = value.tolist() if items <= _MAX_ARRAY_ITEMS else str(value)
-    except Exception:  # noqa: BLE001 - somebody else's array, perhaps on a device that is gone
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return _text_of_other(value)
     # A long double is its own tolist.
     return plain if type(plain) is not type(value) else float(plain)
@@ -340,7 +411,9 @@ def text_of(value: Any) -> str:
     if isinstance(value, (list, tuple, dict, set, frozenset)):
         try:
             return json.dumps(_json_of(value), ensure_ascii=False)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
+            if is_interrupt(error):
+                raise
             return _repr(value)  # it holds itself
     return str(value) if isinstance(value, (str, *_CODEC_TYPES)) else _text_of_other(value)
 
@@ -371,8 +444,15 @@ def _enum_text(value: Enum) -> str:
 def _repr(value: Any) -> str:
     try:
         return clean_text(repr(value))
-    except Exception:  # noqa: BLE001 - somebody else's __repr__, or a nesting too deep even for this
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return f"<{type(value).__name__}>"
+
+
+def excerpt(value: Any, max_chars: int = 80) -> str:
+    """Return the beginning of a value's `repr()` for an error's text, whatever the value is; it never raises."""
+    return _repr(value)[:max_chars]
 
 
 def _text_of_other(value: Any) -> str:
@@ -380,7 +460,9 @@ def _text_of_other(value: Any) -> str:
         return f"{value.__module__}.{value.__qualname__}"
     try:
         return clean_text(_ADDRESS.sub("", str(value)))
-    except Exception:  # noqa: BLE001 - somebody else's __str__
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return f"<{type(value).__name__}>"
 
 
@@ -396,7 +478,9 @@ def read_text(text: str) -> Any:
         pass  # there are two more ways to write a list
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        if is_interrupt(error):
+            raise
         return _read_yaml(text)
 
 
@@ -408,6 +492,8 @@ def _read_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except Exception as error:  # yaml.YAMLError, and ValueError for a date like 2024-99-99
+        if is_interrupt(error):
+            raise
         raise ValueError(f"{text!r:.80} is neither JSON nor a Python literal nor YAML: {error}") from error
 
 
@@ -488,15 +574,14 @@ def _cast_items(value: Any, like: Any) -> Any:
     return type(value)(cast_like(item, model) for item in value)
 
 
-def is_simple(value: Any) -> bool:
+def is_simple(value: Any, depth: int = _MAX_DEPTH) -> bool:
     """True for what is a setting and no working object: numbers, text, paths, dates, and containers of these."""
-    if value is None or isinstance(value, (bool, int, float, str, Enum, *_CODEC_TYPES, PurePath)):
+    if type(value) in _CONSTANTS or isinstance(value, (bool, int, float, str, Enum, *_CODEC_TYPES, PurePath)):
         return True
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(is_simple(item) for item in value)
-    if isinstance(value, Mapping):
-        return all(is_simple(item) for item in value.values())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return all(is_simple(getattr(value, field.name, None)) for field in dataclasses.fields(value))
+    fields = fields_of(value)
+    if fields is not None or isinstance(value, (list, tuple, set, frozenset)):
+        items = value if fields is None else fields.values()
+        # What holds itself is deeper than anything.
+        return depth > 0 and all(is_simple(item, depth - 1) for item in items)
     # numpy's numbers, but no arrays: those of an object are data.
     return hasattr(value, "dtype") and hasattr(value, "item") and getattr(value, "shape", None) == ()

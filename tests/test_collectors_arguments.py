@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from sdk_support import only_session, read_story, run_program
 from telemetry.collectors.arguments import ArgumentCollector, Selection
@@ -214,6 +216,36 @@ def test_chosen_arguments_only(selection: Any, expected: set[str]) -> None:
 def test_what_selects_nothing_is_refused(selection: Any) -> None:
     with pytest.raises(ConfigurationError, match="auto_connect_arg_parser"):
         Selection(selection)
+
+
+class Odd:
+    """Whose == is no bool, as that of arrays and frames is not."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return "odd"
+
+
+@pytest.mark.parametrize("when", ["parsed", "connected", "secret"])
+def test_defaults_that_cannot_be_compared_lose_no_argument(collector: Recording, when: str) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--array", default=np.zeros(3))
+    parser.add_argument("--frame", default=pd.DataFrame({"a": [1, 2]}))
+    parser.add_argument("--odd", default=Odd())
+    if when == "secret":
+        parser.add_argument("--api-token", default=np.ones(2))
+        assert mask_argument("api_token", np.ones(2)) == MASK
+    if when == "connected":
+        collector.connect(parser, "Args")
+    else:
+        parser.parse_args([])
+    kept = collector.values
+    assert (kept["Args/lr"], kept["Args/array"], kept["Args/odd"]) == (0.1, [0.0, 0.0, 0.0], "odd")
 
 
 def test_secrets_are_hidden(collector: Recording) -> None:

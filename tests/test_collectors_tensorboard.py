@@ -62,6 +62,27 @@ def test_scalars_have_the_step_that_was_given(home: Path) -> None:
     assert any(home.joinpath("runs").rglob("*tfevents*"))
 
 
+def test_without_a_step_each_tag_counts_on(home: Path) -> None:
+    task = Task.init("examples", "tb", **QUIET)
+    with writer() as made:
+        for value in (1.0, 2.0, 3.0):
+            made.add_scalar("loss", value)
+        made.add_scalar("loss", 4.0, 10)
+        made.add_scalar("loss", 5.0)
+        made.add_scalar("other", np.array([6.0], np.float32), 4)
+        made.add_scalar("other", 7.0)
+        for value in (1.0, 2.0):
+            made.add_scalars("group", {"a": value, "b": -value})
+        made.add_text("note", "first")
+        made.add_text("note", "second")
+    task.close()
+    found = task.get_all_reported_scalars()
+    assert found["loss"]["loss"] == {"name": "loss", "x": [0, 1, 2, 10, 11], "y": [1.0, 2.0, 3.0, 4.0, 5.0]}
+    assert (found["other"]["other"]["x"], found["other"]["other"]["y"]) == ([4, 5], [6.0, 7.0])
+    assert (found["group"]["a"]["x"], found["group"]["b"]["y"]) == ([0, 1], [-1.0, -2.0])
+    assert task.ledger().dropped == {}
+
+
 def test_images_texts_and_histograms(home: Path) -> None:
     task = Task.init("examples", "tb", **QUIET)
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)

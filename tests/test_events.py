@@ -81,7 +81,8 @@ def test_nan_and_infinities_stay_what_they_are(dtype: Any) -> None:
         np.array(1 + 2j),
         np.array("1.5"),
         np.array([1.0, 2.0]),
-        np.array([1.0]),
+        np.array([]),
+        np.array(["1.5"], dtype=object),
         np.datetime64("2026-01-01"),
         [1.0],
         {},
@@ -184,3 +185,45 @@ def test_task_fields_tell_a_task_to_whoever_folds_the_stream() -> None:
         "host": "node1",
     }
     assert {(change.section, change.time_unix_ns) for change in changes} == {("task", 7)}
+
+
+class EagerTensor:
+    """As tensorflow has it: dimensions, and no way to its element but through numpy."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape = array.shape
+        self.ndim = array.ndim
+
+    def numpy(self) -> Any:
+        return self._array
+
+    def __float__(self) -> float:
+        return float(self._array)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool", ">f8", "object"])
+@pytest.mark.parametrize("kind", [lambda array: array, EagerTensor, np.ma.array])
+def test_an_array_of_one_element_is_its_element(shape: tuple[int, ...], dtype: str, kind: Any) -> None:
+    value = kind(np.ones(shape, dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert to_float(value) == 1.0
+        assert to_iteration(value) == 1
+
+
+def test_a_large_step_in_an_array_is_not_rounded() -> None:
+    assert to_iteration(np.array([2**60 + 1])) == 2**60 + 1
+    with pytest.raises(InvalidEvent):
+        to_iteration(np.array([1, 2]))
+    with pytest.raises(InvalidEvent):
+        to_iteration(np.array([1.5]))
+
+
+def test_a_series_of_pandas_with_one_element_is_its_element() -> None:
+    pandas = pytest.importorskip("pandas")
+    assert to_float(pandas.Series([2.5])) == 2.5
+    assert to_iteration(pandas.Series([3])) == 3
+    with pytest.raises(InvalidEvent):
+        to_float(pandas.Series(["2.5"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -259,6 +260,68 @@ def test_a_frame_that_parquet_has_no_place_for_is_stored_under_the_name_of_what_
     parcel = parcel_of(frame, tmp_path, extension=".parquet")
     assert (parcel.filename, parcel.content_type) == ("thing.csv.gz", "text/csv")
     assert "cannot be written as .parquet; it is .csv.gz" in caplog.text
+
+
+EXACT_FRAMES: dict[str, Any] = {
+    "uint64": lambda: pd.DataFrame({"a": np.array([2**64 - 1, 0, 1], np.uint64)}),
+    "uint64 index": lambda: pd.DataFrame({"a": [1, 2]}, index=pd.Index(np.array([2**64 - 1, 5], np.uint64))),
+    "int64": lambda: pd.DataFrame({"a": [2**53 + 1, -(2**63), 2**63 - 1]}),
+    "Int64": lambda: pd.DataFrame({"a": pd.array([2**53 + 1, None, 2**63 - 1], dtype="Int64")}),
+    "UInt64": lambda: pd.DataFrame({"a": pd.array([2**64 - 1, None, 1], dtype="UInt64")}),
+    "objects that are texts": lambda: pd.DataFrame({"a": pd.Series(["x", None, ""], dtype=object)}),
+    "object index": lambda: pd.DataFrame({"a": [1, 2]}, index=pd.Index(["a", "b"], dtype=object)),
+    "summer time ends": lambda: pd.DataFrame(
+        {"a": pd.date_range("2026-10-25", periods=6, freq="h", tz="Europe/Berlin")}
+    ),
+    "days": lambda: pd.DataFrame({"a": [1, 2]}, index=pd.date_range("2026-01-01", periods=2, freq="D")),
+    "range with a step": lambda: pd.DataFrame({"a": [1, 2]}, index=pd.RangeIndex(0, 4, 2)),
+    "integers like a range": lambda: pd.DataFrame({"a": [1, 2]}, index=pd.Index([0, 1], dtype="int64")),
+    "labels are a range": lambda: pd.DataFrame(np.zeros((2, 2))),
+    "labels are times": lambda: pd.DataFrame([[1, 2]], columns=pd.to_datetime(["2026-01-01", "2026-01-02"])),
+    "the same label twice": lambda: pd.DataFrame([[1, 2.5]], columns=["a", "a"]),
+    "no rows": lambda: pd.DataFrame({"a": np.array([], np.uint64), "b": pd.array([], dtype="string")}),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT_FRAMES)
+def test_a_frame_comes_back_bit_for_bit_without_a_word(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = EXACT_FRAMES[kind]()
+    read = round_trip(frame, tmp_path)
+    pd.testing.assert_frame_equal(
+        read, frame, check_exact=True, check_freq=True, check_index_type="exact", check_column_type="exact"
+    )
+    assert caplog.text == ""
+
+
+CHANGED_FRAMES: dict[str, tuple[Any, str]] = {
+    "category": (lambda: pd.DataFrame({"a": pd.Categorical(["x", "y"])}), "'a'"),
+    "period": (lambda: pd.DataFrame({"a": pd.period_range("2026-01", periods=2, freq="M")}), "'a'"),
+    "complex": (lambda: pd.DataFrame({"a": [1 + 2j]}), "'a'"),
+    "long spans": (lambda: pd.DataFrame({"a": np.array([10**12, -1], "timedelta64[s]")}), "'a'"),
+    "mixed": (lambda: pd.DataFrame({"a": [1, "x"]}), "'a'"),
+    "category index": (lambda: pd.DataFrame({"a": [1]}, index=pd.CategoricalIndex(["x"])), "the index"),
+    "period index": (lambda: pd.DataFrame({"a": [1]}, index=pd.period_range("2026-01", periods=1)), "the index"),
+    "mixed index": (lambda: pd.DataFrame({"a": [1, 2]}, index=[1, "x"]), "the index"),
+    "category labels": (lambda: pd.DataFrame([[1]], columns=pd.CategoricalIndex(["x"])), "the columns' labels"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED_FRAMES)
+def test_what_csv_changes_is_named(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make, what = CHANGED_FRAMES[kind]
+    parcel_of(make(), tmp_path)
+    assert "CSV has only the text of" in caplog.text
+    assert what in caplog.text
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.sampled_from(["uint64", "UInt64"]))
+def test_any_unsigned_integers_come_back(values: list[int], dtype: str) -> None:
+    frame = pd.DataFrame({"a": pd.array(values, dtype=dtype)}, index=pd.Index(np.array(values, np.uint64)))
+    with tempfile.TemporaryDirectory() as folder:
+        read = round_trip(frame, Path(folder))
+    pd.testing.assert_frame_equal(read, frame, check_exact=True)
 
 
 def test_a_csv_that_somebody_has_edited_is_still_read(tmp_path: Path) -> None:

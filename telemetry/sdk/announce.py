@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -64,5 +65,7 @@ class Announcer:
             return
         try:
             print(line, file=self._stream, flush=True)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if is_interrupt(error):
+                raise
             self._stream = None  # closed under us, or a broken pipe: nobody is reading

@@ -17,6 +17,8 @@ from telemetry.sdk.core import TaskCore
 from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED, was_put_here
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
+from telemetry.sdk.references import Referred
+from telemetry.values import excerpt
 
 __all__ = ["ARTIFACTS", "Artifact", "Artifacts", "artifact_entry", "plain_metadata"]
 
@@ -28,7 +30,7 @@ ARTIFACTS = "artifacts"
 _MAX_METADATA_DEPTH = 16
 
 
-class Artifact:
+class Artifact(Referred):
     """One artifact of a task, from `task.artifacts`. It shows the record as it was read; `state` is looked up anew.
 
     Attributes:
@@ -50,6 +52,9 @@ class Artifact:
         self.preview = str(entry.get("preview", ""))
         metadata = entry.get("metadata")
         self.metadata: dict[str, Any] = dict(metadata) if isinstance(metadata, Mapping) else {}
+
+    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Artifact, (self._core, self.name, dict(self._entry))
 
     def __repr__(self) -> str:
         state = self.state
@@ -235,4 +240,7 @@ def _plain(value: Any, depth: int) -> Any:
         return [_plain(item, depth - 1) for item in value]
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return _plain(value.item(), 0)  # a number of numpy's
-    return clean_text(str(value))
+    try:
+        return clean_text(str(value))
+    except RecursionError:
+        return excerpt(value)

@@ -5,19 +5,21 @@ Task is made of mixins, one file for each section of the Task page; each is a th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from telemetry.errors import ConfigurationError
 from telemetry.ledger import DropReason
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.record import Record
+from telemetry.sdk.references import Referred, key_of, task_of
 from telemetry.sdk.running import Running
 from telemetry.sdk.view import View, section_of
 
 __all__ = ["TaskBase"]
 
 
-class TaskBase:
+class TaskBase(Referred):
     """A task with its core. Use Task.
 
     Attributes of use to the parts: `_core`, `_record`, `_view`, `_section(name)`, `_refuse(message)`.
@@ -26,6 +28,9 @@ class TaskBase:
     def __init__(self, core: TaskCore) -> None:
         self._core = core
         self._logger = core.logger
+
+    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return task_of, key_of(self._core.header)
 
     @property
     def _record(self) -> Record:

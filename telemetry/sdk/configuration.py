@@ -15,6 +15,7 @@ from typing import Any
 from telemetry import values
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name, clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.connected_dict import ConnectedDict, plain
 from telemetry.values import entry, load, read_text, text_of
@@ -65,9 +66,10 @@ def configuration_entry(value: Any, description: str = "") -> dict[str, Any]:
     """Return what the record keeps of a dict or list: its text as JSON, and the typed value.
 
     Raises:
-        ConfigurationError: it is too large for a record.
+        ConfigurationError: it is too large for a record, is nested too deep, or holds itself.
     """
     value = values.plain(value)
+    values.check_depth(value, lists=True)
     kind = _DICTIONARY if isinstance(value, Mapping) else _LIST
     text = text_of(value)
     if len(text) <= _WRITE_AT_ONCE_CHARS:
@@ -82,8 +84,10 @@ def configuration_entry(value: Any, description: str = "") -> dict[str, Any]:
 def _indented(text: str) -> str:
     try:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except ValueError:
-        return text  # what holds itself has no JSON
+    except ValueError as error:
+        if is_interrupt(error):
+            raise
+        return text  # an object inside holds itself: there is no JSON of it
 
 
 def text_entry(text: str, kind: str, description: str = "") -> dict[str, Any]:
@@ -117,6 +121,8 @@ def file_entry(path: str | os.PathLike[str], description: str = "") -> dict[str,
             "Keep it as an artifact: task.upload_artifact(...)"
         ) from error
     except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(
             f"the configuration file {str(path)!r} cannot be read: {error}. Nothing was changed"
         ) from error
@@ -169,6 +175,10 @@ class ConfigurationSource:
         self._name = name
         self._description = description
         self._written: dict[str, Any] = {}
+
+    def write(self, names: list[str]) -> None:
+        """See connected_dict.Follower."""
+        self._connected.write(self, names)
 
     def sync(self, names: Iterable[str] | None = None) -> None:
         """See connected.Source."""

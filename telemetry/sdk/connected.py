@@ -10,11 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from telemetry import lifecycle
-from telemetry.sdk.connected_dict import ConnectedDict
+from telemetry.collectors.post_import import PostImport
+from telemetry.interrupts import is_interrupt
+from telemetry.sdk.connected_dict import ConnectedDict, Follower
+from telemetry.sdk.connected_types import watch_libraries
 from telemetry.sdk.parameters import (
     DEFAULT_SECTION,
     PARAMETERS,
@@ -26,9 +31,9 @@ from telemetry.sdk.parameters import (
     word_of,
 )
 from telemetry.sdk.record import Record
-from telemetry.values import Entry, cast_like, is_simple, value_of
+from telemetry.values import Entry, cast_like, value_of
 
-__all__ = ["Connected", "ParameterSource", "Source", "attributes_of", "class_attributes_of"]
+__all__ = ["Connected", "ParameterSource", "Source"]
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +72,9 @@ class Connected:
         self._owner_pid = os.getpid()
         self._stopped = threading.Event()
         self._watching = False
+        self._libraries: PostImport | None = None
+        # Changes that came while another thread was looking: it writes them, so that nobody waits for its look.
+        self._waiting: deque[tuple[Source, list[str]]] = deque()
         self.reset_after_fork()
         lifecycle.watch_forks(self)
 
@@ -75,11 +83,49 @@ class Connected:
         # Taken again by the same thread: a signal may end the task in the middle of a change.
         self.lock = threading.RLock()
 
-    def add(self, source: Source) -> None:
-        """Write a source's values, and look at it from now on."""
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Hold the lock, and afterwards write what others have changed meanwhile."""
         with self.lock:
+            yield
+        self._write_waiting()
+
+    def write(self, source: Source, names: list[str]) -> None:
+        """Write a source's values of these outermost names: at once, or as soon as a look that is under way is over.
+
+        Never waits for another thread.
+        """
+        self._waiting.append((source, names))
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        # Asked again after each release: what was added while the lock was held is found by its holder or by whoever
+        # added it, whichever comes second.
+        while self._waiting and self.lock.acquire(blocking=False):
+            try:
+                # What was changed many times meanwhile is written once, as it is now.
+                changed: dict[Source, dict[str, None]] = {}
+                while self._waiting:
+                    source, names = self._waiting.popleft()
+                    changed.setdefault(source, {}).update(dict.fromkeys(names))
+                for source, chosen in changed.items():
+                    source.sync(chosen)
+            finally:
+                self.lock.release()
+
+    def add(self, source: Source, root: Any = None) -> None:
+        """Write a source's values, and look at it from now on.
+
+        Args:
+            root: a connected dict that is to tell the source of changes.
+        """
+        with self.looking():
             source.sync()
             self._sources.append(source)
+            if isinstance(root, ConnectedDict) and isinstance(source, Follower):
+                root.connect(source)
+                if self._watches and self._libraries is None:
+                    self._libraries = watch_libraries()
             if self._watches and not self._watching:
                 self._watching = True
                 threading.Thread(target=self._watch, name="telemetry-connected", daemon=True).start()
@@ -88,11 +134,13 @@ class Connected:
         """Write what has changed since. A forked child's copies are its own affair."""
         if os.getpid() != self._owner_pid or not self._sources or self.ended:
             return
-        with self.lock:
+        with self.looking():
             for source in self._sources:
                 try:
                     source.sync()
-                except Exception:
+                except Exception as error:
+                    if is_interrupt(error):
+                        raise
                     log.debug("a connected object could not be read", exc_info=True)
 
     @property
@@ -105,6 +153,8 @@ class Connected:
         self._stopped.set()
         self.settle()
         self.ended = True
+        if self._libraries is not None:
+            self._libraries.remove()
 
     def override_of(self, section: str, key: str) -> Any:
         """Return the entry that somebody has set for this run; None if there is none."""
@@ -131,8 +181,15 @@ class ParameterSource:
         self._thing = thing
         self._read = read
         self._prefix = (place or DEFAULT_SECTION).strip("/") or DEFAULT_SECTION
-        # Outermost name -> the record's key -> entry, as last written.
+        # Outermost name -> the record's key -> entry, as last written, and the value that they are of.
         self._written: dict[str, dict[str, Entry]] = {}
+        self._seen: dict[str, Any] = {}
+        # The same for the values inside of others, by the record's key.
+        self._seen_inside: dict[str, Any] = {}
+
+    def write(self, names: list[str]) -> None:
+        """See connected_dict.Follower."""
+        self._connected.write(self, names)
 
     def sync(self, names: Iterable[str] | None = None) -> None:
         """See Source."""
@@ -141,13 +198,17 @@ class ParameterSource:
         with self._connected.lock:
             if names is None and isinstance(self._thing, ConnectedDict):
                 self._thing.follow_origin()
-            values = {word_of(key): value for key, value in list(self._read().items())}
+            values = self._values(names)
             looked_at = {*values, *self._written} if names is None else set(names)
-            known: Mapping[str, Any] = {}
-            if not looked_at <= self._written.keys():
-                known = self._connected.record.own.section(PARAMETERS)
+            # What is the same object and cannot have changed costs no second look: most of a large configuration.
+            looked_at = {
+                name for name in looked_at if name not in values or not _is_same(self._seen, name, values[name])
+            }
             changes: dict[str, Entry | None] = {}
-            entries = {name: self._entries(name, values[name], known) for name in sorted(looked_at & values.keys())}
+            seen_inside: dict[str, Any] = {}
+            entries = {
+                name: self._entries(name, values[name], seen_inside) for name in sorted(looked_at & values.keys())
+            }
             for name in sorted(looked_at):
                 changes |= _difference(self._written.get(name, {}), entries.get(name, {}))
             if changes:
@@ -155,7 +216,19 @@ class ParameterSource:
             # Not before it is written: what could not be sent is sent with the next change.
             for name in looked_at - entries.keys():
                 self._written.pop(name, None)
+                self._seen.pop(name, None)
             self._written |= entries
+            self._seen |= {name: values[name] for name in entries}
+            self._seen_inside |= seen_inside
+
+    def _values(self, names: Iterable[str] | None) -> dict[str, Any]:
+        """Return the values by outermost name; of a connected dict at least those of `names`."""
+        values = self._read()
+        if names is not None and isinstance(values, ConnectedDict):
+            chosen = {name: values[name] for name in names if name in values}
+            if len(chosen) == len(set(names)):
+                return chosen
+        return {word_of(key): value for key, value in list(values.items())}
 
     def take_overrides(self) -> None:
         """Give the object the values that somebody has set for this run, each as the type of the object's own."""
@@ -184,20 +257,38 @@ class ParameterSource:
             try:
                 new = cast_like(value_of(kept), value)
             except ValueError as error:
+                if is_interrupt(error):
+                    raise
+                log.warning("parameter %s: %s; the program's own value %r is kept", full, error, value)
+                continue
+            try:
+                if isinstance(owner, MutableMapping):
+                    owner[key] = new
+                else:
+                    setattr(owner, key, new)
+            except (AttributeError, TypeError, ValueError) as error:  # it is frozen, or checks what it takes
+                if is_interrupt(error):
+                    raise
                 log.warning("parameter %s: %s; the program's own value %r is kept", full, error, value)
                 continue
             taken.add(full)
-            if isinstance(owner, MutableMapping):
-                owner[key] = new
-            else:
-                setattr(owner, key, new)
 
-    def _entries(self, name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Entry]:
+    def _entries(self, name: str, value: Any, seen_inside: dict[str, Any]) -> dict[str, Entry]:
+        """Return the entries of an outermost name, and put what they are of into `seen_inside`."""
         written = self._written.get(name, {})
         entries = {}
         for part, item in flatten({name: value}).items():
             full = full_name(f"{self._prefix}/{part}")
-            entries[full] = parameter_entry(item, written.get(full, known.get(full)))
+            known = written.get(full)
+            if known is None:
+                known = self._connected.record.own.value(PARAMETERS, full)
+            elif _is_same(self._seen_inside, full, item):
+                entries[full] = known
+                continue
+            entries[full] = parameter_entry(item, known)
+            seen_inside[full] = item
+        for gone in written.keys() - entries.keys():
+            self._seen_inside.pop(gone, None)
         return entries
 
     def _write(self, changes: Mapping[str, Entry | None]) -> None:
@@ -210,35 +301,18 @@ class ParameterSource:
 
 def _difference(old: Mapping[str, Entry], new: Mapping[str, Entry]) -> dict[str, Entry | None]:
     changes: dict[str, Entry | None] = {name: None for name in old if name not in new}
-    # By text: True is equal to 1, and 0.0 to -0.0.
-    changes |= {name: entry for name, entry in new.items() if name not in old or repr(old[name]) != repr(entry)}
+    for name, entry in new.items():
+        known = old.get(name)
+        # By text: True is equal to 1, and 0.0 to -0.0.
+        if known is not entry and (known is None or repr(known) != repr(entry)):
+            changes[name] = entry
     return changes
 
 
-def attributes_of(thing: Any) -> dict[str, Any]:
-    """Return an object's public attributes that are settings and no working objects; those of its class are not its."""
-    values: dict[str, Any] = {}
-    for owner in type(thing).__mro__:
-        slots = owner.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(thing, name):
-                values[name] = getattr(thing, name)
-    values.pop("__dict__", None)
-    values.update(getattr(thing, "__dict__", {}))
-    return _public(values)
+# What cannot change in place.
+_CONSTANTS = frozenset({type(None), bool, int, float, str})
 
 
-def class_attributes_of(kind: type) -> dict[str, Any]:
-    """Return a class's public attributes, its bases' included, that are settings."""
-    values: dict[str, Any] = {}
-    for owner in reversed(kind.__mro__[:-1]):
-        values.update(vars(owner))
-    return _public(values)
-
-
-def _public(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in list(values.items())
-        if isinstance(name, str) and not name.startswith("_") and is_simple(value)
-    }
+def _is_same(seen: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Say whether a value is the very one that was seen under a name, and of a type that never changes."""
+    return type(value) in _CONSTANTS and name in seen and seen[name] is value

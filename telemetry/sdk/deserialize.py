@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry.errors import BlobError, ConfigurationError
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.frames import read_csv
 
 __all__ = ["deserialize", "is_pickle"]
@@ -52,6 +53,8 @@ def deserialize(
     except _PickleInside as error:
         raise ConfigurationError(refusal) from error
     except Exception as error:  # damage, another version's pickle, somebody else's __setstate__
+        if is_interrupt(error):
+            raise
         raise BlobError(f"{filename} cannot be read as {kind}: {error!r:.300}. The file itself: {path}") from error
 
 

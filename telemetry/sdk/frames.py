@@ -20,12 +20,14 @@ MAX_COLUMNS = 2000
 # What a missing cell is written as where "" is a text that occurs.
 _MISSING_MARKS = ("", "NaN", "<missing>")
 
+_NANOSECONDS = {"timedelta64[s]": 10**9, "timedelta64[ms]": 10**6, "timedelta64[us]": 10**3}
+
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NULLABLE = (*(name.replace("i", "I", 1).replace("u", "U", 1) for name in _INTEGERS), "boolean", "Float32", "Float64")
 
 
 def csv_form(frame: Any) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return what the record keeps of a frame that is written as CSV, and the columns of which CSV has only text."""
+    """Return what the record keeps of a frame that is written as CSV, and that of which CSV has only text."""
     if frame.shape[1] > MAX_COLUMNS:
         return None, []
     columns = [frame.iloc[:, position] for position in range(frame.shape[1])]
@@ -33,15 +35,54 @@ def csv_form(frame: Any) -> tuple[dict[str, Any] | None, list[str]]:
     for cells in [*columns, frame.index]:
         if _is_text(cells.dtype):
             texts |= {mark for mark in _MISSING_MARKS if bool((cells == mark).any())}
-    lossy = [str(cells.name) for cells in columns if not _is_exact(cells)]
+    texts_only = [repr(str(cells.name)) for cells in columns if not _is_exact(cells)]
+    lossy = [f"column {', '.join(texts_only[:5])}"] if texts_only else []
+    if not _is_exact(frame.index):
+        lossy.append("the index")
     form = {
         "columns": [entry(label) for label in frame.columns],
         "columns_name": entry(frame.columns.name),
         "dtypes": [str(cells.dtype) for cells in columns],
-        "index": {"dtype": str(frame.index.dtype), "name": entry(frame.index.name)},
+        "index": {
+            "dtype": str(frame.index.dtype),
+            "name": entry(frame.index.name),
+            "range": _range_of(frame.index),
+            "freq": getattr(frame.index, "freqstr", None),
+        },
+        "columns_range": _range_of(frame.columns),
         "missing": next((mark for mark in _MISSING_MARKS if mark not in texts), "<missing cell>"),
     }
+    if not _are_same(_labels(form), frame.columns):
+        lossy.append("the columns' labels")
+    if frame.attrs:
+        lossy.append("attrs")
     return form, lossy
+
+
+def _range_of(index: Any) -> list[int] | None:
+    return [index.start, index.stop, index.step] if type(index).__name__ == "RangeIndex" else None
+
+
+def _labels(form: Mapping[str, Any]) -> Any:
+    """Return the labels of the columns as they are restored."""
+    import pandas as pd
+
+    name = value_of(form["columns_name"])
+    if form.get("columns_range") is not None:
+        return pd.RangeIndex(*form["columns_range"], name=name)
+    labels = [value_of(label) for label in form["columns"]]
+    return pd.Index(labels, name=name, tupleize_cols=False)
+
+
+def _are_same(restored: Any, labels: Any) -> bool:
+    return (
+        type(restored) is type(labels)
+        and restored.dtype == labels.dtype
+        and restored.equals(labels)
+        and restored.name == labels.name
+        and list(map(type, restored)) == list(map(type, labels))
+        and getattr(restored, "freq", None) == getattr(labels, "freq", None)
+    )
 
 
 def write_csv(frame: Any, file: Any, form: Mapping[str, Any] | None) -> None:
@@ -73,16 +114,29 @@ def _restored(cells: Any, form: Mapping[str, Any]) -> Any:
     dtypes, missing = form["dtypes"], form["missing"]
     if cells.shape[1] != len(dtypes) + 1:
         raise ValueError("the file has other columns than the record")
-    index = pd.Index(_cast(cells.iloc[:, 0], form["index"]["dtype"], missing), name=value_of(form["index"]["name"]))
-    if str(index.dtype) == "int64" and index.equals(pd.RangeIndex(len(index))):
-        index = pd.RangeIndex(len(index), name=index.name)
+    index_dtype = form["index"]["dtype"]
+    index = pd.Index(
+        _cast(cells.iloc[:, 0], index_dtype, missing),
+        dtype=object if index_dtype == "object" else None,
+        name=value_of(form["index"]["name"]),
+    )
+    if form["index"].get("range") is not None:
+        index = pd.RangeIndex(*form["index"]["range"], name=index.name)
+    elif "range" not in form["index"] and str(index.dtype) == "int64" and index.equals(pd.RangeIndex(len(index))):
+        index = pd.RangeIndex(len(index), name=index.name)  # written when the record did not tell
+    if form["index"].get("freq") and hasattr(index, "freq"):
+        index.freq = form["index"]["freq"]
     data = {
-        position: pd.Series(_cast(cells.iloc[:, position + 1], dtype, missing), index=index)
+        # An object stays one: pandas would make text of it.
+        position: pd.Series(
+            _cast(cells.iloc[:, position + 1], dtype, missing),
+            index=index,
+            dtype=object if dtype == "object" else None,
+        )
         for position, dtype in enumerate(dtypes)
     }
     frame = pd.DataFrame(data, index=index)
-    labels = [value_of(label) for label in form["columns"]]
-    frame.columns = pd.Index(labels, name=value_of(form["columns_name"])) if labels else frame.columns
+    frame.columns = _labels(form)
     return frame
 
 
@@ -95,7 +149,8 @@ def _cast(cells: Any, dtype: str, missing: str) -> Any:
     gone = values == missing
     kept = [None if lost else value for value, lost in zip(values, gone, strict=True)]
     if dtype in _INTEGERS:
-        return pd.array([int(value) for value in values], dtype=dtype).to_numpy()
+        # Not by way of pandas, which takes ints beyond int64 beside smaller ones for floats.
+        return np.array([int(value) for value in values], dtype=dtype)
     if dtype in ("float16", "float32", "float64"):
         return np.array(["nan" if value is None else value for value in kept], dtype=dtype)
     if dtype == "bool":
@@ -134,5 +189,9 @@ def _is_exact(cells: Any) -> bool:
     dtype = str(cells.dtype)
     if dtype == "object":
         return all(value is None or isinstance(value, str) for value in cells)
+    if dtype.startswith("timedelta64") and dtype != "timedelta64[ns]":
+        # Read back by way of nanoseconds.
+        most = abs(cells.dropna().to_numpy().astype("int64")).max(initial=0)
+        return bool(most < 2**63 / _NANOSECONDS[dtype])
     known = (*_INTEGERS, *_NULLABLE, "float16", "float32", "float64", "bool", "str", "string")
     return dtype in known or dtype.startswith(("datetime64", "timedelta64"))

@@ -11,6 +11,7 @@ import zlib
 from typing import Any
 
 from telemetry.errors import InvalidEvent
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.figures import plain
 
 __all__ = ["png_of", "write_png"]
@@ -110,4 +111,6 @@ def _bytes_of_lists(image: Any) -> tuple[int, int, int, bytes]:
             raise InvalidEvent("the rows of an image must have one length, and its pixels one number of channels")
         return len(rows), len(rows[0]), channels, data
     except (TypeError, IndexError, KeyError) as error:
+        if is_interrupt(error):
+            raise
         raise InvalidEvent(f"an image is an array, a tensor, a PIL image or rows of pixels: {error}") from error

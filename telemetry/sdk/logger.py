@@ -14,11 +14,14 @@ from typing import Any
 from telemetry.collectors.scalars import ScalarCollector
 from telemetry.collectors.terminal_lines import MAX_LINE_CHARS
 from telemetry.errors import InvalidEvent
-from telemetry.events import ConsoleLine, SingleValue, clean_name, clean_text, to_float
+from telemetry.events import ConsoleLine, SingleValue, TaskHeader, clean_name, clean_text, to_float
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 from telemetry.sdk.logger_media import Uploader
 from telemetry.sdk.logger_plots import PlotReports
+from telemetry.sdk.references import Referred, key_of, logger_of
+from telemetry.values import excerpt
 
 __all__ = ["Logger"]
 
@@ -26,22 +29,34 @@ __all__ = ["Logger"]
 FLUSH_TIMEOUT_S = 10.0
 
 
-class Logger(PlotReports, ScalarCollector):
+class Logger(Referred, PlotReports, ScalarCollector):
     """Reports into one task; made by `Task.get_logger()`. Safe from any thread; no call raises or waits for
     the network or a disk. What cannot be kept is counted with its reason; with strict=True it raises.
 
     Args:
         uploads: carries the bytes of media; None where only addresses can be reported.
         flush: brings what was reported to the sinks or the disk, within so many seconds.
+        header: of the task, by which a copy finds it.
     """
 
     def __init__(
-        self, emit: Emit, uploads: Uploader | None = None, flush: Callable[[float], bool] = lambda timeout_s: True
+        self,
+        emit: Emit,
+        uploads: Uploader | None = None,
+        flush: Callable[[float], bool] = lambda timeout_s: True,
+        *,
+        header: TaskHeader | None = None,
     ) -> None:
         super().__init__(emit)
         self._uploads = uploads
         self._flush = flush
         self._destination: str | None = None
+        self._header = header
+
+    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self._header is None:
+            raise TypeError("this logger belongs to no task, by which a copy could find it")
+        return logger_of, key_of(self._header)
 
     @classmethod
     def current_logger(cls) -> Logger | None:
@@ -61,7 +76,7 @@ class Logger(PlotReports, ScalarCollector):
         try:
             event = SingleValue(time.time_ns(), clean_name(name), to_float(value))
         except InvalidEvent as error:
-            self._emit.refuse(DropReason.INVALID, f"single value {name!r:.80}: {error}")
+            self._emit.refuse(DropReason.INVALID, f"single value {excerpt(name)}: {error}")
             return
         self._emit(event)
 
@@ -76,7 +91,9 @@ class Logger(PlotReports, ScalarCollector):
         try:
             text, moment = clean_text(str(msg)), time.time_ns()
             level = int(level)
-        except Exception as error:  # noqa: BLE001 - msg is anybody's object, and its __str__ anybody's code
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self._emit.refuse(DropReason.INVALID, f"report_text: {error!r:.200}")
             return
         for line in text.splitlines() or [""]:
@@ -119,5 +136,7 @@ def _print(text: str) -> None:
         return
     try:
         print(text, file=stream)
-    except (OSError, ValueError):
-        pass  # closed, or a broken pipe: the text is in the task, and the job goes on
+    except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
+        # closed, or a broken pipe: the text is in the task, and the job goes on

@@ -16,8 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from telemetry.errors import EventsDropped, InvalidEvent, ServerError
 from telemetry.events import Media, clean_name, to_iteration
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
+from telemetry.values import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,9 +82,11 @@ def reported(emit: Emit, what: str, title: Any, series: Any) -> Iterator[None]:
         yield
     except (EventsDropped, ServerError):
         raise  # strict mode; or a task of another program, whose reports are sent at once
-    except Exception as error:  # noqa: BLE001 - data are anybody's objects, and a report call never raises
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         why = str(error) if isinstance(error, InvalidEvent) else f"{type(error).__name__}: {error}"
-        emit.refuse(DropReason.INVALID, f"{what} {title!r:.60}/{series!r:.60}: {why:.300}")
+        emit.refuse(DropReason.INVALID, f"{what} {excerpt(title, 60)}/{excerpt(series, 60)}: {why:.300}")
 
 
 class MediaReports:

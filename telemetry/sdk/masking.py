@@ -69,7 +69,9 @@ def mask_argument(name: str, value: Any) -> Any:
     Switches, and what is empty, have nothing to hide.
     """
     if _is_secret(name.rpartition("/")[2]):
-        return value if value is None or isinstance(value, bool) or value in ("", [], ()) else MASK
+        # Not by ==: of an array it is no bool.
+        is_empty = isinstance(value, (str, list, tuple)) and not len(value)
+        return value if value is None or isinstance(value, bool) or is_empty else MASK
     if isinstance(value, str):
         return _SECRET_VALUE.sub(MASK, mask_url(value))
     if type(value) in (list, tuple):

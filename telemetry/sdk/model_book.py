@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from telemetry import lifecycle
 from telemetry.events import clean_name, clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.iterations import IterationOffset
 from telemetry.sdk.depot import PENDING
 from telemetry.sdk.packing import pack_path, pack_paths, remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
+from telemetry.sdk.references import Referred
 from telemetry.sdk.view import section_of
 from telemetry.storage import Target
 
@@ -72,7 +74,7 @@ def blank_fields(task_id: str) -> Fields:
     }
 
 
-class ModelEntry:
+class ModelEntry(Referred):
     """One model's entry in the record of a task. Safe from any thread.
 
     Attributes:
@@ -87,6 +89,9 @@ class ModelEntry:
         self._fields: Fields = dict(fields)
         self.reset_after_fork()
         lifecycle.watch_forks(self)
+
+    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return ModelEntry, (self.core, self.section, self.id, self.fields())
 
     def reset_after_fork(self) -> None:
         """In a forked child: another thread of the parent's may have held the lock."""
@@ -225,7 +230,9 @@ def local_fields(path: str | os.PathLike[str]) -> Fields:
     fields: Fields = {"path": clean_text(str(absolute)), "host": socket.gethostname()}
     try:
         status = absolute.stat()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         return fields
     if absolute.is_file():
         fields |= {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

@@ -17,6 +17,7 @@ from typing import Any
 
 from telemetry import lifecycle
 from telemetry.disk import DaemonExecutor
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.model_book import INPUT_MODELS, ModelBook, local_fields, weights_parcel
 from telemetry.sdk.model_index import KnownModel, ModelIndex
@@ -83,6 +84,8 @@ class ModelFiles:
         try:
             self._thread.submit(lambda: None).result(SETTLE_TIMEOUT_S)
         except (TimeoutError, RuntimeError) as error:
+            if is_interrupt(error):
+                raise
             log.debug("models are still being looked at: %r", error)
 
     def _later(self, work: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from telemetry.errors import ConfigurationError
 from telemetry.events import MAX_NAME_CHARS, clean_text
+from telemetry.values import excerpt
 
 __all__ = [
     "DEFAULT_PROJECT",
@@ -103,7 +104,7 @@ def choose_tags(tags: Iterable[str] | None) -> list[str]:
     chosen = list(tags)
     for tag in chosen:
         if not isinstance(tag, str) or not tag:
-            raise ConfigurationError(f"a tag must be a non-empty str, not {tag!r:.80}")
+            raise ConfigurationError(f"a tag must be a non-empty str, not {excerpt(tag)}")
     return list(dict.fromkeys(clean_text(tag) for tag in chosen))
 
 
@@ -157,7 +158,7 @@ def choose_resource_interval_s(auto_resource_monitoring: bool | Mapping[str, Any
 
 def _checked_name(argument: str, value: str) -> str:
     if not isinstance(value, str):
-        raise ConfigurationError(f"{argument} must be a str, not {type(value).__name__} ({value!r:.80})")
+        raise ConfigurationError(f"{argument} must be a str, not {type(value).__name__} ({excerpt(value)})")
     name = clean_text(value).strip()
     if not name:
         raise ConfigurationError(f"{argument} is empty; leave it out to get a default")

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from telemetry.sdk.logger import Logger
 from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.parcel import SCRATCH
 from telemetry.sdk.record import Record
+from telemetry.sdk.references import Referred, core_of, key_of
 from telemetry.sdk.reuse import forbid_reuse, forbids_reuse
 from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
@@ -38,7 +39,7 @@ from telemetry.sdk.view import NowhereView, ServerView, SessionView, View, secti
 from telemetry.settings import Settings
 from telemetry.wire import encode
 
-__all__ = ["Other", "begin_other", "found_other", "open_other"]
+__all__ = ["Other", "begin_other", "found_other", "open_other", "referred_other"]
 
 
 # What may be said of a task that another program runs; points belong to that program.
@@ -135,7 +136,7 @@ class _SendingEmit:
         raise ConfigurationError(message)
 
 
-class Other:
+class Other(Referred):
     """See core.TaskCore."""
 
     def __init__(self, header: TaskHeader, settings: Settings, view: View, url: str | None) -> None:
@@ -145,12 +146,15 @@ class Other:
         self._url = url
         self.record = Record(send=self.send)
         self.emit: Emit = _SendingEmit(self)
-        self.logger = Logger(self.emit)
+        self.logger = Logger(self.emit, header=header)
         self.connected = Connected(self.record, watch=False)
         self.depot: Depot = SendingDepot(
             self._send_blob, scratch=settings.state_dir / SCRATCH, prefix=task_prefix(header)
         )
         self.book = ModelBook(self)
+
+    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return core_of, key_of(self.header)
 
     @property
     def is_running(self) -> bool:
@@ -308,6 +312,17 @@ def _header(task_id: str, fields: Mapping[str, Any]) -> TaskHeader:
         name=str(fields.get("name", "")),
         type=str(fields.get("type", "training")),
     )
+
+
+def referred_other(header: TaskHeader, settings: Settings) -> Other:
+    """Return the core of a task that a copy refers to; nothing is asked for it until it is read."""
+    if settings.mode == "disabled":
+        return _Nowhere(header, settings)
+    url = server_url(settings)
+    if url is not None:
+        return Other(header, settings, ServerView(partial(client_of, url, settings), header.task_id), url)
+    places = partial(local_places, settings, header.task_id)
+    return Other(header, settings, SessionView(places, header.task_id), None)
 
 
 def found_other(task_id: str, project: str, name: str, type_: str, settings: Settings, url: str) -> Other:

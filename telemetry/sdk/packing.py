@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from telemetry.errors import ConfigurationError
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.parcel import (
     MAX_PREVIEW_CHARS,
     Parcel,
@@ -156,7 +157,9 @@ def pack_path(name: str, text: str | Path, scratch: Path) -> Parcel | None:
             found = sorted(item for item in base.rglob(pattern) if item.is_file()) if base.is_dir() else []
             if found:
                 return _zip_parcel(f"{file_stem(base.name or name)}.zip", base, found, scratch)
-    except (OSError, ValueError, NotImplementedError):
+    except (OSError, ValueError, NotImplementedError) as error:
+        if is_interrupt(error):
+            raise
         return None  # no path after all: a name too long, a pattern that is none
     return None
 
@@ -205,7 +208,9 @@ def _listing(base: Path, roots: Sequence[Path]) -> str:
     for file in files_below(roots):
         try:
             lines.append(f"{file.relative_to(base).as_posix()} - {file.stat().st_size:,} bytes")
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             continue
         length += len(lines[-1]) + 1
         if length > MAX_PREVIEW_CHARS:
@@ -238,7 +243,9 @@ def remove_originals(parcel: Parcel) -> list[Path]:
                 kept.append(file)
                 continue
             file.unlink(missing_ok=True)
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             kept.append(file)
     for root in parcel.originals:
         if root.is_dir():
@@ -250,5 +257,7 @@ def _remove_empty(folder: Path) -> None:
     for parent, _, _ in os.walk(folder, topdown=False):
         try:
             Path(parent).rmdir()
-        except OSError:
-            pass  # something is still in it, or may not be removed: it stays
+        except OSError as error:
+            if is_interrupt(error):
+                raise
+            # something is still in it, or may not be removed: it stays

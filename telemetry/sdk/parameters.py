@@ -7,14 +7,14 @@ section "properties" are the user properties', which have a section of their own
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
-from telemetry.values import Entry, entry, text_of, value_of
+from telemetry.interrupts import is_interrupt
+from telemetry.sdk.attributes import group_of
+from telemetry.values import Entry, entry, excerpt, text_of, value_of
 
 __all__ = [
     "DEFAULT_SECTION",
@@ -62,7 +62,7 @@ def full_name(name: Any) -> str:
     if slash and section and rest:
         return clean_name(text)
     if not text.strip("/"):
-        raise ConfigurationError(f"a parameter needs a name, and {name!r:.80} has none. Nothing was changed")
+        raise ConfigurationError(f"a parameter needs a name, and {excerpt(name)} has none. Nothing was changed")
     return clean_name(f"{DEFAULT_SECTION}/{text.strip('/')}")
 
 
@@ -83,8 +83,10 @@ def merged(call: str, dicts: Iterable[Any], keywords: Mapping[str, Any]) -> dict
         try:
             values.update(given)
         except (TypeError, ValueError) as error:
+            if is_interrupt(error):
+                raise
             raise ConfigurationError(
-                f"{call} takes dicts, and its argument {number} is {type(given).__name__}: {given!r:.80}. "
+                f"{call} takes dicts, and its argument {number} is {type(given).__name__}: {excerpt(given)}. "
                 "Nothing was changed"
             ) from error
     values.update(keywords)
@@ -97,28 +99,24 @@ def word_of(key: Any) -> str:
 
 
 def children_of(value: Any) -> list[tuple[Any, Any]]:
-    """Return the (key, value) pairs inside a dict, dataclass or namespace; none of anything else, which is a value."""
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
-    # argparse's Namespace, without importing argparse.
-    if isinstance(value, SimpleNamespace) or type(value).__name__ == "Namespace":
-        return list(vars(value).items())
-    return []
+    """Return the (key, value) pairs inside a group of settings; none of anything else, which is a value."""
+    group = group_of(value)
+    return [] if group is None else list(group.items())
 
 
 def flatten(values: Any, prefix: str = "") -> Names:
     """Return a nested dict as one of names, "outer/inner". An empty dict inside is a value, and so is a list."""
-    return _flat(values, prefix, _MAX_LEVELS)
+    return _flat(children_of(values), prefix, (id(values),))
 
 
-def _flat(values: Any, prefix: str, levels: int) -> Names:
+def _flat(pairs: Iterable[tuple[Any, Any]], prefix: str, around: tuple[int, ...]) -> Names:
     flat: Names = {}
-    for key, value in children_of(values):
+    for key, value in pairs:
         name = f"{prefix}/{word_of(key)}" if prefix else word_of(key)
-        if levels and children_of(value):
-            flat.update(_flat(value, name, levels - 1))
+        # What holds itself is a value, too, and kept as text.
+        inside = children_of(value) if len(around) <= _MAX_LEVELS and id(value) not in around else []
+        if inside:
+            flat.update(_flat(inside, name, (*around, id(value))))
         else:
             flat[name] = value
     return flat

@@ -16,6 +16,7 @@ from typing import IO, Any, TypeAlias
 
 from telemetry.disk import make_private_folder
 from telemetry.events import clean_text
+from telemetry.interrupts import is_interrupt
 
 __all__ = [
     "MAX_PREVIEW_CHARS",
@@ -137,6 +138,8 @@ class Scratch(io.BufferedIOBase):
 
     def take(self) -> tuple[Source, bool]:
         """Return what was written: bytes, or the path of a scratch file and True."""
+        # Or the interpreter would close it when it throws it away, where whatever a signal handler raises is lost.
+        super().close()
         if self._path is None:
             assert isinstance(self._file, io.BytesIO)
             return self._file.getvalue(), False
@@ -145,6 +148,7 @@ class Scratch(io.BufferedIOBase):
 
     def discard(self) -> None:
         """Delete what was written."""
+        super().close()
         self._file.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -202,19 +206,34 @@ def file_preview(path: Path, content_type: str) -> str:
             data = file.read(MAX_PREVIEW_CHARS + 1)
         # A character may be cut in two at the end.
         text = data.decode("utf-8", "ignore" if len(data) > MAX_PREVIEW_CHARS else "strict")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        if is_interrupt(error):
+            raise
         return ""
     return shortened(text)
 
 
+class _Shower(reprlib.Repr):
+    def repr_instance(self, x: Any, level: int) -> str:
+        # reprlib's own keeps whatever a `__repr__` raises, also what a signal handler has raised inside it.
+        return _middle_out(repr(x), self.maxother)
+
+
+def _middle_out(text: str, max_chars: int) -> str:
+    half = max_chars // 2
+    return text if len(text) <= max_chars else f"{text[:half]}...{text[-half:]}"
+
+
 def text_of_object(value: Any) -> str:
     """Return what repr() shows of an object, without building the text of a huge list first."""
-    shower = reprlib.Repr()
+    shower = _Shower()
     shower.maxlist = shower.maxtuple = shower.maxdict = shower.maxset = shower.maxfrozenset = shower.maxdeque = 200
     shower.maxarray = 200
     shower.maxstring = shower.maxlong = 1000
     shower.maxother = MAX_PREVIEW_CHARS
     try:
         return shortened(shower.repr(value))
-    except Exception:  # noqa: BLE001 - somebody else's __repr__, and a preview is not worth an error
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return f"<{type(value).__name__}>"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from telemetry.errors import InvalidEvent
 from telemetry.events import clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.figures import columns_of, numbers, rows_of, texts
 
 __all__ = [
@@ -356,6 +357,8 @@ def read_csv(path: Path) -> list[list[str]]:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             return list(csv.reader(file))
     except (OSError, csv.Error) as error:
+        if is_interrupt(error):
+            raise
         raise InvalidEvent(f"the csv file {path} can't be read: {error}") from error
 
 

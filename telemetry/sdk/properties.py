@@ -16,7 +16,7 @@ from typing import Any
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
 from telemetry.sdk.parameters import PROPERTIES, parameter_entry, type_word
-from telemetry.values import Entry, value_of
+from telemetry.values import Entry, excerpt, value_of
 
 __all__ = ["names_of", "properties_of", "shown_property"]
 
@@ -84,10 +84,19 @@ def names_of(given: Iterable[Any]) -> list[str]:
         elif isinstance(item, (tuple, list)) and len(item) == 2 and item[0] == PROPERTIES:
             names.append(_checked_name(item[1]))
         elif isinstance(item, Iterable):
-            names += names_of(item)
+            names += names_of([_checked_part(part) for part in item])
         else:
             raise _wrong(item)
     return names
+
+
+def _checked_part(part: Any) -> Any:
+    # A list of names may be given as one argument, but not as a part of another one.
+    if isinstance(part, (str, Mapping)) or (
+        isinstance(part, (tuple, list)) and len(part) == 2 and part[0] == PROPERTIES
+    ):
+        return part
+    raise _wrong(part)
 
 
 def shown_property(name: str, kept: Any) -> dict[str, Any]:
@@ -104,12 +113,12 @@ def shown_property(name: str, kept: Any) -> dict[str, Any]:
 
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"a user property needs a name, which {name!r:.80} is not. Nothing was changed")
+        raise ConfigurationError(f"a user property needs a name, which {excerpt(name)} is not. Nothing was changed")
     return clean_name(name.removeprefix(f"{PROPERTIES}/"))
 
 
 def _wrong(item: Any) -> ConfigurationError:
     return ConfigurationError(
-        f"{item!r:.80} is no user property; give a dict with name and value, a list of these, or name=value. "
+        f"{excerpt(item)} is no user property; give a dict with name and value, a list of these, or name=value. "
         "Nothing was changed"
     )

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from telemetry.interrupts import is_interrupt
+
 __all__ = ["RegisteredFrame"]
 
 # Looking at a frame costs a hash of it: at most a fiftieth of the time goes into that.
@@ -52,6 +54,8 @@ def _digest_of(frame: Any) -> str:
     digest = hashlib.sha256(repr((list(frame.columns), list(map(str, frame.dtypes)), frame.index.names)).encode())
     try:
         digest.update(pd.util.hash_pandas_object(frame, index=True).to_numpy().tobytes())
-    except TypeError:  # cells that have no hash, such as lists
+    except TypeError as error:  # cells that have no hash, such as lists
+        if is_interrupt(error):
+            raise
         digest.update(frame.to_csv().encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from telemetry import lifecycle
 from telemetry.errors import TelemetryError
@@ -30,6 +31,7 @@ from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.model_files import ModelFiles
 from telemetry.sdk.progress import Progress
 from telemetry.sdk.record import Record, WriterRecord, start_fields
+from telemetry.sdk.references import Referred, core_of, key_of
 from telemetry.sdk.reuse import RunNote, forbid_reuse, forbids_reuse
 from telemetry.sdk.seeds import Seeding, chosen_seed
 from telemetry.sdk.servers import client_of
@@ -55,7 +57,7 @@ UPLOADS_SHARE = 0.7
 SETTLE_TIMEOUT_S = 10.0
 
 
-class Running:
+class Running(Referred):
     """See core.TaskCore. Made by Task.init; `launched.start()` is still to come.
 
     Args:
@@ -77,7 +79,7 @@ class Running:
         self.depot: Depot = NowhereDepot() if launched.destination is None else RunningDepot(self.uploads)
         self.book = ModelBook(self)
         self.model_files = ModelFiles(self, self.book, keeps=launched.output.keeps_models)
-        self.logger = Logger(self.emit, self.uploads, self.flush)
+        self.logger = Logger(self.emit, self.uploads, self.flush, header=self.header)
         launched.arguments.write_to(self.record.change_sections)
         if launched.script is not None:
             launched.script.write_to(self.record.change_sections)
@@ -123,6 +125,9 @@ class Running:
             line = start_line(self.header.name, places, seed=self._seeding.seed, run=membership.run)
             launched.announcer.say(line)
         self._follow(tags)
+
+    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return core_of, key_of(self.header)
 
     def _follow(self, tags: list[str]) -> None:
         """Note what the next run must know of this one; give a task that goes on its further tags."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from telemetry.collectors.post_import import PostImport
 from telemetry.errors import ConfigurationError
+from telemetry.interrupts import is_interrupt
 
 __all__ = ["DEFAULT_SEED", "Seeding", "choose_seed", "chosen_seed"]
 
@@ -110,7 +111,9 @@ def _seeder(name: str, seed_with: Callable[[ModuleType, int], None], seed: int) 
         seeded.append(True)
         try:
             seed_with(module, seed)
-        except Exception as error:  # noqa: BLE001  another version of somebody's library: said, and the program goes on
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             log.warning("%s could not be seeded with %s: %r", name, seed, error)
 
     return seed_once

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry.errors import ConfigurationError
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.frames import csv_form, write_csv
 from telemetry.sdk.packing import is_url, looks_like_path, pack_path, pack_paths
 from telemetry.sdk.parcel import Parcel, Scratch, content_type_of, file_stem, shortened, text_of_object
@@ -164,8 +165,12 @@ def _pickled(value: Any, request: Request) -> Parcel:
             preview=text_of_object(value),
         )
     except OSError as error:
+        if is_interrupt(error):
+            raise
         raise _no_room(request, error) from error
     except Exception as error:  # somebody else's __reduce__
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(
             f"artifact {request.name!r}: {type(value).__name__} cannot be pickled: {error}. Nothing was uploaded. "
             "Give a serialization_function that returns bytes"
@@ -176,6 +181,8 @@ def _by_function(value: Any, request: Request, function: Callable[[Any], bytes |
     try:
         data = function(value)
     except Exception as error:  # the user's function
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(
             f"artifact {request.name!r}: its serialization_function failed: {error!r}. Nothing was uploaded"
         ) from error
@@ -228,8 +235,12 @@ def _array(value: Any, request: Request) -> Parcel:
             form=form,
         )
     except OSError as error:
+        if is_interrupt(error):
+            raise
         raise _no_room(request, error) from error
     except Exception as error:  # an array of objects that cannot be pickled
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(
             f"artifact {request.name!r}: the array cannot be written: {error}. Nothing was uploaded"
         ) from error
@@ -255,6 +266,8 @@ def _frame(value: Any, request: Request) -> Parcel:
         try:
             return _write(request, "pandas", suffix, writers[suffix], preview=preview)
         except Exception as error:  # no pyarrow, or a frame that the format has no place for
+            if is_interrupt(error):
+                raise
             if isinstance(error, OSError) and error.errno is not None:
                 raise _no_room(request, error) from error
             suffix = ".pickle" if nested else ".csv.gz"
@@ -266,9 +279,9 @@ def _frame(value: Any, request: Request) -> Parcel:
     form, lossy = csv_form(value)
     if lossy:
         log.warning(
-            "artifact %r: CSV has only the text of column %s; extension_name='.parquet' or '.pickle' keeps more",
+            "artifact %r: CSV has only the text of %s; extension_name='.parquet' or '.pickle' keeps more",
             request.name,
-            ", ".join(map(repr, lossy[:5])),
+            ", ".join(lossy),
         )
     try:
         return _write(
@@ -280,8 +293,12 @@ def _frame(value: Any, request: Request) -> Parcel:
             form=form,
         )
     except OSError as error:
+        if is_interrupt(error):
+            raise
         raise _no_room(request, error) from error
     except Exception as error:  # somebody else's objects in the cells
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(
             f"artifact {request.name!r}: the frame cannot be written as CSV: {error}. Nothing was uploaded. "
             "extension_name='.pickle' may do"
@@ -308,6 +325,8 @@ def _image(value: Any, request: Request) -> Parcel:
                 lambda file, name=image_format: value.save(file, format=name),  # type: ignore[misc]
             )
         except (OSError, ValueError, KeyError) as error:
+            if is_interrupt(error):
+                raise
             if isinstance(error, OSError) and error.errno is not None:
                 raise _no_room(request, error) from error
             reason: Exception = error
@@ -327,6 +346,8 @@ def _dict(value: dict[Any, Any], request: Request) -> Parcel:
     try:
         text = _json_text(value, request) if suffix == ".json" else _yaml_text(value, request)
     except Exception as error:  # not of JSON's types; somebody else's objects inside
+        if is_interrupt(error):
+            raise
         if request.auto_pickle is False:
             raise ConfigurationError(
                 f"artifact {request.name!r}: the dict cannot be written as {suffix}: {error}. Nothing was uploaded"

@@ -18,6 +18,7 @@ from telemetry.sdk.packing import remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
 from telemetry.sdk.registered import RegisteredFrame
 from telemetry.sdk.serialize import Request, serialize
+from telemetry.values import excerpt
 
 __all__ = ["TaskArtifacts"]
 
@@ -177,7 +178,7 @@ class TaskArtifacts(TaskBase):
 
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise ConfigurationError(f"an artifact needs a name, a str that is not empty; {name!r:.60} is none")
+        raise ConfigurationError(f"an artifact needs a name, a str that is not empty; {excerpt(name, 60)} is none")
     return clean_name(name)
 
 

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk import configuration as objects
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.configuration import CONFIGURATION, ConfigurationSource
-from telemetry.sdk.connected_dict import ConnectedDict, can_be_connected
-from telemetry.values import plain
+from telemetry.sdk.connected_dict import can_be_connected, connected_dict
+from telemetry.values import excerpt, plain
 
 __all__ = ["TaskConfiguration"]
 
@@ -57,7 +58,7 @@ class TaskConfiguration(TaskBase):
         else:
             raise ConfigurationError(
                 f"connect_configuration takes a dict, a list or the path of a file, not {type(given).__name__}: "
-                f"{given!r:.80}. Nothing was changed"
+                f"{excerpt(given)}. Nothing was changed"
             )
         chosen: _Configuration = result
         return chosen
@@ -77,13 +78,11 @@ class TaskConfiguration(TaskBase):
         connected = self._core.connected
         if kept is not None:
             given = objects.as_value(name, kept)
-        root = ConnectedDict(given) if can_be_connected(given) else given
+        root = connected_dict(given) if can_be_connected(given) else given
         source = ConfigurationSource(connected, lambda: root, name, description)
         if kept is not None:
             source.adopt()
-        connected.add(source)
-        if isinstance(root, ConnectedDict):
-            root.connect(source)
+        connected.add(source, root)
         return root
 
     def set_configuration_object(
@@ -102,6 +101,10 @@ class TaskConfiguration(TaskBase):
         if (config_text is None) is (config_dict is None):
             raise ConfigurationError(
                 "set_configuration_object takes either config_text or config_dict. Nothing was changed"
+            )
+        if config_dict is not None and not isinstance(plain(config_dict), (Mapping, list, tuple)):
+            raise ConfigurationError(
+                f"config_dict is a dict or a list, and {excerpt(config_dict)} is neither. Nothing was changed"
             )
         if config_text is not None:
             made = objects.text_entry(config_text, config_type or "", description or "")
@@ -156,8 +159,10 @@ class TaskConfiguration(TaskBase):
             try:
                 labels[clean_name(label)] = int(number.__index__())
             except (AttributeError, TypeError, ValueError) as error:
+                if is_interrupt(error):
+                    raise
                 raise ConfigurationError(
-                    f"labels are a dict from name to number, and {label!r:.80}: {number!r:.80} is no such pair. "
+                    f"labels are a dict from name to number, and {excerpt(label)}: {excerpt(number)} is no such pair. "
                     "Nothing was changed"
                 ) from error
         gone = {label: None for label in self._section(LABELS) if label not in labels}

@@ -13,6 +13,7 @@ from telemetry.sdk.current import current
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.other import begin_other, open_other
 from telemetry.sdk.view import record_of
+from telemetry.values import excerpt
 
 __all__ = ["TaskCreate"]
 
@@ -223,5 +224,7 @@ def _source(task: TaskBase | str | None) -> TaskBase:
     if isinstance(task, TaskBase):
         return task
     if not isinstance(task, str):
-        raise ConfigurationError(f"Task.clone: source_task is {task!r:.60}; give a task or its id. Nothing was made")
+        raise ConfigurationError(
+            f"Task.clone: source_task is {excerpt(task, 60)}; give a task or its id. Nothing was made"
+        )
     return TaskBase(open_other(task, load_settings(), what="Task.clone"))

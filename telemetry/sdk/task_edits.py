@@ -9,11 +9,13 @@ from typing import Any
 
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk import options
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.servers import server_client
 from telemetry.sdk.status import TaskStatus
+from telemetry.values import excerpt
 
 __all__ = ["ARCHIVED", "TaskEdits"]
 
@@ -124,6 +126,8 @@ class TaskEdits(TaskBase):
         try:
             chosen = options.choose_tags(tags())
         except (ConfigurationError, TypeError) as error:
+            if is_interrupt(error):
+                raise
             self._refuse(f"{call}: {error}")
             return
         self._record.change("task", field, chosen)
@@ -276,5 +280,5 @@ def _listed(tags: str | Iterable[str]) -> list[str]:
         ConfigurationError: neither a str nor an iterable.
     """
     if not isinstance(tags, Iterable):
-        raise ConfigurationError(f"tags must be a str or a list of str, not {type(tags).__name__}: {tags!r:.80}")
+        raise ConfigurationError(f"tags must be a str or a list of str, not {type(tags).__name__}: {excerpt(tags)}")
     return [tags] if isinstance(tags, str) else list(tags)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from telemetry.errors import ConfigurationError
 from telemetry.sdk import parameters
+from telemetry.sdk.attributes import attributes_of, class_attributes_of, unrecorded_in
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.connected import ParameterSource, attributes_of, class_attributes_of
-from telemetry.sdk.connected_dict import ConnectedDict, can_be_connected
+from telemetry.sdk.connected import ParameterSource
+from telemetry.sdk.connected_dict import can_be_connected, connected_dict
 from telemetry.sdk.parameters import PARAMETERS, PROPERTIES
 from telemetry.sdk.properties import names_of, properties_of, shown_property
-from telemetry.values import plain, text_of, value_of
+from telemetry.values import excerpt, plain, text_of, value_of
 
 __all__ = ["TaskParameters"]
+
+log = logging.getLogger(__name__)
 
 _Thing = TypeVar("_Thing")
 
@@ -131,7 +135,7 @@ class TaskParameters(TaskBase):
             return mutable
         connected = self._core.connected
         if can_be_connected(thing):
-            root: Any = ConnectedDict(thing)
+            root: Any = connected_dict(thing)
             source = ParameterSource(connected, root, lambda: root, name)
         elif isinstance(thing, Mapping):
             root, source = thing, ParameterSource(connected, thing, lambda: plain(thing), name)
@@ -139,16 +143,20 @@ class TaskParameters(TaskBase):
             root, source = thing, ParameterSource(connected, thing, lambda: class_attributes_of(thing), name)
         elif hasattr(thing, "__dict__") or hasattr(type(thing), "__slots__"):
             root, source = thing, ParameterSource(connected, thing, lambda: attributes_of(thing), name)
+            if unrecorded := unrecorded_in(thing):
+                log.warning(
+                    "connect: of %s these are no settings, and are not recorded: %.500s",
+                    type(thing).__name__,
+                    ", ".join(unrecorded),
+                )
         else:
             raise ConfigurationError(
                 f"connect takes a dict, an object, a class or a parser, and {type(thing).__name__} is none of these: "
-                f"{thing!r:.80}. A list or file goes into connect_configuration. Nothing was changed"
+                f"{excerpt(thing)}. A list or file goes into connect_configuration. Nothing was changed"
             )
         if connected.overrides is not None and not ignore_remote_overrides:
             source.take_overrides()
-        connected.add(source)
-        if isinstance(root, ConnectedDict):
-            root.connect(source)
+        connected.add(source, root)
         connected_thing: _Thing = root
         return connected_thing
 
