@@ -1,6 +1,6 @@
 """Events on the terminal: readable lines, or JSON lines for another program.
 
-It writes to the process's original stdout (`sys.__stdout__`), past whatever stands in for `sys.stdout`: what it
+It writes to the process's original stdout (`sys.__stdout__`), past whatever stands in for `sys.stdout`, and what it
 prints is never collected as console output again. Formatting and writing run on a thread of the sink's own, so
 a reader that has stopped reading holds up neither the event loop nor the other sinks.
 """
@@ -29,6 +29,7 @@ from telemetry.events import (
     SingleValue,
     TaskHeader,
 )
+from telemetry.terminal import unkept
 from telemetry.wire import Frame, decode
 
 __all__ = ["StdoutSink", "open_sink"]
@@ -113,7 +114,7 @@ class StdoutSink:
                 rejected[frame.sequence] = str(error)
                 continue
             try:
-                stream.write(_encodable(text, stream.encoding))
+                unkept(stream.write, _encodable(text, stream.encoding))
                 stream.flush()
             except (OSError, ValueError) as error:
                 # BrokenPipeError: the reader has gone. ValueError: the stream was closed.

@@ -6,7 +6,6 @@ A skin: plots are in logger_plots.py, images and media in logger_media.py.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 from telemetry.sdk.logger_media import Uploader
 from telemetry.sdk.logger_plots import PlotReports
+from telemetry.terminal import unkept
 
 __all__ = ["Logger"]
 
@@ -113,11 +113,7 @@ class Logger(PlotReports, ScalarCollector):
 
 def _print(text: str) -> None:
     """Print past our own capture, which would store the text a second time and without its level."""
-    stream: Any = sys.stdout
-    stream = getattr(stream, "_telemetry_original", stream)
-    if stream is None:
-        return
     try:
-        print(text, file=stream)
+        unkept(print, text)
     except (OSError, ValueError):
         pass  # closed, or a broken pipe: the text is in the task, and the job goes on
