@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ _Item: TypeAlias = tuple[int, dict[str, Any]]
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 # A name or a line must not move the cursor or ring the bell.
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
 
 
@@ -240,7 +242,7 @@ def _resource_parts(fields: dict[str, Any]) -> list[str]:
 def _console_parts(fields: dict[str, Any]) -> list[str]:
     level = fields["level"]
     origin = fields["stream"] if level is None else f"{fields['stream']} {_LEVELS.get(level, level)}"
-    return [origin, fields["text"]]
+    return [origin, _COLOUR.sub("", fields["text"])]
 
 
 def _model_parts(fields: dict[str, Any]) -> list[str]:
