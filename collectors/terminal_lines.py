@@ -152,8 +152,11 @@ class LineAssembler:
             # How tqdm and most others redraw.
             self._carriage_return()
             self._feed_text(text[1:])
-        elif text[-1] == "\n" and self._at_plain_row() and self._is_coloured_line(text):
-            return [(time_unix_ns, text[:-1])]
+        elif "\x1b" in text and not _SPECIAL.search(plain := _COLOUR.sub("", text)):
+            is_line = text[-1] == "\n" and plain.count("\n") == 1 and 1 < len(plain) <= self._max_chars
+            if is_line and self._at_plain_row():
+                return [(time_unix_ns, text[:-1])]
+            self._feed_coloured(text)
         else:
             self._feed_controls(text)
         return lines
@@ -163,7 +166,8 @@ class LineAssembler:
         self._time_unix_ns = time_unix_ns
         lines: list[Line] = []
         self._lines = lines
-        self._colour(self._rows[self._at])
+        if self._colours:
+            self._colour(self._rows[self._at])
         for row in self._rows:
             if not row.bar and not row.left and row.chars:
                 lines.append((time_unix_ns, row.text()))
@@ -189,17 +193,27 @@ class LineAssembler:
             if part:
                 self._put(part)
 
+    def _feed_coloured(self, text: str) -> None:
+        """Text with line feeds, colours and no other control characters."""
+        first, *others = text.split("\n")
+        self._put_coloured(first)
+        for part in others:
+            self._line_feed()
+            self._put_coloured(part)
+
+    def _put_coloured(self, text: str) -> None:
+        text, after = _without_last_colours(text)
+        if text:
+            self._put(text, len(_COLOUR.sub("", text)))
+        for colour in _COLOUR.findall(after):
+            self._take_up(colour)
+
     def _at_plain_row(self) -> bool:
         """Whether the cursor is at the start of a fresh row in a stream that never had a bar."""
         if self._height or self._spare or self._tail or self._in_string or self._colours:
             return False
         row = self._rows[0]
         return not (row.parts or row.bar or row.restart)
-
-    def _is_coloured_line(self, text: str) -> bool:
-        """Whether a write is one line with nothing in it but text and colours."""
-        plain = _COLOUR.sub("", text)
-        return 1 < len(plain) <= self._max_chars + 1 and plain[:-1].isprintable()
 
     def _feed_controls(self, text: str) -> None:
         text = self._tail + text
@@ -237,8 +251,7 @@ class LineAssembler:
             self._in_string = True
         elif (final := token["final"]) is not None:
             if final == "m" and _COLOUR.fullmatch(token.group()):
-                kept = self._colours if len(self._colours) < _MAX_COLOUR_CHARS else ""
-                self._colours = kept + token.group()
+                self._take_up(token.group())
             self._sequence(final, token["parameters"])
         elif token["escape"] == "M":  # reverse line feed
             self._up(1)
@@ -256,7 +269,8 @@ class LineAssembler:
             self._carriage_return()
         elif final in "KJ":
             row = self._rows[self._at]
-            self._colour(row)
+            if self._colours:
+                self._colour(row)
             # Erasing behind the text that was just written changes nothing.
             if row.restart or (final == "K" and count):
                 if not row.restart:
@@ -266,7 +280,12 @@ class LineAssembler:
                 row.bar = True
                 row.restart = False
 
-    def _put(self, text: str) -> None:
+    def _take_up(self, colour: str) -> None:
+        kept = self._colours if len(self._colours) < _MAX_COLOUR_CHARS else ""
+        self._colours = kept + colour
+
+    def _put(self, text: str, chars: int | None = None) -> None:
+        """Write text where the cursor is; `chars` without the colours in it, if there are any."""
         row = self._rows[self._at]
         if row.restart:
             self._offer(row)
@@ -276,13 +295,13 @@ class LineAssembler:
         row.left = False
         row.parts.append(self._colours + text)
         self._colours = ""
-        row.chars += len(text)
+        row.chars += len(text) if chars is None else chars
         if row.chars > self._max_chars:
             self._cut(row)
 
     def _colour(self, row: _Row) -> None:
         """The text of a row is complete: colours that came after it, usually their reset, belong to it."""
-        if self._colours and row.chars and not row.restart and not row.left:
+        if row.chars and not row.restart and not row.left:
             row.parts.append(self._colours)
             self._colours = ""
 
@@ -307,7 +326,8 @@ class LineAssembler:
 
     def _carriage_return(self) -> None:
         row = self._rows[self._at]
-        self._colour(row)
+        if self._colours:
+            self._colour(row)
         # Decided by what follows: a line feed makes it a line end, text a redraw.
         row.restart = True
         row.time_unix_ns = self._time_unix_ns
@@ -321,7 +341,8 @@ class LineAssembler:
 
     def _line_feed(self) -> None:
         row = self._rows[self._at]
-        self._colour(row)
+        if self._colours:
+            self._colour(row)
         row.time_unix_ns = self._time_unix_ns
         if not row.bar and not row.left:
             text = "".join(row.parts)
@@ -361,7 +382,8 @@ class LineAssembler:
     def _leave_for(self, target: int) -> None:
         """Move the cursor to an existing row. The state of the row that it leaves is complete."""
         row = self._rows[self._at]
-        self._colour(row)
+        if self._colours:
+            self._colour(row)
         if row.bar:
             row.time_unix_ns = self._time_unix_ns
             self._offer(row)
@@ -442,6 +464,8 @@ def _without_last_colours(text: str) -> tuple[str, str]:
 
 def _bar_state(text: str) -> str:
     """Return a bar's text without the blanks with which bars overwrite a longer state; "" if nothing is to be seen."""
+    if "\x1b" not in text:
+        return text.rstrip(" ")
     after = ""
     while True:
         text, colours = _without_last_colours(text.rstrip(" "))
