@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
-from telemetry.collectors.streams import StreamWatch
+from telemetry.collectors.streams import Calls, StreamWatch, TeeStream, takes_hook
 from telemetry.collectors.terminal_lines import REDRAW_INTERVAL_S, LineAssembler
 
 from telemetry.errors import EventsDropped
@@ -99,8 +99,6 @@ class _Capture:
         self._clock = clock
         self._monotonic = monotonic
         self._redraw_interval_s = redraw_interval_s
-        # What threads have written to the interpreter's own stream; None where no other stream could hand on to it.
-        self._handed_on: dict[int, int] | None = None
         self._closed = False
         self._fresh()
 
@@ -116,26 +114,9 @@ class _Capture:
         self._fresh()
 
     def watch(self, streams: list[Any]) -> list[StreamWatch]:
-        """Look on at the interpreter's own stream, and at another that stands before it and may hand on to it.
-
-        Args:
-            streams: one or two, the interpreter's own last.
-        """
-        *others, own = streams
-        if not others:
-            return [StreamWatch(own, self.write)]
-        handed_on = self._handed_on = {}
-
-        def count() -> int:
-            return handed_on.get(threading.get_ident(), 0)
-
-        return [StreamWatch(other, self.write, count=count) for other in others] + [StreamWatch(own, self._write_own)]
-
-    def _write_own(self, text: str) -> None:
-        if self._handed_on is not None:
-            me = threading.get_ident()
-            self._handed_on[me] = self._handed_on.get(me, 0) + 1
-        self.write(text)
+        """Look on at streams of which each may hand on to the next. Of a text that is handed on the last one tells."""
+        calls: Calls | None = {} if len(streams) > 1 else None
+        return [StreamWatch(stream, self.write, calls=calls, place=place) for place, stream in enumerate(streams)]
 
     def write(self, text: str) -> None:
         """Take what was just written. Never waits, and raises nothing but what interrupts the program."""
@@ -242,7 +223,8 @@ class ConsoleCollector:
         self._clock = clock
         self._monotonic = monotonic
         self._captures: dict[StreamName, _Capture] = {}
-        self._watches: list[tuple[StreamName, StreamWatch]] = []
+        self._watches: list[StreamWatch] = []
+        self._stand_ins: dict[StreamName, TeeStream] = {}
         self._emit: Emit | None = None
         self._call_handlers: CallHandlers | None = None
         self._original_call_handlers: Any = None
@@ -268,12 +250,12 @@ class ConsoleCollector:
                 monotonic=self._monotonic,
                 redraw_interval_s=self._redraw_interval_s,
             )
-            for watch in capture.watch(streams):
-                self._watches.append((stream, watch))
-                if watch.stand_in is not None:
-                    for name in (stream, f"__{stream}__"):
-                        if getattr(sys, name) is watch.original():
-                            setattr(sys, name, watch.stand_in)
+            current = getattr(sys, stream)
+            if current is streams[0] and not takes_hook(current):
+                self._stand_ins[stream] = stand_in = TeeStream(current)
+                setattr(sys, stream, stand_in)
+                streams.insert(0, stand_in)
+            self._watches += capture.watch(streams)
         if self._logging:
             self._hook_logging()
 
@@ -283,12 +265,13 @@ class ConsoleCollector:
         If somebody has hooked a stream's `write` over ours meanwhile, theirs stays in place and ours becomes a plain
         pass-through below it. The same goes for `Logger.callHandlers`.
         """
-        for stream, watch in self._watches:
+        for watch in self._watches:
             watch.stop()
-            for name in (stream, f"__{stream}__"):
-                if watch.stand_in is not None and getattr(sys, name) is watch.stand_in:
-                    setattr(sys, name, watch.original())
         self._watches.clear()
+        for stream, stand_in in self._stand_ins.items():
+            if getattr(sys, stream) is stand_in:
+                setattr(sys, stream, stand_in._telemetry_original)
+        self._stand_ins.clear()
         if self._call_handlers is not None and logging.Logger.callHandlers is self._call_handlers:
             logging.Logger.callHandlers = self._original_call_handlers  # type: ignore[method-assign]
         self._call_handlers = None

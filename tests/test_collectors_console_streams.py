@@ -160,11 +160,25 @@ STREAMS_TAKEN_BEFORE = {
             __slots__ = ()
             def write(self, text): return os.write(1, text.encode())
             def flush(self): pass
-        sys.stdout = sys.__stdout__ = Slotted()
+        sys.stdout = Slotted()
         start()
         print("kept all the same")
         """,
         ["stdout: kept all the same"],
+    ),
+    "cells of IPython, which has a write of its own in place for each": (
+        """
+        def cell(run):
+            stream = sys.stdout
+            original = stream.write
+            stream.write = lambda text: original(text)
+            run()
+            stream.write = original
+        cell(lambda: [start(), print("same cell")])
+        cell(lambda: print("next cell"))
+        cell(lambda: [print("last cell"), print("original", file=sys.__stdout__)])
+        """,
+        ["stdout: same cell", "stdout: next cell", "stdout: last cell"],
     ),
     "a hook of somebody else's over ours": (
         """
