@@ -1,8 +1,8 @@
 """Exceptions that are not ours: what a signal handler, or another thread, raises into the middle of our code.
 
-A watchdog (SIGALRM and an exception, pytest-timeout, Celery's time limits, a debugger that is left) interrupts whatever
-runs just then. That may be a call of ours, inside an `except` that was meant for somebody's `__float__`. Such an `except`
-asks `is_interrupt` first, and raises again what is the program's:
+A watchdog (SIGALRM and an exception, pytest-timeout, Celery's time limits, a debugger that is left) interrupts
+whatever runs just then. That may be a call of ours, inside an `except` that was meant for somebody's `__float__`. Such
+an `except` asks `is_interrupt` first, and raises again what is the program's:
 
     except Exception as error:
         if is_interrupt(error):
@@ -14,6 +14,7 @@ a program may raise what it likes. It costs nothing until something is raised.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,35 +23,38 @@ from typing import Any
 
 __all__ = ["is_interrupt"]
 
-# Instructions that raise nothing themselves: an exception there came from outside.
+# Where the interpreter looks for what came from outside: at instructions that raise nothing, and after calls.
 _CHECKPOINTS = ("RESUME", "JUMP_BACKWARD")
+_CALLS = ("CALL", "PRECALL", "CALL_FUNCTION_EX", "CALL_KW")
 
 
 def is_interrupt(error: BaseException) -> bool:
     """Return True if the code that was running has not raised this: a signal handler has, or another thread.
 
     Known by its traceback: the frame of a signal handler is in it, or of a trace function; or it was set from outside
-    (PyThreadState_SetAsyncExc) where nothing is called; or it was raised in our own code, and is of a class that nothing
-    called there knows. KeyboardInterrupt, SystemExit and their kin always are.
+    (PyThreadState_SetAsyncExc) where nothing is called; or it was raised in our own code or
+    Python's, and is of a class that nothing called there knows. KeyboardInterrupt, SystemExit and their kin always are.
     """
     if not isinstance(error, Exception):
         return True
     trace = error.__traceback__
     if trace is None:
         return False
-    handlers = set(_handler_codes())
-    while True:
-        if trace.tb_frame.f_code in handlers or _is_given_its_caller(trace.tb_frame):
+    # The first frame is that of whoever asks.
+    called = trace.tb_next
+    handlers = set(_handler_codes()) if called is not None else set()
+    while called is not None:
+        if called.tb_frame.f_code in handlers or _is_given_its_caller(called.tb_frame):
             return True
-        if trace.tb_next is None:
-            return _is_from_outside(error, trace)
-        trace = trace.tb_next
+        trace, called = called, called.tb_next
+    return _is_from_outside(error, trace)
 
 
 def _handler_codes() -> Iterator[CodeType]:
     """Yield the code of each signal handler that is installed now."""
-    for number in signal.valid_signals():
-        handler: Any = signal.getsignal(number)
+    for number in range(1, signal.NSIG):
+        # Not signal.getsignal, which makes an enum of it first, and keeps a ValueError that is raised meanwhile.
+        handler: Any = _signal.getsignal(number)
         if not callable(handler):
             continue  # the default action, ignored, or not from Python
         while hasattr(handler, "func"):
@@ -76,16 +80,21 @@ def _is_given_its_caller(frame: FrameType) -> bool:
 
 def _is_from_outside(error: Exception, innermost: TracebackType) -> bool:
     frame = innermost.tb_frame
-    if _instruction(frame.f_code, innermost.tb_lasti) in _CHECKPOINTS:
+    instruction = _instruction(frame.f_code, innermost.tb_lasti)
+    if instruction in _CHECKPOINTS:
         return True
-    if str(frame.f_globals.get("__name__", "")).partition(".")[0] != "telemetry":
+    if instruction not in _CALLS or not _is_known(frame.f_globals.get("__name__")):
         return False
-    # After a call that is written in C. What such functions raise is a builtin exception, or one of the library's own
+    # A call of what is written in C. What such functions raise is a builtin exception, or one of the library's own
     # that is also a builtin one; a class beside all of these is the program's.
     own = type(error).__mro__[: -len(Exception.__mro__)]
-    is_builtin = any(kind.__module__ == "builtins" for kind in own)
-    home = type(error).__module__.partition(".")[0]
-    return not is_builtin and home != "telemetry" and home not in sys.stdlib_module_names
+    return not any(kind.__module__ == "builtins" for kind in own) and not _is_known(type(error).__module__)
+
+
+def _is_known(module: Any) -> bool:
+    """Say whether a module is ours or Python's own."""
+    home = str(module).partition(".")[0]
+    return home == "telemetry" or home in sys.stdlib_module_names
 
 
 def _instruction(code: CodeType, position: int) -> str:
