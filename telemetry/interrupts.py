@@ -25,6 +25,7 @@ __all__ = ["is_interrupt"]
 
 # Where the interpreter looks for what came from outside: at instructions that raise nothing, and after calls.
 _CHECKPOINTS = ("RESUME", "JUMP_BACKWARD")
+_STAND_IN_BYTES = 6
 _CALLS = ("CALL", "PRECALL", "CALL_FUNCTION_EX", "CALL_KW")
 
 
@@ -82,7 +83,8 @@ def _is_from_outside(error: Exception, innermost: TracebackType) -> bool:
     frame = innermost.tb_frame
     instruction = _instruction(frame.f_code, innermost.tb_lasti)
     if instruction in _CHECKPOINTS:
-        return True
+        # Code that raises and nothing else stands for a function of Cython's, and says where in its source it is.
+        return len(frame.f_code.co_code) > _STAND_IN_BYTES
     if instruction not in _CALLS or not _is_known(frame.f_globals.get("__name__")):
         return False
     # A call of what is written in C. What such functions raise is a builtin exception, or one of the library's own
