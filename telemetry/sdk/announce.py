@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import Ledger
 from telemetry.terminal import unkept
 
@@ -75,7 +76,9 @@ class Announcer:
             # A progress bar, or a print without a line end: ours is not to be written onto it.
             start = "\n" if self._line_is_open is not None and self._line_is_open() else ""
             unkept(print, start + line, file=stream, flush=True)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if is_interrupt(error):
+                raise
             self._stream = None  # closed under us, or a broken pipe: nobody is reading
 
 
@@ -85,5 +88,7 @@ def _show_open_line(stream: TextIO) -> None:
     try:
         if stream.isatty() and stdout is not None and stdout.isatty():
             stdout.flush()
-    except (AttributeError, OSError, RuntimeError, ValueError):
-        return  # closed, or in use by the very frame that a signal has interrupted
+    except (AttributeError, OSError, RuntimeError, ValueError) as error:
+        if is_interrupt(error):
+            raise
+        # closed, or in use by the very frame that a signal has interrupted

@@ -14,6 +14,7 @@ from telemetry.collectors.scalars import ScalarCollector
 from telemetry.collectors.terminal_lines import MAX_LINE_CHARS
 from telemetry.errors import InvalidEvent
 from telemetry.events import ConsoleLine, SingleValue, clean_name, clean_text, to_float
+from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 from telemetry.sdk.logger_media import Uploader
@@ -115,5 +116,7 @@ def _print(text: str) -> None:
     """Print past our own capture, which would store the text a second time and without its level."""
     try:
         unkept(print, text)
-    except (OSError, ValueError):
-        pass  # closed, or a broken pipe: the text is in the task, and the job goes on
+    except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
+        # closed, or a broken pipe: the text is in the task, and the job goes on
