@@ -11,8 +11,8 @@ that to tell a line that stays on the screen from a redraw that does not:
   row is final once the cursor is further below it than that. In a stream that never moves up a bar's last
   state is given back at its line feed.
   (A stream's first movement up makes a bar known in a new place: one more line, once.)
-* Control sequences go, the text stays. A rewritten row takes the newest text whole: what a shorter text
-  would leave standing behind it on a real screen is not kept.
+* Colours (SGR sequences) stay where they stand, and take no room; all other control sequences go. A rewritten row takes
+  the newest text whole: what a shorter text would leave standing behind it on a real screen is not kept.
 
 Any way of cutting a text into writes gives the same lines. Not thread-safe; the caller has the lock.
 """
@@ -35,13 +35,19 @@ MAX_LINE_CHARS = 16 * 1024
 # One state of a bar per 10 s: 360 lines an hour tell the pace, and ClearML's users know the figure.
 REDRAW_INTERVAL_S = 10.0
 
+# Colours that no text has come for yet: more than any program combines, and what bounds the memory of a row.
+_MAX_COLOUR_CHARS = 256
+
 # Rows that a redrawn region may span (rich tables, nested bars); bounds memory to this many rows.
 _MAX_REGION_ROWS = 64
+
+# A row's parts: colours, or text.
+_RUN = re.compile(r"\x1b\[[0-9;:]{0,64}m|(?P<text>[^\x1b]+)")
 
 # Everything that is not text: C0 without tab and line feed, delete, and the C1 control bytes.
 _SPECIAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-# Colours and other renditions, which most sequences are.
+# Colours and other renditions, which most sequences are. They take no room on the screen.
 _COLOUR = re.compile(r"\x1b\[[0-9;:]{0,64}m")
 
 # ECMA-48: CSI with its parameters bounded, other escape sequences, then any single control character.
@@ -78,7 +84,7 @@ class _Row:
 
     def __init__(self, *, bar: bool = False) -> None:
         self.parts: list[str] = []
-        self.chars = 0
+        self.chars = 0  # of the text; colours take no room
         self.bar = bar  # has been rewritten
         self.restart = False  # the next text replaces what stands here
         self.left = False  # a line feed was written since the last text
@@ -88,8 +94,7 @@ class _Row:
 
     def text(self) -> str:
         text = "".join(self.parts)
-        # Bars pad with blanks to overwrite a longer state.
-        return text.rstrip(" ") if self.bar else text
+        return _bar_state(text) if self.bar else text
 
     def clear(self) -> None:
         self.parts = []
@@ -120,6 +125,7 @@ class LineAssembler:
         self._height = 0  # how many rows above its lowest row this stream's cursor has been
         self._tail = ""
         self._in_string = False
+        self._colours = ""  # for the text that comes next; a terminal has one pen, whatever row it is in
         self._spare: list[_Throttle] = []
         self._lines: list[Line] = []
         self._time_unix_ns = 0
@@ -147,7 +153,10 @@ class LineAssembler:
             self._carriage_return()
             self._feed_text(text[1:])
         elif "\x1b" in text and not _SPECIAL.search(plain := _COLOUR.sub("", text)):
-            self._feed_text(plain)
+            is_line = text[-1] == "\n" and plain.count("\n") == 1 and 1 < len(plain) <= self._max_chars
+            if is_line and self._at_plain_row():
+                return [(time_unix_ns, text[:-1])]
+            self._feed_coloured(text)
         else:
             self._feed_controls(text)
         return lines
@@ -157,6 +166,8 @@ class LineAssembler:
         self._time_unix_ns = time_unix_ns
         lines: list[Line] = []
         self._lines = lines
+        if self._colours:
+            self._colour(self._rows[self._at])
         for row in self._rows:
             if not row.bar and not row.left and row.chars:
                 lines.append((time_unix_ns, row.text()))
@@ -168,6 +179,7 @@ class LineAssembler:
         self._height = 0
         self._tail = ""
         self._in_string = False
+        self._colours = ""
         self._spare = []
         return lines
 
@@ -181,12 +193,27 @@ class LineAssembler:
             if part:
                 self._put(part)
 
+    def _feed_coloured(self, text: str) -> None:
+        """Text with line feeds, colours and no other control characters."""
+        first, *others = text.split("\n")
+        self._put_coloured(first)
+        for part in others:
+            self._line_feed()
+            self._put_coloured(part)
+
+    def _put_coloured(self, text: str) -> None:
+        text, after = _without_last_colours(text)
+        if text:
+            self._put(text, len(_COLOUR.sub("", text)))
+        for colour in _COLOUR.findall(after):
+            self._take_up(colour)
+
     def _at_plain_row(self) -> bool:
         """Whether the cursor is at the start of a fresh row in a stream that never had a bar."""
-        if self._height or self._spare or self._tail or self._in_string:
+        if self._height or self._spare or self._tail or self._in_string or self._colours:
             return False
         row = self._rows[0]
-        return not (row.chars or row.bar or row.restart)
+        return not (row.parts or row.bar or row.restart)
 
     def _feed_controls(self, text: str) -> None:
         text = self._tail + text
@@ -223,12 +250,14 @@ class LineAssembler:
         elif token["string"] is not None:
             self._in_string = True
         elif (final := token["final"]) is not None:
+            if final == "m" and _COLOUR.fullmatch(token.group()):
+                self._take_up(token.group())
             self._sequence(final, token["parameters"])
         elif token["escape"] == "M":  # reverse line feed
             self._up(1)
 
     def _sequence(self, final: str, parameters: str) -> None:
-        """Carry out what moves or erases; colours, modes and the rest have no effect on the text."""
+        """Carry out what moves or erases; modes and the rest have no effect on the text."""
         count = int(parameters) if parameters.isdecimal() else 0
         if final in "AF":
             self._up(max(1, count))
@@ -240,6 +269,8 @@ class LineAssembler:
             self._carriage_return()
         elif final in "KJ":
             row = self._rows[self._at]
+            if self._colours:
+                self._colour(row)
             # Erasing behind the text that was just written changes nothing.
             if row.restart or (final == "K" and count):
                 if not row.restart:
@@ -249,7 +280,12 @@ class LineAssembler:
                 row.bar = True
                 row.restart = False
 
-    def _put(self, text: str) -> None:
+    def _take_up(self, colour: str) -> None:
+        kept = self._colours if len(self._colours) < _MAX_COLOUR_CHARS else ""
+        self._colours = kept + colour
+
+    def _put(self, text: str, chars: int | None = None) -> None:
+        """Write text where the cursor is; `chars` without the colours in it, if there are any."""
         row = self._rows[self._at]
         if row.restart:
             self._offer(row)
@@ -257,23 +293,41 @@ class LineAssembler:
             row.bar = True
             row.restart = False
         row.left = False
-        row.parts.append(text)
-        row.chars += len(text)
+        row.parts.append(self._colours + text)
+        self._colours = ""
+        row.chars += len(text) if chars is None else chars
         if row.chars > self._max_chars:
             self._cut(row)
+
+    def _colour(self, row: _Row) -> None:
+        """The text of a row is complete: colours that came after it, usually their reset, belong to it."""
+        if row.chars and not row.restart and not row.left:
+            row.parts.append(self._colours)
+            self._colours = ""
 
     def _cut(self, row: _Row) -> None:
         text = "".join(row.parts)
         size = self._max_chars
-        start = 0
-        while len(text) - start > size:
-            self._lines.append((self._time_unix_ns, text[start : start + size]))
-            start += size
+        start = end = chars = 0
+        for run in _RUN.finditer(text):
+            if run["text"] is None:
+                continue
+            at = run.start()
+            while chars + run.end() - at > size:
+                if chars < size:
+                    at += size - chars
+                    end = at
+                self._lines.append((self._time_unix_ns, text[start:end]))
+                start, chars = end, 0
+            chars += run.end() - at
+            end = run.end()
         row.parts = [text[start:]]
-        row.chars = len(text) - start
+        row.chars = chars
 
     def _carriage_return(self) -> None:
         row = self._rows[self._at]
+        if self._colours:
+            self._colour(row)
         # Decided by what follows: a line feed makes it a line end, text a redraw.
         row.restart = True
         row.time_unix_ns = self._time_unix_ns
@@ -281,12 +335,14 @@ class LineAssembler:
     def _backspace(self) -> None:
         row = self._rows[self._at]
         if row.chars and not row.restart:
-            text = "".join(row.parts)[:-1]
-            row.parts = [text]
-            row.chars = len(text)
+            text, colours = _without_last_colours("".join(row.parts))
+            row.parts = [text[:-1] + colours]
+            row.chars -= 1
 
     def _line_feed(self) -> None:
         row = self._rows[self._at]
+        if self._colours:
+            self._colour(row)
         row.time_unix_ns = self._time_unix_ns
         if not row.bar and not row.left:
             text = "".join(row.parts)
@@ -326,6 +382,8 @@ class LineAssembler:
     def _leave_for(self, target: int) -> None:
         """Move the cursor to an existing row. The state of the row that it leaves is complete."""
         row = self._rows[self._at]
+        if self._colours:
+            self._colour(row)
         if row.bar:
             row.time_unix_ns = self._time_unix_ns
             self._offer(row)
@@ -362,7 +420,7 @@ class LineAssembler:
 
     def _offer(self, row: _Row) -> None:
         """A state of a bar is complete: give it back if the interval allows, else remember it."""
-        text = "".join(row.parts).rstrip(" ")
+        text = _bar_state("".join(row.parts))
         throttle = row.throttle
         if not text:
             # The bar was erased: what is written here next may be a line; the bar may come back elsewhere.
@@ -394,3 +452,23 @@ class LineAssembler:
                 throttle.last_s = now_s
                 self._lines.append(throttle.pending)
                 throttle.pending = None
+
+
+def _without_last_colours(text: str) -> tuple[str, str]:
+    """Return a text without the colours at its end, and these."""
+    end = len(text)
+    while (at := text.rfind("\x1b", 0, end)) >= 0 and _COLOUR.fullmatch(text, at, end):
+        end = at
+    return text[:end], text[end:]
+
+
+def _bar_state(text: str) -> str:
+    """Return a bar's text without the blanks with which bars overwrite a longer state; "" if nothing is to be seen."""
+    if "\x1b" not in text:
+        return text.rstrip(" ")
+    after = ""
+    while True:
+        text, colours = _without_last_colours(text.rstrip(" "))
+        after = colours + after
+        if not text.endswith(" "):
+            return text + after if text else ""

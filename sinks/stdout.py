@@ -1,6 +1,6 @@
 """Events on the terminal: readable lines, or JSON lines for another program.
 
-It writes to the process's original stdout (`sys.__stdout__`), past whatever stands in for `sys.stdout`: what it
+It writes to the process's original stdout (`sys.__stdout__`), past whatever stands in for `sys.stdout`, and what it
 prints is never collected as console output again. Formatting and writing run on a thread of the sink's own, so
 a reader that has stopped reading holds up neither the event loop nor the other sinks.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from telemetry.events import (
     SingleValue,
     TaskHeader,
 )
+from telemetry.terminal import unkept
 from telemetry.wire import Frame, decode
 
 __all__ = ["StdoutSink", "open_sink"]
@@ -41,6 +43,7 @@ _Item: TypeAlias = tuple[int, dict[str, Any]]
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 # A name or a line must not move the cursor or ring the bell.
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
 
 
@@ -113,7 +116,7 @@ class StdoutSink:
                 rejected[frame.sequence] = str(error)
                 continue
             try:
-                stream.write(_encodable(text, stream.encoding))
+                unkept(stream.write, _encodable(text, stream.encoding))
                 stream.flush()
             except (OSError, ValueError) as error:
                 # BrokenPipeError: the reader has gone. ValueError: the stream was closed.
@@ -239,7 +242,7 @@ def _resource_parts(fields: dict[str, Any]) -> list[str]:
 def _console_parts(fields: dict[str, Any]) -> list[str]:
     level = fields["level"]
     origin = fields["stream"] if level is None else f"{fields['stream']} {_LEVELS.get(level, level)}"
-    return [origin, fields["text"]]
+    return [origin, _COLOUR.sub("", fields["text"])]
 
 
 def _model_parts(fields: dict[str, Any]) -> list[str]:

@@ -22,7 +22,11 @@ _Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]
 
 
 class DaemonExecutor(Executor):
-    """Runs calls one after another on one daemon thread, which starts with the first call."""
+    """Runs calls one after another on one daemon thread, which starts with the first call.
+
+    Where no thread can be started (Python 3.12 starts none once the program has ended, and there may be too many), a
+    call runs on the thread that submits it: the loop waits for the disk, and nothing is lost.
+    """
 
     def __init__(self, name: str = "telemetry-disk") -> None:
         self._name = name
@@ -37,10 +41,12 @@ class DaemonExecutor(Executor):
             if self._ended:
                 # Nobody would ever take the call, and whoever awaits it would wait for ever.
                 raise RuntimeError("the disk thread has been shut down")
-            self._calls.put((future, fn, args, kwargs))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = _started(threading.Thread(target=self._run, name=self._name, daemon=True))
+            if self._thread is not None:
+                self._calls.put((future, fn, args, kwargs))
+                return future
+        _run_call(future, fn, args, kwargs)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -58,17 +64,28 @@ class DaemonExecutor(Executor):
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            future, function, args, kwargs = call
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001  it belongs to whoever awaits the future
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            _run_call(*call)
             # Do not keep the last call's arguments alive while waiting for the next.
-            del call, future, function, args, kwargs
+            del call
+
+
+def _started(thread: threading.Thread) -> threading.Thread | None:
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
+def _run_call(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001  it belongs to whoever awaits the future
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def make_private_folder(path: Path) -> None:

@@ -1,19 +1,42 @@
-"""What commands draw on a terminal: one progress line, with nothing but the standard library."""
+"""What we write to the user's terminal ourselves: a progress line, and lines that the console collector is not to keep.
+
+With nothing but the standard library.
+"""
 
 from __future__ import annotations
 
 import math
 import shutil
+import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
-__all__ = ["ProgressLine", "size_text"]
+__all__ = ["UNKEPT_THREADS", "ProgressLine", "size_text", "unkept"]
+
+T = TypeVar("T")
 
 BAR_CHARS = 28
 
 # Ten times a second looks continuous and costs nothing.
 REDRAW_S = 0.1
+
+# The threads that write just now what is no output of the program.
+UNKEPT_THREADS: dict[int, bool] = {}
+
+
+def unkept(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a function. What it writes on this thread is ours, not the program's: no task keeps it as console output."""
+    me = threading.get_ident()
+    nested = me in UNKEPT_THREADS
+    # Nothing that a signal handler could interrupt stands between this and `try`, nor between `finally` and its call:
+    # a thread that stayed in here would never be heard again.
+    UNKEPT_THREADS[me] = True
+    try:
+        return call(*args, **kwargs)
+    finally:
+        if not nested:
+            UNKEPT_THREADS.pop(me, None)
 
 
 class ProgressLine:
@@ -39,12 +62,12 @@ class ProgressLine:
         tenth = 10 * done // self._total
         if tenth > self._shown_tenth:
             self._shown_tenth = tenth
-            print(f"{10 * tenth:3d} %  {text}", file=self._stream, flush=True)
+            unkept(print, f"{10 * tenth:3d} %  {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """End the line, so that what follows starts on its own."""
         if self._redraws:
-            print(file=self._stream, flush=True)
+            unkept(print, file=self._stream, flush=True)
 
     def _redraw(self, done: int, text: str) -> None:
         now_s = self._clock()
@@ -56,7 +79,7 @@ class ProgressLine:
         # A line that wraps could not be drawn over again.
         line = f"{bar} {100 * done // self._total:3d} %  {text}"[: shutil.get_terminal_size().columns - 1]
         # Erase to the end of the line: a shorter text must not leave the end of the longer one.
-        self._stream.write(f"\r{line}\x1b[K")
+        unkept(self._stream.write, f"\r{line}\x1b[K")
         self._stream.flush()
 
 

@@ -132,6 +132,7 @@ def rich(url: str, task_id: str = "a" * 32, *, seed: int = 0, name: str = "vit-s
     writer.lines([f"epoch {step}: loss {2.2 * math.exp(-step / 120):.4f}" for step in range(60)])
     writer.event(single("top-1", 0.781 + seed / 100)).event(single("parameters", 22_050_664.0))
     plots(writer, seed)
+    kinds(writer)
     blobs = [*samples(writer, seed), *artifacts(writer, task_id)]
     writer.flush()
     for blob in blobs:
@@ -295,6 +296,60 @@ def plots(writer: Writer, seed: int = 0) -> None:
     figure(writer, "surface", "loss landscape", 300, [{"type": "surface", "z": height, "showscale": False}])
     cells = {"header": {"values": ["class", "F1"]}, "cells": {"values": [names, [0.9, 0.8, 0.7]]}}
     figure(writer, "table", "scores", 300, [{"type": "table", **cells}])
+
+
+# A ground without an ink, and an ink without a ground.
+CHOSEN_TABLE: dict[str, Any] = {
+    "type": "table",
+    "header": {"values": ["a", "b"], "fill": {"color": "lavender"}},
+    "cells": {"values": [[1, 2], [3, 4]], "font": {"color": "black"}},
+}
+
+# One of each kind of trace that has a ground, a line or a text of its own.
+TRACES: dict[str, dict[str, Any]] = {
+    "pie": {"type": "pie", "labels": ["cat", "dog"], "values": [3, 1], "textposition": "outside"},
+    "treemap": {"type": "treemap", "labels": ["all", "a", "b"], "parents": ["", "all", "all"], "values": [3, 2, 1]},
+    "polar": {"type": "scatterpolar", "r": [1, 2, 3, 1], "theta": ["a", "b", "c", "a"], "fill": "toself"},
+    "ternary": {"type": "scatterternary", "a": [1, 2], "b": [2, 1], "c": [1, 1], "mode": "markers"},
+    "gauge": {"type": "indicator", "mode": "gauge+number", "value": 0.78, "gauge": {"axis": {"range": [0, 1]}}},
+    "box": {"type": "box", "y": [1, 2, 3, 8]},
+    "contour": {"type": "contour", "z": [[1, 2], [3, 4]]},
+}
+
+CONTROLS: dict[str, Any] = {
+    "annotations": [
+        {"x": 0.3, "y": 0.5, "xref": "paper", "text": "a note"},
+        {"x": 0.6, "y": 0.8, "xref": "paper", "text": "on white", "bgcolor": "white"},
+    ],
+    "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5}],
+    "updatemenus": [{"buttons": [{"label": "a menu", "method": "relayout", "args": [{}]}]}],
+    "xaxis": {"rangeselector": {"buttons": [{"label": "1 m", "step": "month", "count": 1}]}},
+}
+
+# As plotly.py sends it with each figure.
+PLOTLY_TEMPLATE: dict[str, Any] = {
+    "layout": {"font": {"color": "#2a3f5f"}, "paper_bgcolor": "white", "plot_bgcolor": "#E5ECF6"},
+    "data": {
+        "table": [
+            {
+                "type": "table",
+                "cells": {"fill": {"color": "#EBF0F8"}, "line": {"color": "white"}},
+                "header": {"fill": {"color": "#C8D4E3"}, "line": {"color": "white"}},
+            }
+        ]
+    },
+}
+
+
+def kinds(writer: Writer) -> None:
+    """Report one figure of each kind that has grounds, lines and texts of its own, and what authors add to figures."""
+    cells = {"header": {"values": ["class", "F1"]}, "cells": {"values": [["cat", "dog"], [0.9, 0.8]]}}
+    line = [{"type": "scatter", "x": ["2026-01-01", "2026-03-01"], "y": [0, 1]}]
+    figure(writer, "kinds", "chosen table", 300, [CHOSEN_TABLE])
+    figure(writer, "kinds", "template", 300, [{"type": "table", **cells}], {"template": PLOTLY_TEMPLATE})
+    figure(writer, "kinds", "controls", 300, line, CONTROLS)
+    for name, trace in TRACES.items():
+        figure(writer, "kinds", name, 300, [trace])
 
 
 def figure(

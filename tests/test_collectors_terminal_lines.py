@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Callable
 
 import pytest
@@ -35,14 +36,22 @@ class Screen:
         (["one\r", "\ntwo\n"], ["one", "two"]),
         (["\n\nafter two empty ones\n"], ["", "", "after two empty ones"]),
         (["  indented \t tabbed  \n"], ["  indented \t tabbed  "]),
-        (["\x1b[1;31mred\x1b[0m and \x1b[38;2;1;2;3mtrue\x1b[m\n"], ["red and true"]),
+        (
+            ["\x1b[1;31mred\x1b[0m and \x1b[38;2;1;2;3mtrue\x1b[m\n"],
+            ["\x1b[1;31mred\x1b[0m and \x1b[38;2;1;2;3mtrue\x1b[m"],
+        ),
+        (["\x1b[32m", "green", "\x1b[0m", "\n"], ["\x1b[32mgreen\x1b[0m"]),
+        (["\x1b[32mgreen\n", "\x1b[0mplain\n"], ["\x1b[32mgreen", "\x1b[0mplain"]),
+        (["\x1b[32m\n", "green\n"], ["", "\x1b[32mgreen"]),
+        (["\x1b[4:3mwavy\x1b[24m \x1b[>4;2mno colour\n"], ["\x1b[4:3mwavy\x1b[24m no colour"]),
+        (["\x1b[31mab\x1b[0m\bc\n"], ["\x1b[31ma\x1b[0mc"]),
         (["\x1b]0;a window title\x07text\n"], ["text"]),
         (["\x1b]8;;http://host/\x1b\\a link\x1b]8;;\x1b\\\n"], ["a link"]),
         (["\x1b]0;never closed\nnext\n"], ["", "next"]),
         (["\x1b(Bplain\x1b7\x1b8\x0f\x07\n"], ["plain"]),
         (["spin|\b/\b-\n"], ["spin-"]),
         (["ünï çødé 日本 🚀\n"], ["ünï çødé 日本 🚀"]),
-        (["\x1b[12", "34", "mlate\n"], ["late"]),
+        (["\x1b[12", "34", "mlate\n"], ["\x1b[1234mlate"]),
         (["not an end: \x1b[1\n"], ["not an end: 1"]),
     ],
 )
@@ -187,6 +196,23 @@ def test_long_lines_come_in_pieces_and_whole() -> None:
     assert "".join(pieces) == text
 
 
+def test_colours_take_no_room_and_are_not_cut_through() -> None:
+    screen = Screen(max_line_chars=3)
+
+    pieces = screen.feed("\x1b[31mab", "\x1b[32mcd\x1b[0m", "e\n") + screen.feed("\x1b[1m123\x1b[0m\n")
+
+    assert pieces == ["\x1b[31mab\x1b[32mc", "d\x1b[0me", "\x1b[1m123\x1b[0m"]
+
+
+def test_a_coloured_bar_keeps_its_colours_and_an_erased_one_is_no_line() -> None:
+    screen = Screen()
+
+    lines = screen.feed("\r\x1b[32m1/3\x1b[0m  ", "\r\x1b[32m2/3\x1b[0m  ", "\r\x1b[32m3/3\x1b[0m  ")
+    lines += screen.feed("\r\x1b[0m   \x1b[0m", "\r", "done\n")
+
+    assert lines + screen.finish() == ["\x1b[32m1/3\x1b[0m", "done", "\x1b[32m3/3\x1b[0m"]
+
+
 def test_a_line_of_exactly_the_limit_is_one_piece() -> None:
     assert Screen(max_line_chars=5).feed("12345", "\n", "12345\n", "123456\n") == [
         "12345",
@@ -201,11 +227,13 @@ def test_memory_stays_bounded_whatever_is_written() -> None:
     screen = Screen()
     for number in range(2000):
         screen.feed(f"\x1b[1000A\r{number}", "\x1b[5B\r more", "\x1b[" + "1" * 70, "\x1b]" + "x" * 50 + "\x07")
-        screen.feed(f"\r{number}" * 3, "\n")
+        screen.feed(f"\r{number}" * 3, "\n", "\x1b[31m" * 50)
 
     assert len(screen.assembler._rows) <= 65
     assert len(screen.assembler._spare) <= 65
     assert len(screen.assembler._tail) < 100
+    assert len(screen.assembler._colours) < 300
+    assert max(len(row.text()) for row in screen.assembler._rows) < 600
 
 
 # Words, line ends and the movements that bars use; a lone escape and broken sequences as well.
@@ -253,6 +281,28 @@ def test_any_way_of_cutting_a_text_into_writes_gives_the_same_lines(pieces: list
     cut_lines = cut.feed(*writes) + cut.finish()
 
     assert cut_lines == whole_lines
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a", "bc ", " ", "\n", "\r", "\x1b[A", "\x1b[B", "\x1b[K", "\b", "\x1b[31m", "\x1b[0m", "\x1b[1;48;5;3m"]
+        ),
+        max_size=60,
+    )
+)
+def test_the_lines_are_those_of_the_same_text_without_colours(pieces: list[str]) -> None:
+    # given writes with colours, and the same without
+    coloured, plain = Screen(max_line_chars=7), Screen(max_line_chars=7)
+    text = "".join(pieces)
+
+    lines = coloured.feed(text) + coloured.finish()
+    plain_lines = plain.feed(_COLOURS.sub("", text)) + plain.finish()
+
+    assert [_COLOURS.sub("", line) for line in lines] == plain_lines
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40), max_size=20))

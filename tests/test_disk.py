@@ -93,3 +93,25 @@ def test_it_takes_calls_while_the_interpreter_shuts_down_and_holds_no_exit_up() 
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     # Then the write was made, and the hung one kept nobody
     assert (done.returncode, done.stdout, done.stderr) == (0, "written at exit\n", "")
+
+
+def test_where_no_thread_can_be_started_calls_run_all_the_same() -> None:
+    # given a program that has asked for stacks that there is no room for
+    program = """
+        import threading
+        from telemetry.disk import DaemonExecutor
+        threading.stack_size(1 << 46)
+        try:
+            threading.Thread(target=print).start()
+        except RuntimeError:
+            print("no thread")
+        executor = DaemonExecutor()
+        print([executor.submit(pow, 2, n).result(0) for n in range(3)], executor.submit(int, "x").exception(0))
+        executor.shutdown()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stdout == "no thread\n[1, 2, 4] invalid literal for int() with base 10: 'x'\n"
+    assert (done.returncode, done.stderr) == (0, "")

@@ -203,6 +203,24 @@ def test_the_console_is_paged_from_both_ends_and_searched(http: Http) -> None:
     assert http.get(f"/tasks/{TASK}/console", stream="log")["lines"][0]["level"] == 30
 
 
+def test_a_search_of_the_console_looks_past_colours_which_are_kept(http: Http) -> None:
+    # given lines whose colours change in the middle of words, among many that the search passes over
+    alert, loss = "\x1b[31mRed al\x1b[1mert\x1b[0m", "\x1b[32mloss\x1b[0m 31m"
+    lines = [alert, *(f"\x1b[2mstep {n}\x1b[0m" for n in range(50)), loss, alert]
+    http.send(frame_of({}, [ConsoleLine(START_NS + n * MS, "stdout", text) for n, text in enumerate(lines)]))
+
+    def ask(**query: Any) -> tuple[list[str], bool]:
+        answer = http.get(f"/tasks/{TASK}/console", **query)
+        return [line["text"] for line in answer["lines"]], answer["more"]
+
+    assert ask(search="red alert") == ([alert, alert], False)
+    assert ask(search="red alert", limit=1) == ([alert], True)
+    assert ask(search="red alert", limit=1, tail=1) == ([alert], True)
+    # what tells a terminal of a colour is no text
+    assert ask(search="31m") == ([loss], False)
+    assert ask(search="[0") == ([], False)
+
+
 def test_console_lines_name_the_rank_of_their_writer(http: Http) -> None:
     # given two ranks, of which one has a child of its own
     for number, rank in enumerate((0, 1, 1)):

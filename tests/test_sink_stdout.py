@@ -172,6 +172,13 @@ def test_control_characters_cannot_reach_the_terminal() -> None:
     ]
 
 
+def test_the_colours_of_a_console_line_are_left_out_of_readable_lines() -> None:
+    line = ConsoleLine(NOON_NS, "stdout", "\x1b[1;31mred\x1b[0m")
+
+    assert printed("lines", frame(line)) == ["2026-11-23T12:00:00.000Z  stdout  red"]
+    assert json.loads(printed("json", frame(line))[0])["text"] == "\x1b[1;31mred\x1b[0m"
+
+
 def test_a_terminal_without_the_signs_gets_escapes() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")

@@ -28,6 +28,7 @@ FLOORS = {
     "telemetry.retry": 0,
     "telemetry.ledger": 0,
     "telemetry.disk": 0,
+    "telemetry.interrupts": 0,
     "telemetry.lazy": 0,
     "telemetry.terminal": 0,
     "telemetry.values": 0,

@@ -1,6 +1,6 @@
 """The two lines a run prints: where it can be seen, and at the end what became of its events.
 
-They go to the standard error as it was before the console was captured; TELEMETRY_QUIET=1 keeps
+They go to what was the standard error when the task began, and are no part of its console; TELEMETRY_QUIET=1 keeps
 them back. The wording lives here, so that every exit tells the same story.
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import Ledger
+from telemetry.terminal import unkept
 
 if TYPE_CHECKING:
     from telemetry.sdk.uploads import Left
@@ -53,19 +55,40 @@ def end_line(
 
 
 class Announcer:
-    """Prints lines on the stream that was the standard error when it was made."""
+    """Prints lines on the stream that was the standard error when it was made.
 
-    def __init__(self, *, quiet: bool) -> None:
+    Args:
+        line_is_open: whether the program has left the cursor in the middle of a line; None if nobody knows.
+    """
+
+    def __init__(self, *, quiet: bool, line_is_open: Callable[[], bool] | None = None) -> None:
         self._quiet = quiet
         self._stream: TextIO | None = sys.stderr
+        self._line_is_open = line_is_open
 
     def say(self, line: str) -> None:
         """Print one line, unless quiet. A stream that is gone is no reason to harm the job."""
-        if self._quiet or self._stream is None:
+        stream = self._stream
+        if self._quiet or stream is None:
             return
         try:
-            print(line, file=self._stream, flush=True)
+            _show_open_line(stream)
+            # A progress bar, or a print without a line end: ours is not to be written onto it.
+            start = "\n" if self._line_is_open is not None and self._line_is_open() else ""
+            unkept(print, start + line, file=stream, flush=True)
         except (OSError, ValueError) as error:
             if is_interrupt(error):
                 raise
             self._stream = None  # closed under us, or a broken pipe: nobody is reading
+
+
+def _show_open_line(stream: TextIO) -> None:
+    """Bring what waits in the standard output's buffer to the terminal, so that it does not come after our line."""
+    stdout = sys.stdout
+    try:
+        if stream.isatty() and stdout is not None and stdout.isatty():
+            stdout.flush()
+    except (AttributeError, OSError, RuntimeError, ValueError) as error:
+        if is_interrupt(error):
+            raise
+        # closed, or in use by the very frame that a signal has interrupted

@@ -187,5 +187,5 @@ def _check(folder: BlobFolder, blob: Blob) -> None:
 def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
-    except ValueError:
-        return False  # closed
+    except (AttributeError, ValueError):
+        return False  # a tee of the program's own that has no such method, or closed

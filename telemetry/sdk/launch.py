@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry.collectors.arguments import ArgumentCollector
 from telemetry.collectors.matplotlib import FigureCollector
@@ -30,6 +30,9 @@ from telemetry.sdk.options import choose_resource_interval_s, choose_streams
 from telemetry.sdk.outputs import Output, choose_output
 from telemetry.sdk.plugins import InstalledCollectors
 from telemetry.settings import Settings
+
+if TYPE_CHECKING:
+    from telemetry.collectors.console import ConsoleCollector
 
 __all__ = ["Launch", "Request", "framework_is_on", "prepare"]
 
@@ -122,15 +125,17 @@ def prepare(
     arguments = _argument_collector(request, membership)
     script = _script_collector(request, membership, settings)
     reporting = _reporting_collectors(request.frameworks, membership)
-    collectors = [
+    console = _console_collector(request)
+    collectors: list[Collector] = [
+        # First: it is to see what the others print.
+        *([console] if console is not None else []),
         *_collectors(request, settings, models, resources=membership.samples_machine),
         arguments,
         *([script] if script is not None else []),
         *reporting,
         *request.collectors,
     ]
-    # Before any stream is captured: our own lines are not part of the program's output.
-    announcer = Announcer(quiet=settings.quiet)
+    announcer = Announcer(quiet=settings.quiet, line_is_open=None if console is None else console.line_is_open)
     if destination is None:
         return Launch(
             header=header,
@@ -199,14 +204,18 @@ def _follower(sink: Sink) -> Sink:
     return sink if clone is None else clone()
 
 
-def _collectors(request: Request, settings: Settings, models: ModelCollector, *, resources: bool) -> list[Collector]:
-    """Return the collectors to start, console first: it is to see what the others print."""
-    chosen: list[Collector] = []
+def _console_collector(request: Request) -> ConsoleCollector | None:
     streams = choose_streams(request.streams)
-    if any(streams.values()):
-        from telemetry.collectors.console import ConsoleCollector
+    if not any(streams.values()):
+        return None
+    from telemetry.collectors.console import ConsoleCollector
 
-        chosen.append(ConsoleCollector(stdout=streams["stdout"], stderr=streams["stderr"], logging=streams["logging"]))
+    return ConsoleCollector(stdout=streams["stdout"], stderr=streams["stderr"], logging=streams["logging"])
+
+
+def _collectors(request: Request, settings: Settings, models: ModelCollector, *, resources: bool) -> list[Collector]:
+    """Return the collectors of the machine and of models."""
+    chosen: list[Collector] = []
     interval_s = choose_resource_interval_s(request.resources, settings.resource_interval_s)
     if interval_s is not None and resources:
         from telemetry.collectors.resources import ResourceCollector

@@ -6,7 +6,6 @@ A skin: plots are in logger_plots.py, images and media in logger_media.py.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from telemetry.sdk.logger_media import Uploader
 from telemetry.sdk.logger_plots import PlotReports
 from telemetry.sdk.references import Referred, key_of, logger_of
 from telemetry.values import excerpt
+from telemetry.terminal import unkept
 
 __all__ = ["Logger"]
 
@@ -130,12 +130,8 @@ class Logger(Referred, PlotReports, ScalarCollector):
 
 def _print(text: str) -> None:
     """Print past our own capture, which would store the text a second time and without its level."""
-    stream: Any = sys.stdout
-    stream = getattr(stream, "_telemetry_original", stream)
-    if stream is None:
-        return
     try:
-        print(text, file=stream)
+        unkept(print, text)
     except (OSError, ValueError) as error:
         if is_interrupt(error):
             raise

@@ -229,7 +229,6 @@ class Running(Referred):
             target=launched.output.target,
             prefix=task_prefix(self.header),
             settle=pipeline.flush,
-            # Before any stream is captured: a bar is no part of the program's output.
             stream=sys.stderr,
         )
 

@@ -6,6 +6,7 @@ Each function reads within the caller's snapshot and returns plain JSON-ready da
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -41,6 +42,10 @@ _tasks = schema.tasks.c
 
 # One answer of console lines ends here, even when fewer lines than asked for fit.
 _CONSOLE_ANSWER_CHARS = 4_000_000
+
+# The colours that console lines are kept with.
+_ESC = "\x1b"
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +204,15 @@ def read_console(connection: Connection, task_id: str, query: ConsoleQuery) -> J
     if query.rank is not None:
         statement = statement.where(writers.rank == query.rank)
     if query.search:
-        statement = statement.where(columns.text.icontains(query.search, autoescape=True))
+        # A coloured line may have its colours in the middle of the words: it is looked at below.
+        statement = statement.where(columns.text.icontains(query.search, autoescape=True) | columns.text.contains(_ESC))
     order = columns.id.desc() if query.from_end else columns.id.asc()
     lines: list[Json] = []
     chars = 0
     more = False
-    for row in connection.execute(statement.order_by(order).limit(query.limit + 1)):
+    for row in connection.execute(statement.order_by(order)):
+        if query.search and _ESC in row.text and query.search.lower() not in _COLOUR.sub("", row.text).lower():
+            continue
         chars += len(row.text)
         if len(lines) == query.limit or (lines and chars > _CONSOLE_ANSWER_CHARS):
             more = True

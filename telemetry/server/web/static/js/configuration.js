@@ -118,7 +118,8 @@ export class Configuration {
     add("Labels", labels, () => definitionsPanel("labels", "Labels", Object.entries(labels).sort((a, b) => Number(a[1]) - Number(b[1]))));
     const { diff, requirements, ...scriptRest } = script;
     add("Script", scriptRest, () => definitionsPanel("script", "Script", named(scriptRest, SCRIPT_FIELDS)));
-    add("Uncommitted changes", diff ? { diff } : {}, () => codePanel("diff", "Uncommitted changes", diff, "diff"));
+    const [heading, kind] = isChanges(script) ? ["Uncommitted changes", "diff"] : [fileName(script.entry_point) || "Script text", "text"];
+    add(heading, diff ? { diff } : {}, () => codePanel("diff", heading, diff, kind));
     add("Packages", requirements ? { requirements } : {}, () => codePanel("packages", "Packages", textOfRequirements(requirements), "text"));
     const { setup_script: setup, ...containerRest } = container;
     add("Container", containerRest, () => definitionsPanel("container", "Container", named(containerRest, CONTAINER_FIELDS)));
@@ -193,6 +194,11 @@ function sections(parameters, panels) {
 }
 
 /** Known fields by their names first, then whatever else a program wrote. */
+/** Whether the text of a script is what was changed since its commit; without a commit it is the script itself. */
+const isChanges = ({ commit, diff }) => Boolean(commit) || /^(diff --git |--- |Index: )/m.test(String(diff ?? ""));
+
+const fileName = (path) => String(path ?? "").split(/[/\\]/).at(-1) ?? "";
+
 function named(values, fields) {
   const known = new Set(fields.map(([key]) => key));
   return [

@@ -17,12 +17,7 @@ function levelClass(level) {
  * @param {string} search  marked where it occurs
  */
 export function lineElement(line, search) {
-  const text = el("span", { class: "text" });
-  for (const run of parse(line.text)) {
-    const nodes = mark(run.text, search);
-    if (run.classes) text.append(el("span", { class: run.classes }, ...nodes));
-    else text.append(...nodes);
-  }
+  const text = el("span", { class: "text" }, ...coloured(parse(line.text), search));
   return el(
     "div", { class: `line ${["stdout", "stderr", "log", "report"].includes(line.stream) ? line.stream : "other"}${levelClass(line.level)}`, "data-id": line.id },
     el("time", { title: `${exact(line.unix_ms)}, ${line.stream}` }, clockTime(line.unix_ms)),
@@ -30,16 +25,49 @@ export function lineElement(line, search) {
   );
 }
 
-/** @returns {(string | HTMLElement)[]} */
-function mark(text, search) {
-  if (!search) return [text];
+/**
+ * @param {import("./ansi.js").Run[]} runs
+ * @returns {(string | HTMLElement)[]}
+ */
+function coloured(runs, search) {
+  const hits = hitsIn(runs.map(({ text }) => text).join(""), search);
+  const out = [];
+  let start = 0;
+  for (const { text, classes, color, back } of runs) {
+    const nodes = marked(text, start, hits);
+    start += text.length;
+    if (!classes && !color && !back) {
+      out.push(...nodes);
+      continue;
+    }
+    const span = el("span", { class: classes || false }, ...nodes);
+    // Through the style's own interface, which the content security policy allows; an attribute it does not.
+    if (color) span.style.color = color;
+    if (back) span.style.backgroundColor = back;
+    out.push(span);
+  }
+  return out;
+}
+
+/** @returns {[number, number][]} where the search occurs in the visible text, whatever its colours */
+function hitsIn(text, search) {
+  const hits = [];
+  if (!search) return hits;
   const low = text.toLowerCase();
   const wanted = search.toLowerCase();
+  for (let at = low.indexOf(wanted); at >= 0; at = low.indexOf(wanted, at + wanted.length)) hits.push([at, at + wanted.length]);
+  return hits;
+}
+
+/** @returns {(string | HTMLElement)[]} a run's text, which begins at `start` of the line, with what of the hits lies in it */
+function marked(text, start, hits) {
   const out = [];
   let at = 0;
-  for (let hit = low.indexOf(wanted); hit >= 0; hit = low.indexOf(wanted, at)) {
-    out.push(text.slice(at, hit), el("mark", {}, text.slice(hit, hit + wanted.length)));
-    at = hit + wanted.length;
+  for (const [from, to] of hits) {
+    const [left, right] = [Math.max(from - start, at), Math.min(to - start, text.length)];
+    if (left >= right) continue;
+    out.push(text.slice(at, left), el("mark", {}, text.slice(left, right)));
+    at = right;
   }
   out.push(text.slice(at));
   return out.filter((part) => part !== "");

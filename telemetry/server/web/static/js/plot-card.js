@@ -5,7 +5,7 @@ import { chartTheme, drawSoon, erase } from "./chart-draw.js";
 import { byId, debounce, el, iconButton, setText } from "./dom.js";
 import { count, exact } from "./format.js";
 import { IterationPicker } from "./iterations.js";
-import { layoutOf } from "./plot-figure.js";
+import { layoutOf, tracesOf } from "./plot-figure.js";
 
 const LOAD_DELAY_MS = 90; // a slider passes many iterations on its way to one
 
@@ -94,7 +94,7 @@ export class PlotCard {
     const { title, series, label } = this.options;
     try {
       const layout = layoutOf(this.figure.layout, chartTheme(), { width, height, names: [title, series, label] });
-      await Plotly.react(this.plot, this.figure.data ?? [], layout, { displayModeBar: false, scrollZoom: this.full, responsive: false, showTips: false });
+      await Plotly.react(this.plot, tracesOf(this.figure.data ?? [], this.figure.layout, chartTheme()), layout, { displayModeBar: false, scrollZoom: this.full, responsive: false, showTips: false });
       this.plot.dataset.iteration = String(this.entry?.iteration);
       this.plot.dataset.traces = String((this.figure.data ?? []).length);
     } catch (error) {
