@@ -17,7 +17,7 @@ from telemetry.fold import RESET_KEY
 from telemetry.server import live as live_module
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import Limits
-from telemetry.server.live import MAX_PENDING_TASKS, Hub
+from telemetry.server.feeds import MAX_PENDING_TASKS, TableFeed, TaskFeed
 from telemetry.server.store import SeriesChange, TaskChange
 
 
@@ -210,18 +210,17 @@ def _has_place(url: str) -> bool:
 
 
 def test_what_is_pending_is_merged_and_bounded() -> None:
-    # given a viewer that takes nothing
-    hub = Hub()
-    table, task = hub.join(None), hub.join(TASK)
-    # when far more happens than it will show
+    # given feeds that nobody takes from
+    table, task = TableFeed(), TaskFeed(TASK)
+    # when far more happens than a page will show
     for number in range(MAX_PENDING_TASKS + 100):
         change = TaskChange({1: SeriesChange(number, 1.0, number, START_NS)}, console_last_id=number)
-        hub.publish({f"{number:032x}": change, TASK: change})
-    # then it holds the latest only
-    tasks, _ = table.take()
-    assert len(tasks) == MAX_PENDING_TASKS
-    _, change_or_none = task.take()
-    assert change_or_none is not None
-    assert change_or_none.series[1].count == MAX_PENDING_TASKS + 99
-    assert change_or_none.console_last_id == MAX_PENDING_TASKS + 99
-    assert task.take() == ([], None)
+        table.note([f"{number:032x}", TASK])
+        task.note(change)
+    # then they hold the latest only
+    assert len(table.take()) == MAX_PENDING_TASKS
+    pending = task.take()
+    assert list(pending.series) == [1] and pending.series[1].count == MAX_PENDING_TASKS + 99
+    assert pending.console_last_id == MAX_PENDING_TASKS + 99
+    # and nothing twice
+    assert (table.take(), task.take()) == ([], TaskChange())

@@ -70,6 +70,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(blob_api.run_blobs)
     app.cleanup_ctx.append(ingest.run_ingest)
     app.cleanup_ctx.append(edit_api.run_edits)
+    app.cleanup_ctx.append(live.run_feeds)
     app.cleanup_ctx.append(live.run_status_watch)
     app.cleanup_ctx.append(watch.run_watch)
     app.cleanup_ctx.append(run_tokens)
