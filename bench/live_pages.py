@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import tempfile
@@ -104,8 +103,8 @@ BENCHMARK = Benchmark(
         "(mute) never read; blocks without viewers and with them in turn, each block with its two neighbours compared"
     ),
     unfair=(
-        "one sender that sends as fast as it is answered; the viewers share the machine's cores with the server, and do "
-        "not parse what they read as a browser would, nor ask for the points of the charts in it"
+        "one sender that sends as fast as it is answered; the viewers share the machine's cores with the server, and "
+        "do not parse what they read as a browser would, nor ask for the points of the charts in it"
     ),
     cases=tuple(_CASES),
     measure=measure,

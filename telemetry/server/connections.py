@@ -13,13 +13,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import socket
+import struct
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.typedefs import Handler
 
 from telemetry.credentials import is_loopback
@@ -38,6 +41,8 @@ _SAY_EVERY_S = 60.0
 _MIN_READ_BYTES_PER_S = 1024
 # So many go at once where the process is out of descriptors: others than ours need some as well.
 _CUT_AT_ONCE = 16
+# struct linger: on, for 0 s; two shorts on Windows.
+_NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Cut(StrEnum):
@@ -65,7 +70,7 @@ def places(limits: ConnectionLimits) -> tuple[int, int, int | None]:
     total = limits.max_total
     descriptors = descriptor_limit()
     if descriptors is not None:
-        total = max(8, min(total, descriptors - max(64, descriptors // 4)))
+        total = min(total, max(8, descriptors - max(64, descriptors // 4)))
     return total, min(limits.max_newcomers, max(1, total // 2)), limits.max_per_address
 
 
@@ -84,6 +89,8 @@ class Connection(asyncio.Protocol):
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._request: web.Request | None = None
+        # Of the latest request.
+        self._body: StreamReader | None = None
         # Bytes have come, and no request has been made of them yet.
         self._asks = False
         self._since_s = connections.now_s
@@ -143,11 +150,15 @@ class Connection(asyncio.Protocol):
         self._connections.remove(self)
         self._handler.connection_lost(error)
         self._transport = None
+        if self._request is None and self._body is not None and not self._body.is_eof():
+            # The handler waits for the rest of a body that was refused, up to 10 s, also for one that cannot come.
+            self._body.feed_eof()
 
     @contextmanager
     def handling(self, request: web.Request) -> Iterator[None]:
         """Note that a request's header is whole, and when its handler is done."""
-        self._request, self._asks, self._since_s = request, False, self._connections.now_s
+        self._request, self._body = request, request.content
+        self._asks, self._since_s = False, self._connections.now_s
         try:
             yield
         finally:
@@ -183,12 +194,15 @@ class Connection(asyncio.Protocol):
         return now_s - self._stuck_since_s > timeout_s
 
     def end(self, *, at_once: bool) -> None:
-        """Close it; `at_once` throws away what was not sent yet."""
-        if self._transport is not None:
-            if at_once:
-                self._transport.abort()
-            else:
-                self._transport.close()
+        """Close it; `at_once` throws away what was not sent yet, also what the kernel has of it."""
+        if self._transport is None:
+            return
+        if not at_once:
+            self._transport.close()
+            return
+        # Without this the kernel would go on to offer its megabytes to somebody who does not read.
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
 
 
 class Connections:

@@ -29,12 +29,12 @@ log = logging.getLogger("telemetry.server")
 # A chart redrawn four times a second looks alive; a table that reorders more than twice cannot be read.
 TASK_INTERVAL_S = 0.25
 TABLE_INTERVAL_S = 0.5
-# Above 2,500 series a task is told less often: making the bytes takes a twentieth of a core at most,
+# Above 2,500 series their state is told less often: making the bytes takes a twentieth of a core at most,
 SERIES_PER_S = 10_000
-# and sending them to all its viewers about as much.
-BYTES_PER_S = 16 * 1024 * 1024
+# and sending them to all viewers of a task about as much.
+BYTES_PER_S = 8 * 1024 * 1024
 # However many look: by then somebody asks whether it still runs.
-MAX_INTERVAL_S = 10.0
+MAX_SERIES_INTERVAL_S = 15.0
 # More changed tasks than any page shows; a page that is told of these many reads its rows again anyway.
 MAX_PENDING_TASKS = 1000
 # What waits for one viewer beside what it is being sent; the bytes are those of all others.
@@ -102,7 +102,13 @@ class Viewer:
 
 
 class Feed(ABC):
-    """What is told to all who look at one thing. Lives on the event loop, but for `render`."""
+    """What is told to all who look at one thing. Lives on the event loop.
+
+    Attributes:
+        interval_s: from one telling to the next.
+    """
+
+    interval_s: float
 
     def __init__(self) -> None:
         self.viewers: set[Viewer] = set()
@@ -114,6 +120,8 @@ class Feed(ABC):
         while True:
             await self._wakeup.wait()
             self._wakeup.clear()
+            if not self.has_news():
+                continue
             reaches = {viewer.access.projects for viewer in self.viewers}
             try:
                 told = await loop.run_in_executor(executor, self.prepare(store, reaches))
@@ -124,8 +132,9 @@ class Feed(ABC):
                 await asyncio.sleep(_PAUSE_AFTER_TROUBLE_S)
                 continue
             takers = self._tell(told)
+            self.note_cost(max(map(_size_of, told.values()), default=0) * takers)
             # Let changes gather; what comes meanwhile is told next time.
-            await asyncio.sleep(self.interval_s(max(map(_size_of, told.values()), default=0), takers))
+            await asyncio.sleep(self.interval_s)
 
     def _tell(self, told: Mapping[Reach, Sequence[bytes] | None]) -> int:
         """Offer each viewer what it may see; return how many take it."""
@@ -139,18 +148,21 @@ class Feed(ABC):
         return sum(not viewer.is_behind for viewer in self.viewers)
 
     @abstractmethod
-    def prepare(
-        self, store: Store, reaches: Collection[Reach]
-    ) -> Callable[[], Mapping[Reach, Sequence[bytes] | None]]:
-        """Take what was noted; return what makes bytes of it on a thread: for each reach, None where it sees nothing."""
+    def prepare(self, store: Store, reaches: Collection[Reach]) -> Callable[[], Mapping[Reach, Sequence[bytes] | None]]:
+        """Take what was noted; return what makes bytes of it, on a thread, by reach: None for whom it is out of."""
 
-    @abstractmethod
-    def interval_s(self, size_bytes: int, takers: int) -> float:
-        """Return how long to wait before the next telling, after one of this size to so many."""
+    def has_news(self) -> bool:
+        """Whether there is something to tell now."""
+        return True
+
+    def note_cost(self, sent_bytes: int) -> None:
+        """Learn how much the last telling was to all viewers together."""
 
 
 class TableFeed(Feed):
     """The table of tasks: which have changed."""
+
+    interval_s = TABLE_INTERVAL_S
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,9 +180,7 @@ class TableFeed(Feed):
         task_ids, self._task_ids = list(self._task_ids), {}
         return task_ids
 
-    def prepare(
-        self, store: Store, reaches: Collection[Reach]
-    ) -> Callable[[], Mapping[Reach, Sequence[bytes] | None]]:
+    def prepare(self, store: Store, reaches: Collection[Reach]) -> Callable[[], Mapping[Reach, Sequence[bytes] | None]]:
         """Narrow the ids to what each reach sees; a task may change its project."""
         task_ids = self.take()
 
@@ -184,30 +194,41 @@ class TableFeed(Feed):
 
         return render
 
-    def interval_s(self, size_bytes: int, takers: int) -> float:
-        """Return the same each time: the ids are few."""
-        return TABLE_INTERVAL_S
-
 
 class TaskFeed(Feed):
     """One task: what was committed in it, and how it stands."""
+
+    interval_s = TASK_INTERVAL_S
 
     def __init__(self, task_id: str) -> None:
         super().__init__()
         self.task_id = task_id
         self._change = TaskChange()
+        self._noted = False
         self._series_told = 0
+        self._series_wait = False
         self._summary: asyncio.Future[bytes] | None = None
 
     def note(self, change: TaskChange) -> None:
         """Merge what was committed into what is to be told."""
+        if change.reset:
+            # Begun anew: the series from before are gone.
+            self._change.series.clear()
         self._change.absorb(change)
+        self._noted = True
         self._summary = None
         self._wakeup.set()
 
+    def has_news(self) -> bool:
+        """Whether something was noted, or series have waited long enough."""
+        return self._noted or (bool(self._change.series) and not self._series_wait)
+
     def take(self) -> TaskChange:
-        """Return what was noted, and forget it."""
+        """Return what was noted, without the series while these have to wait, and forget it."""
         change, self._change = self._change, TaskChange()
+        self._noted = False
+        if self._series_wait:
+            self._change.series, change.series = change.series, {}
         return change
 
     async def summary(self, store: Store, executor: ThreadPoolExecutor) -> bytes:
@@ -217,9 +238,7 @@ class TaskFeed(Feed):
         # A viewer that goes away must not take the answer from the others.
         return await asyncio.shield(self._summary)
 
-    def prepare(
-        self, store: Store, reaches: Collection[Reach]
-    ) -> Callable[[], Mapping[Reach, Sequence[bytes] | None]]:
+    def prepare(self, store: Store, reaches: Collection[Reach]) -> Callable[[], Mapping[Reach, Sequence[bytes] | None]]:
         """Make the events once; who may not look at the task's project any more sees nothing."""
         change = self.take()
         self._series_told = len(change.series)
@@ -231,10 +250,18 @@ class TaskFeed(Feed):
 
         return render
 
-    def interval_s(self, size_bytes: int, takers: int) -> float:
-        """Return the longer, the more series there were and the more bytes went out."""
-        cost_s = max(self._series_told / SERIES_PER_S, size_bytes * takers / BYTES_PER_S)
-        return min(MAX_INTERVAL_S, max(TASK_INTERVAL_S, cost_s))
+    def note_cost(self, sent_bytes: int) -> None:
+        """Put the series off for the longer, the more there were and the more bytes went out; nothing else waits."""
+        if not self._series_told:
+            return
+        cost_s = max(self._series_told / SERIES_PER_S, sent_bytes / BYTES_PER_S)
+        if cost_s > TASK_INTERVAL_S:
+            self._series_wait = True
+            asyncio.get_running_loop().call_later(min(cost_s, MAX_SERIES_INTERVAL_S), self._end_wait)
+
+    def _end_wait(self) -> None:
+        self._series_wait = False
+        self._wakeup.set()
 
 
 class Hub:
