@@ -126,9 +126,9 @@ BENCHMARK = Benchmark(
     question="Are those who have a token served while 2,000 connections that say nothing, or half of it, are open?",
     topology=(
         "our server with a token, in its process, with at most 1,024 descriptors or as many as this machine allows; "
-        "a crowd in one other process: a third of its connections sends nothing, a third half a header, a third a header "
-        "without a token and half a body; who is cut off comes again after a second. One token holder asks for a page, "
-        "a list and sends a frame in turn, each on a new connection"
+        "a crowd in one other process: a third of its connections sends nothing, a third half a header, a third a "
+        "header without a token and half a body; who is cut off comes again after a second. One token holder asks for "
+        "a page, a list and sends a frame in turn, each on a new connection"
     ),
     unfair=(
         "over loopback all have one address, so the limits by address are not in it; a crowd that comes again at once, "

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
@@ -155,6 +156,7 @@ class Feed(ABC):
         """Whether there is something to tell now."""
         return True
 
+    @abstractmethod
     def note_cost(self, sent_bytes: int) -> None:
         """Learn how much the last telling was to all viewers together."""
 
@@ -194,6 +196,9 @@ class TableFeed(Feed):
 
         return render
 
+    def note_cost(self, sent_bytes: int) -> None:
+        """The ids are few: nothing is put off."""
+
 
 class TaskFeed(Feed):
     """One task: what was committed in it, and how it stands."""
@@ -229,6 +234,7 @@ class TaskFeed(Feed):
         self._noted = False
         if self._series_wait:
             self._change.series, change.series = change.series, {}
+        self._series_told = len(change.series)
         return change
 
     async def summary(self, store: Store, executor: ThreadPoolExecutor) -> bytes:
@@ -241,7 +247,6 @@ class TaskFeed(Feed):
     def prepare(self, store: Store, reaches: Collection[Reach]) -> Callable[[], Mapping[Reach, Sequence[bytes] | None]]:
         """Make the events once; who may not look at the task's project any more sees nothing."""
         change = self.take()
-        self._series_told = len(change.series)
 
         def render() -> dict[Reach, Sequence[bytes] | None]:
             project = store.project_of(self.task_id) if any(reach is not None for reach in reaches) else None
@@ -257,9 +262,10 @@ class TaskFeed(Feed):
         cost_s = max(self._series_told / SERIES_PER_S, sent_bytes / BYTES_PER_S)
         if cost_s > TASK_INTERVAL_S:
             self._series_wait = True
-            asyncio.get_running_loop().call_later(min(cost_s, MAX_SERIES_INTERVAL_S), self._end_wait)
+            asyncio.get_running_loop().call_later(min(cost_s, MAX_SERIES_INTERVAL_S), self.end_wait)
 
-    def _end_wait(self) -> None:
+    def end_wait(self) -> None:
+        """Tell the series at the next opportunity."""
         self._series_wait = False
         self._wakeup.set()
 
@@ -279,7 +285,7 @@ class Hub:
         self._closed = False
 
     def __len__(self) -> int:
-        return sum(len(feed.viewers) for feed in self._running)
+        return sum(len(feed.viewers) for feed in self._feeds())
 
     def start(self, store: Store) -> None:
         """Begin to read what is told from a store."""
@@ -313,7 +319,7 @@ class Hub:
         feed.viewers.add(viewer)
         if feed not in self._running:
             running = asyncio.create_task(feed.run(self._store, self._executor))
-            running.add_done_callback(_log_end)
+            running.add_done_callback(partial(self._on_end, feed))
             self._running[feed] = running
         return viewer
 
@@ -322,18 +328,30 @@ class Hub:
         feed = self._table if task_id is None else self._of_task[task_id]
         feed.viewers.discard(viewer)
         if not feed.viewers:
-            self._running.pop(feed).cancel()
+            if feed in self._running:
+                self._running.pop(feed).cancel()
             if isinstance(feed, TaskFeed):
                 del self._of_task[feed.task_id]
+
+    def _on_end(self, feed: Feed, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("live pages could not be told what changed; they connect again", exc_info=error)
+        self._running.pop(feed, None)
+        for viewer in feed.viewers:
+            viewer.close()
 
     async def summary(self, task_id: str) -> bytes:
         """Return the event with a task as it stands, for one who has joined its viewers."""
         assert self._store is not None
         return await self._of_task[task_id].summary(self._store, self._executor)
 
+    def _feeds(self) -> list[Feed]:
+        return [self._table, *self._of_task.values()]
+
     def close_unless(self, allowed: Callable[[Access], bool]) -> None:
         """End the streams of those who may not look any more."""
-        for feed in self._running:
+        for feed in self._feeds():
             for viewer in feed.viewers:
                 if not allowed(viewer.access):
                     viewer.close()
@@ -350,8 +368,3 @@ def _reaches(reach: tuple[str, ...], project: str | None) -> bool:
 
 def _size_of(pieces: Sequence[bytes] | None) -> int:
     return sum(map(len, pieces or ()))
-
-
-def _log_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("live pages of one task are not told any more", exc_info=error)
