@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 from crowds import crowd
@@ -34,38 +35,51 @@ def measure(case: str, scale: Scale) -> Metrics:
     metrics: Metrics = {"series": series, "viewers": viewers}
     bare: list[float] = []
     watched: list[float] = []
+    bare_cpu: list[float] = []
+    watched_cpu: list[float] = []
     events = bytes_ = 0
     with tempfile.TemporaryDirectory() as folder, server(Path(folder) / "server") as running:
         # The first steps make the series, which costs more.
         _post(running, bodies, 3)
         memory_mb = running.rss_mb()
-        bare.append(median(_post(running, bodies, steps)))
+
+        def block(seconds: list[float], cpu: list[float]) -> None:
+            cpu_begin = running.cpu_s()
+            seconds.append(median(_post(running, bodies, steps)))
+            cpu.append((running.cpu_s() - cpu_begin) / steps)
+
+        block(bare, bare_cpu)
         for _ in range(_BLOCKS):
             with crowd(kind, running.url, viewers, f"/api/v1/live?task={_TASK_ID}") as watching:
                 begin = time.perf_counter()
-                watched.append(median(_post(running, bodies, steps)))
+                block(watched, watched_cpu)
                 seconds = time.perf_counter() - begin
                 metrics["growth_mb"] = max(running.rss_mb() - memory_mb, metrics.get("growth_mb", 0.0))
                 counted = watching.end()
             events, bytes_ = events + counted["events"], bytes_ + counted["bytes"]
             metrics["received_mb_per_s"] = counted["bytes"] / seconds / 1e6
-            bare.append(median(_post(running, bodies, steps)))
-    ratios = [with_ / ((bare[k] + bare[k + 1]) / 2) for k, with_ in enumerate(watched)]
+            block(bare, bare_cpu)
     return {
         **metrics,
         "bare_ms": median(bare) * 1e3,
         "watched_ms": median(watched) * 1e3,
-        "ratio": median(ratios),
+        "ratio": _ratio(watched, bare),
+        "cpu_ratio": _ratio(watched_cpu, bare_cpu),
         "noise": max(bare) / min(bare),
         "mb_per_viewer": bytes_ / viewers / 1e6,
     }
 
 
-def _post(running: ServerProcess, bodies: object, count: int) -> list[float]:
+def _ratio(watched: list[float], bare: list[float]) -> float:
+    """Return the median of each block with viewers against the mean of the blocks before and after it."""
+    return median([with_ / ((bare[k] + bare[k + 1]) / 2) for k, with_ in enumerate(watched)])
+
+
+def _post(running: ServerProcess, bodies: Iterator[bytes], count: int) -> list[float]:
     """Post so many steps, one request after the other; return the seconds of each."""
     seconds = []
     for _ in range(count):
-        body = next(bodies)  # type: ignore[call-overload]
+        body = next(bodies)
         begin = time.perf_counter()
         answer = post_frames(running.url, body)
         seconds.append(time.perf_counter() - begin)
@@ -114,6 +128,7 @@ BENCHMARK = Benchmark(
         Column("bare_ms", "ms a step, none looks", ".0f"),
         Column("watched_ms", "all look", ".0f"),
         Column("ratio", "ratio", ".2f"),
+        Column("cpu_ratio", "of server CPU", ".2f"),
         Column("noise", "noise of the bare blocks", ".2f"),
         Column("received_mb_per_s", "MB/s to all viewers", ".1f"),
         Column("growth_mb", "server grew MiB", ".0f"),
