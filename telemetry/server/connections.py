@@ -55,7 +55,6 @@ class Cut(StrEnum):
     # Late: browsers that open connections in advance, sleeping laptops and port scanners are, every day.
     HEADER = "sent no whole header in time"
     BODY = "sent no whole body in time"
-    IDLE = "idle"
     SLOW = "did not read the answer"
 
 
@@ -179,9 +178,10 @@ class Connection(asyncio.Protocol):
             return Cut.BODY if waited_s > limits.body_timeout_s and not self._request.content.is_eof() else None
         if self._stuck_since_s is not None:
             return None
+        # Idle ones that were let in are the handler's: it knows when the last answer was sent to its end.
         if self._asks or not self.is_trusted:
             return Cut.HEADER if waited_s > limits.header_timeout_s else None
-        return Cut.IDLE if waited_s > limits.idle_timeout_s else None
+        return None
 
     def _is_stuck(self, now_s: float, timeout_s: float) -> bool:
         if self._stuck_since_s is None or self._transport is None:
@@ -295,7 +295,7 @@ class Connections:
     async def watch(self) -> None:
         """End what is late, again and again, and say what was ended; until cancelled."""
         limits = self._limits
-        shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.idle_timeout_s, limits.read_timeout_s)
+        shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.read_timeout_s)
         interval_s = min(_SWEEP_S, shortest_s / 4)
         while True:
             await asyncio.sleep(interval_s)
