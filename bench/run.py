@@ -43,6 +43,8 @@ _NAMES = (
     "points_page",
     "queries",
     "exit_times",
+    "live_pages",
+    "strangers",
 )
 _PEERS = "against_peers"
 # Of the caller's environment a measurement sees what it needs to start, and none of anybody's settings.

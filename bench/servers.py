@@ -59,6 +59,18 @@ class ServerProcess:
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
+    def rss_mb(self) -> float:
+        """Return the process's resident memory now, in MiB (2**20 bytes)."""
+        import psutil
+
+        return float(psutil.Process(self._process.pid).memory_info().rss) / 2**20
+
+    def descriptors(self) -> int:
+        """Return how many descriptors the process has open; 0 where the system does not tell."""
+        import psutil
+
+        return int(getattr(psutil.Process(self._process.pid), "num_fds", int)())
+
     def kill(self) -> None:
         """Kill it as the kernel would: no goodbye to anybody."""
         self._process.send_signal(signal.SIGKILL)
@@ -72,9 +84,11 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server(directory: Path) -> Iterator[ServerProcess]:
+def server(directory: Path, *, descriptors: int | None = None) -> Iterator[ServerProcess]:
     """Run our server on `directory` for the length of the block.
 
+    Args:
+        descriptors: how many it may open at most; None for what this process hands down.
     Raises:
         RuntimeError: it did not print its address within 30 s; the message has the end of its output.
     """
@@ -82,7 +96,7 @@ def server(directory: Path) -> Iterator[ServerProcess]:
     # It ends with its standard input, so that it does not outlive a measurement that was killed.
     arguments = ["server", "--port", "0", "--directory", str(directory), "--until-eof"]
     process = subprocess.Popen(
-        [sys.executable, "-c", _MAIN, *arguments],
+        [sys.executable, "-c", (_limited(descriptors) if descriptors else "") + _MAIN, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -98,6 +112,10 @@ def server(directory: Path) -> Iterator[ServerProcess]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _limited(descriptors: int) -> str:
+    return f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors})); "
 
 
 def _printed_url(process: subprocess.Popen[str]) -> str:

@@ -14,6 +14,7 @@ from pages_support import NASTY, Writer
 
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import ServerConfig
+from telemetry.server.feeds import Viewer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -414,6 +415,21 @@ def test_a_lost_server_is_said_and_found_again(browser: Any, tmp_path: Path) -> 
         wait_for_points(page, "loss", 3)
         assert page.evaluate("window.stillTheSamePage")
         page.close()
+
+
+def test_a_page_that_missed_something_reads_it_anew(
+    url: str, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(url).task().scalars("loss", "train", [1.0])
+    writer.flush()
+    page = open_page(f"/tasks/{TASK}")
+    wait_for_points(page, "loss", 1)
+    expect(page.locator("#live")).to_have_text("Live")
+    # when what is told comes to a viewer that has not taken what it was told before
+    monkeypatch.setattr(Viewer, "offer", lambda viewer, pieces: viewer.miss())
+    writer.scalars("loss", "train", [0.5, 0.25], first=1).flush()
+    # then the page has it all the same
+    wait_for_points(page, "loss", 3)
 
 
 def test_ranks_are_a_band_and_each_by_itself_on_demand(url: str, open_page: OpenPage) -> None:

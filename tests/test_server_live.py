@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,12 +15,14 @@ from urllib.parse import urlsplit
 import pytest
 from server_support import LOSS, MS, START_NS, TASK, Http, frame_of, rows_of, started
 
-from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange
+from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange, SeriesKey
 from telemetry.fold import RESET_KEY
+from telemetry.server import feeds
 from telemetry.server import live as live_module
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import Limits
-from telemetry.server.live import MAX_PENDING_TASKS, Hub
+from telemetry.server.feeds import MAX_PENDING_TASKS, TableFeed, TaskFeed, Viewer
+from telemetry.server.live_events import RESYNC
 from telemetry.server.store import SeriesChange, TaskChange
 
 
@@ -210,18 +215,114 @@ def _has_place(url: str) -> bool:
 
 
 def test_what_is_pending_is_merged_and_bounded() -> None:
-    # given a viewer that takes nothing
-    hub = Hub()
-    table, task = hub.join(None), hub.join(TASK)
-    # when far more happens than it will show
+    # given feeds that nobody takes from
+    table, task = TableFeed(), TaskFeed(TASK)
+    # when far more happens than a page will show
     for number in range(MAX_PENDING_TASKS + 100):
         change = TaskChange({1: SeriesChange(number, 1.0, number, START_NS)}, console_last_id=number)
-        hub.publish({f"{number:032x}": change, TASK: change})
-    # then it holds the latest only
-    tasks, _ = table.take()
-    assert len(tasks) == MAX_PENDING_TASKS
-    _, change_or_none = task.take()
-    assert change_or_none is not None
-    assert change_or_none.series[1].count == MAX_PENDING_TASKS + 99
-    assert change_or_none.console_last_id == MAX_PENDING_TASKS + 99
-    assert task.take() == ([], None)
+        table.note([f"{number:032x}", TASK])
+        task.note(change)
+    # then they hold the latest only
+    assert len(table.take()) == MAX_PENDING_TASKS
+    pending = task.take()
+    assert list(pending.series) == [1] and pending.series[1].count == MAX_PENDING_TASKS + 99
+    assert pending.console_last_id == MAX_PENDING_TASKS + 99
+    # and nothing twice
+    assert (table.take(), task.take()) == ([], TaskChange())
+
+
+def test_what_is_told_is_made_once_for_all_who_look_and_off_the_loop(
+    server: BackgroundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given what makes the events, and reads the task, counted by thread
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls[f"{name} on {threading.current_thread().name}"] += 1
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(feeds, "change_events", counted("events", feeds.change_events))
+    monkeypatch.setattr(feeds, "task_event", counted("task", feeds.task_event))
+    http = Http(server.url)
+    http.send(frame_of({LOSS: rows_of([1.0])}))
+    # when 20 pages open, and something changes
+    streams = [Stream(server.url, f"?task={TASK}") for _ in range(20)]
+    for stream in streams:
+        assert stream.until("task")["points"] == 1
+    http.send(frame_of({LOSS: rows_of([1.0, 2.0], first=1)}, sequence=1))
+    # then all hear of it, and it was made once
+    for stream in streams:
+        assert stream.until("points")["series"]["1"]["count"] == 3
+        assert stream.until("task")["points"] == 3
+        stream.close()
+    assert calls == {"events on telemetry-live_0": 1, "task on telemetry-live_0": 2}
+
+
+def test_all_viewers_hold_the_same_bytes_and_one_that_does_not_take_them_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "MAX_WAITING_BYTES", 100)
+
+    async def look() -> None:
+        reader, sleeper = Viewer(), Viewer()
+        pieces = [b"x" * 60]
+        for _ in range(3):
+            for viewer in (reader, sleeper):
+                viewer.offer(pieces)
+            # then who reads gets those very bytes
+            assert (await reader.take())[0] is pieces[0]
+        # and who did not is told to read anew, once, instead of all that it missed
+        assert sleeper.is_behind
+        assert list(await sleeper.take()) == [RESYNC]
+        sleeper.offer(pieces)
+        assert list(await sleeper.take()) == pieces
+
+    asyncio.run(look())
+
+
+def test_very_many_series_wait_and_the_rest_does_not() -> None:
+    async def look() -> None:
+        feed = TaskFeed(TASK)
+        many = {number: SeriesChange(1, 1.0, 1, START_NS) for number in range(20_000)}
+        # given that 20,000 series were told to a hundred viewers
+        feed.note(TaskChange(dict(many)))
+        assert len(feed.take().series) == 20_000
+        feed.note_cost(100 * 1_500_000)
+        # when more of them change, and a line is printed
+        feed.note(TaskChange(dict(many), console_last_id=7))
+        # then the line is told at once
+        change = feed.take()
+        assert (change.series, change.console_last_id) == ({}, 7)
+        assert not feed.has_news()
+        # and the series when they have waited
+        feed.end_wait()
+        assert feed.has_news()
+        assert len(feed.take().series) == 20_000
+
+    asyncio.run(look())
+
+
+def test_few_series_never_wait() -> None:
+    feed = TaskFeed(TASK)
+    for _ in range(3):
+        feed.note(TaskChange({1: SeriesChange(1, 1.0, 1, START_NS)}))
+        assert list(feed.take().series) == [1]
+        feed.note_cost(100_000)
+
+
+def test_a_task_with_thousands_of_series_tells_them_all(server: BackgroundServer) -> None:
+    # given a page of a task, and 3,000 series that get a point each
+    http, stream = Http(server.url), Stream(server.url, f"?task={TASK}")
+    keys = [SeriesKey("scalar", "norm", str(number)) for number in range(3000)]
+    http.send(frame_of({key: rows_of([1.0]) for key in keys}))
+    # then it hears of each, in events that a browser takes without a pause
+    heard: dict[str, Any] = {}
+    while len(heard) < 3000:
+        some = stream.until("points")["series"]
+        assert len(some) <= 500 and not some.keys() & heard.keys()
+        heard |= some
+    # and of what comes next
+    http.send(frame_of({keys[0]: rows_of([2.0], first=1)}, sequence=1))
+    assert [one["count"] for one in stream.until("points")["series"].values()] == [2]
+    stream.close()

@@ -34,6 +34,9 @@ from telemetry.server import (
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
 from telemetry.server.config import CONFIG, STORE, ServerConfig
+from telemetry.server.connections import Connections, note_request
+from telemetry.server.descriptors import raise_descriptor_limit
+from telemetry.server.listening import Site
 from telemetry.server.store import Store
 from telemetry.server.tokens import TokenRegistry
 
@@ -43,12 +46,11 @@ log = logging.getLogger("telemetry.server")
 
 # Requests under way get this long to finish when the server stops, in seconds.
 _SHUTDOWN_TIMEOUT_S = 10.0
-_BACKLOG = 512
 
 
 def create_app(config: ServerConfig) -> web.Application:
     """Build the application: ingest, read API, live stream and pages. The store is opened at its start."""
-    app = web.Application(middlewares=[json_errors, guard], client_max_size=config.limits.max_body_bytes)
+    app = web.Application(middlewares=[note_request, json_errors, guard], client_max_size=config.limits.max_body_bytes)
     app[CONFIG] = config
     app[TOKENS] = TokenRegistry(config.directory, always=config.token is not None or not is_loopback(config.host))
     live.add_routes(app)
@@ -68,6 +70,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(blob_api.run_blobs)
     app.cleanup_ctx.append(ingest.run_ingest)
     app.cleanup_ctx.append(edit_api.run_edits)
+    app.cleanup_ctx.append(live.run_feeds)
     app.cleanup_ctx.append(live.run_status_watch)
     app.cleanup_ctx.append(watch.run_watch)
     app.cleanup_ctx.append(run_tokens)
@@ -88,12 +91,13 @@ async def serve(
         create_app(config),
         access_log=None,
         shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+        keepalive_timeout=config.limits.connections.idle_timeout_s,
         # Bodies are taken as they are: an inflated one would escape the limits.
         auto_decompress=False,
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, config.host, config.port, backlog=_BACKLOG)
+        site = Site(runner, config.host, config.port, Connections(config.limits.connections))
         try:
             await site.start()
         except OSError as error:
@@ -101,14 +105,18 @@ async def serve(
                 f"cannot listen on {config.host}, port {config.port}: {error.strerror or error}"
             ) from error
         if on_ready is not None:
-            on_ready(_url(runner, config.host))
+            on_ready(_url(config.host, site.port))
         await (stop or asyncio.Event()).wait()
     finally:
         await runner.cleanup()
 
 
 def run_server(config: ServerConfig, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM (a second one does not hurry it); blocks. On uvloop where there is one."""
+    """Serve until SIGINT or SIGTERM (a second one does not hurry it); blocks. On uvloop where there is one.
+
+    For a process that is the server's: its limit of descriptors is raised as far as that is allowed.
+    """
+    raise_descriptor_limit()
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -224,11 +232,9 @@ async def _run_store(app: web.Application) -> AsyncIterator[None]:
     app[STORE].close()
 
 
-def _url(runner: web.AppRunner, host: str) -> str:
-    address = runner.addresses[0]
+def _url(host: str, port: int) -> str:
     # A wildcard is no address to open; this machine answers on it as on any other.
     name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-    port = int(address[1])
     return f"http://[{name}]:{port}" if _is_ipv6(name) else f"http://{name}:{port}"
 
 

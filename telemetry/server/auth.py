@@ -24,6 +24,7 @@ from aiohttp.typedefs import Handler
 from telemetry.credentials import is_loopback
 from telemetry.server.access import EVERYTHING, TOKENS, Access, may_read_project, set_access
 from telemetry.server.config import CONFIG, STORE, ServerConfig
+from telemetry.server.connections import trust
 from telemetry.server.live import HUB
 from telemetry.server.params import task_id_of
 from telemetry.server.tokens import Scope, TokenRegistry
@@ -111,10 +112,12 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _host_is_ours(request, config):
             raise web.HTTPForbidden(text="this server does not answer under that host name")
         set_access(request, EVERYTHING)
+        trust(request)
     elif request.path not in _OPEN_PATHS:
         access = _authenticate(request, config, tokens)
         if access is None:
             raise _unauthorized("a token is needed: send it as a bearer token, or as the password in a browser")
+        trust(request)
         _check_scope(request, access)
         set_access(request, access)
         await _check_project(request, access)

@@ -6,7 +6,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "DEFAULT_HOST",
     "DEFAULT_PORT",
     "STORE",
+    "ConnectionLimits",
     "Limits",
     "ServerConfig",
     "read_limits",
@@ -36,6 +37,35 @@ DEFAULT_PORT = 8008
 CONFIG_FILE = "server.toml"
 
 _MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections there may be, and how long each may take (connections.py).
+
+    Attributes:
+        max_total: open at once; fewer where the process may not have as many descriptors. Beyond it one that waits is
+            ended for the new one, one without a token first, and where none waits the answer is 503.
+        max_newcomers: of these, without a token so far (where there are no tokens: without a whole request); at most
+            half of all. Beyond it the one that has waited longest is ended.
+        max_per_address: from one IPv4 address or IPv6 /64. None: half of all, but any number from this machine.
+        header_timeout_s: from a connection's arrival, or a request's first byte, to its last header; also how long one
+            without a token may stay idle.
+        body_timeout_s: from there to the end of the body; 64 MiB in this is 0.5 MiB/s.
+        idle_timeout_s: between two requests. The 600 s of cloud balancers must be shorter: who closes a connection
+            while the other side sends a request on it makes that fail.
+        read_timeout_s: an answer that nobody reads, or at less than 1 KiB/s, ends its connection after this.
+        max_unsent_bytes: of answers in memory whose readers are slow; beyond it the slowest are ended at once.
+    """
+
+    max_total: int = 10_000
+    max_newcomers: int = 1000
+    max_per_address: int | None = None
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 120.0
+    idle_timeout_s: float = 620.0
+    read_timeout_s: float = 30.0
+    max_unsent_bytes: int = 256 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +83,7 @@ class Limits:
         max_blob_bytes: one artifact, model or medium; more is answered 413. None for any.
         min_free_share: of the disk that must stay free of blobs; beyond it the answer is 507.
         max_store_bytes: the database may grow to this, then ingest is answered 503; None for the disk's end.
+        connections: how many, and how slow they may be.
     """
 
     max_body_bytes: int = 20 * _MIB
@@ -63,6 +94,7 @@ class Limits:
     max_blob_bytes: int | None = None
     min_free_share: float = 0.05
     max_store_bytes: int | None = None
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +182,13 @@ def read_project_limits(path: Path) -> ProjectLimits:
 
 
 def read_limits(path: Path) -> Limits:
-    """Return the limits of the whole server with what its configuration file says of blobs.
+    """Return the limits of the whole server with what its configuration file says of blobs and connections.
 
     Raises:
         ConfigurationError: as read_project_limits does.
     """
-    entry = _tables(path)["blobs"]
+    tables = _tables(path)
+    entry = tables["blobs"]
     if set(entry) - {"max_bytes", "min_free_share"}:
         raise ConfigurationError(f"{path}: [blobs] may hold max_bytes, min_free_share")
     most, share = entry.get("max_bytes"), entry.get("min_free_share", Limits().min_free_share)
@@ -163,7 +196,23 @@ def read_limits(path: Path) -> Limits:
         raise ConfigurationError(f"{path}: max_bytes of [blobs] is {most!r:.40}, not a whole number")
     if type(share) not in (int, float) or not 0 <= share < 1:
         raise ConfigurationError(f"{path}: min_free_share of [blobs] is {share!r:.40}, not from 0 to under 1")
-    return Limits(max_blob_bytes=most, min_free_share=float(share))
+    return Limits(
+        max_blob_bytes=most,
+        min_free_share=float(share),
+        connections=_connection_limits(path, tables["connections"]),
+    )
+
+
+def _connection_limits(path: Path, entry: dict[str, Any]) -> ConnectionLimits:
+    known = {field.name: field.name.endswith("_s") for field in fields(ConnectionLimits)}
+    if set(entry) - set(known):
+        raise ConfigurationError(f"{path}: [connections] may hold {', '.join(known)}")
+    for name, value in entry.items():
+        may_be_fraction = known[name]
+        if type(value) not in ((int, float) if may_be_fraction else (int,)) or not value > 0:
+            wanted = "a number of seconds" if may_be_fraction else "a whole number"
+            raise ConfigurationError(f"{path}: {name} of [connections] is {value!r:.40}, not {wanted} above 0")
+    return ConnectionLimits(**entry)
 
 
 def _tables(path: Path) -> dict[str, dict[str, Any]]:
@@ -175,10 +224,10 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
         document = {}
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    tables = {name: document.pop(name, {}) for name in ("limits", "blobs")}
+    tables = {name: document.pop(name, {}) for name in ("limits", "blobs", "connections")}
     if document or not all(isinstance(table, dict) for table in tables.values()):
         said = ", ".join(document) or "a value"
-        raise ConfigurationError(f"{path}: only the tables [limits] and [blobs] are known, not {said}")
+        raise ConfigurationError(f"{path}: only the tables [limits], [blobs] and [connections] are known, not {said}")
     return tables
 
 

@@ -7,7 +7,7 @@ chunks) are written once, at the end of the transaction; that is what a group co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -77,14 +77,19 @@ class TaskChange:
 
     def merged(self, later: TaskChange) -> TaskChange:
         """Return both changes as one; `later` came after."""
-        return TaskChange(
-            self.series | later.series,
-            self.console_last_id if later.console_last_id is None else later.console_last_id,
-            self.models or later.models,
-            self.plots or later.plots,
-            self.media or later.media,
-            self.reset or later.reset,
-        )
+        both = replace(self, series=dict(self.series))
+        both.absorb(later)
+        return both
+
+    def absorb(self, later: TaskChange) -> None:
+        """Make this one both changes; `later` came after."""
+        self.series.update(later.series)
+        if later.console_last_id is not None:
+            self.console_last_id = later.console_last_id
+        self.models |= later.models
+        self.plots |= later.plots
+        self.media |= later.media
+        self.reset |= later.reset
 
 
 class WriterCache:

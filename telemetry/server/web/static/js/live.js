@@ -19,7 +19,7 @@ export class Live {
   /**
    * @param {Record<string, string>} query  of /api/v1/live
    * @param {Record<string, (data: any) => void>} handlers  by event name
-   * @param {() => void} onResume  called when the feed is back after a gap: fetch what was missed
+   * @param {() => void} onResume  called when the feed is back after a gap, or left something out: fetch what was missed
    */
   constructor(query, handlers, onResume) {
     this.query = query;
@@ -57,6 +57,8 @@ export class Live {
       if (this.source !== source) return;
       this.#lost();
     };
+    // A page that took too little of the feed for some time (a laptop that slept) is told that it missed something.
+    source.addEventListener("resync", () => this.onResume());
     for (const [name, handle] of Object.entries(this.handlers)) {
       source.addEventListener(name, (event) => handle(JSON.parse(/** @type {MessageEvent} */ (event).data || "{}")));
     }
