@@ -22,7 +22,6 @@ FOLDERS = {
 # A module or package by the longest name that fits, and its floor: it imports from below, never from above.
 FLOORS = {
     "telemetry.errors": 0,
-    "telemetry.interrupts": 0,
     "telemetry.events": 0,
     "telemetry.settings": 0,
     "telemetry.retry": 0,

@@ -20,8 +20,8 @@ from telemetry.protocols import Emit
 from telemetry.sdk.logger_media import Uploader
 from telemetry.sdk.logger_plots import PlotReports
 from telemetry.sdk.references import Referred, key_of, logger_of
-from telemetry.values import excerpt
 from telemetry.terminal import unkept
+from telemetry.values import excerpt
 
 __all__ = ["Logger"]
 
