@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from telemetry.blobs import BLOBS, BlobFolder
@@ -92,6 +92,8 @@ class LocalZipSink:
         self._journal: Journal | None = None
         self.session_folder: Path | None = None
         self.zip_file: Path | None = None
+        # Told how many events are lost because somebody took the folder away; they were delivered.
+        self.on_lost: Callable[[int], None] = lambda events: None
 
     def places(self, task_id: str) -> list[Path]:
         """Return where a task's session lies, or will: its folder while it is written, its zips after it."""
@@ -134,6 +136,7 @@ class LocalZipSink:
             fsync_interval_s=self._fsync_interval_s,
             commit=self._commit,
         )
+        journal.on_lost = lambda lost: self.on_lost(sum(lost.values()))
         try:
             await journal.open(task)
             if self._is_clone:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -97,6 +97,12 @@ class Lane:
         self._loose_bytes = 0
         self._journaled = -1  # the greatest sequence number in the journal
         self._passed = -1  # every frame of the journal up to here was delivered, rejected or is in memory
+        self._settling: list[_Held] = []  # the book knows some of these as settled, and the journal not yet
+        if journal is not None:
+            journal.copies = self._frames_of_journal
+            journal.on_lost = self._note_journal_lost
+        if hasattr(sink, "on_lost"):
+            sink.on_lost = self._note_sink_lost
         self._journal_lock = asyncio.Lock()
         self._rescue: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -282,7 +288,7 @@ class Lane:
         if journal is None:
             return
         # The cursor runs ahead of what is delivered by the copies, of which there are none here.
-        lost = self._journaled  # before reading: what is appended meanwhile is not lost
+        passed, lost = self._passed, self._journaled  # before reading: what is appended meanwhile is not lost
         try:
             found = await journal.read_after(self._passed, WRITE_BYTES)
         except OSError as error:
@@ -294,14 +300,21 @@ class Lane:
                 self._copies.append(_Held(frame, in_journal=True))
                 self._copies_bytes += len(frame)
                 self._passed = frame.sequence
+        # Damaged or removed from outside: what is not readable is not ours to wait for.
+        missing = journal.expected(passed, self._passed if self._copies else lost)
+        for held in self._copies:
+            missing.pop(held.frame.sequence, None)
+        if missing:
+            log.warning("frames %d to %d in %s can no longer be read", min(missing), max(missing), journal.folder)
+            self._note_journal_lost(missing)
+            journal.disown(missing)
         if not self._copies:
-            # Damaged or removed from outside: what is not readable is not ours to wait for.
-            log.warning("frames up to %d in %s can no longer be read", lost, journal.folder)
             self._passed = lost
 
     async def _settle(self, rejected: dict[int, str]) -> None:
         """The sink has what was in flight: move it in the ledger, and let memory and journal forget it."""
         flight, self._flight = self._flight, []
+        self._settling = flight
         for held in flight:
             frame, in_journal = held.frame, held.in_journal
             held.settled = True
@@ -322,6 +335,7 @@ class Lane:
         self._progress.set()
         if any(held.in_journal for held in flight):
             await self._forget_delivered()
+        self._settling = []
 
     async def _forget_delivered(self) -> None:
         """Let the journal forget the frames that come before all that is still owed."""
@@ -405,6 +419,22 @@ class Lane:
             else:
                 log.info("the journal in %s can be written again", self.journal.folder)
         self._journal_error = error
+
+    # ---- what is taken away ----------------------------------------------------------------------
+
+    def _frames_of_journal(self) -> list[Frame]:
+        """Return the frames of the journal that memory holds as well."""
+        return [held.frame for held in chain(self._flight, self._copies) if held.in_journal]
+
+    def _note_journal_lost(self, lost: Mapping[int, int]) -> None:
+        """The journal cannot give these frames back (events by sequence number): they are on disk no more."""
+        settled = {held.frame.sequence for held in self._settling if held.settled}
+        events = sum(count for sequence, count in lost.items() if sequence not in settled)
+        self._book.drop(self._account, events, DropReason.JOURNAL_LOST, from_disk=True)
+
+    def _note_sink_lost(self, events: int) -> None:
+        """A sink on this machine had so many events, and its folder was taken away."""
+        self._book.lose(self._account, events, DropReason.JOURNAL_LOST)
 
     # ---- ending ----------------------------------------------------------------------------------
 

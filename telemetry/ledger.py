@@ -24,6 +24,7 @@ class DropReason(StrEnum):
     TOO_LARGE = "too_large"  # one event over the frame's limit
     SINK_STALLED = "sink_stalled"  # a sink without a journal stopped taking frames
     REJECTED = "rejected"  # the far side refused the frame; it lies in quarantine
+    JOURNAL_LOST = "journal_lost"  # it was on disk, and somebody took the file or folder away
     NOT_DELIVERED = "not_delivered"  # close ran out of time and there was no journal to leave them in
 
 
@@ -143,6 +144,12 @@ class Book:
                 account.on_disk -= count
             else:
                 account.in_memory -= count
+            account.dropped[reason.value] += count
+
+    def lose(self, account: Account, count: int, reason: DropReason) -> None:
+        """What was delivered is gone: the far side has it no more, and nobody can send it again."""
+        with self.lock:
+            account.delivered -= count
             account.dropped[reason.value] += count
 
     def write_off(self) -> None:
