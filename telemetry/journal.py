@@ -21,10 +21,9 @@ import json
 import logging
 import os
 import time
-from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from telemetry.blobs import BLOBS
 from telemetry.disk import make_private_folder
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
+from telemetry.segments import Segment, frames_from, frames_of, holds, is_taken_away, open_private, path_of
 from telemetry.wire import Damage, Frame, scan
 
 __all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session", "server_mark"]
@@ -53,33 +53,6 @@ _fsync = aiofiles.os.wrap(os.fsync)
 
 # A folder that could not be made is not tried again sooner: each try is several calls, and the disk may be slow.
 OPEN_RETRY_S = 1.0
-
-_READ_BYTES = 1024 * 1024
-
-
-@dataclass(slots=True)
-class _Segment:
-    """One file of frames. `last_sequence` is the greatest appended, -1 for none.
-
-    Attributes:
-        sequences, events: of each frame in it: 16 bytes a frame, by which is known what is
-            lost with the file.
-    """
-
-    path: Path
-    last_sequence: int = -1
-    size: int = 0
-    sequences: array[int] = field(default_factory=lambda: array("q"))
-    events: array[int] = field(default_factory=lambda: array("L"))
-
-    def note(self, frames: Sequence[Frame]) -> None:
-        self.last_sequence = frames[-1].sequence
-        self.sequences.extend([frame.sequence for frame in frames])
-        self.events.extend([frame.events for frame in frames])
-
-    def events_after(self, sequence: int) -> dict[int, int]:
-        """Return the number of events of each frame with a greater sequence number."""
-        return {one: count for one, count in zip(self.sequences, self.events, strict=True) if one > sequence}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +97,7 @@ class Journal:
         self._executor = executor
         self._segment_bytes = segment_bytes
         self._fsync_interval_s = fsync_interval_s
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._file: Any = None
         self._task: TaskHeader | None = None
         self._open_error: OSError | None = None
@@ -311,11 +284,11 @@ class Journal:
             file = await self._open_file(path)
         self._file = file
         self._next_index += 1
-        self._segments.append(_Segment(path))
+        self._segments.append(Segment(path))
 
     async def _open_file(self, path: Path) -> Any:
         # Readable, too: of a file that was deleted while it is open everything can still be had.
-        return await aiofiles.open(path, "a+b", buffering=0, executor=self._executor, opener=_open_private)
+        return await aiofiles.open(path, "a+b", buffering=0, executor=self._executor, opener=open_private)
 
     async def _close_file(self) -> None:
         file, self._file = self._file, None
@@ -354,7 +327,7 @@ class Journal:
         if self._file is None or not self._segments:
             return
         segment = self._segments[-1]
-        if self._taken_away or await self._call(_is_taken_away, self._file.fileno(), segment.path, segment.size):
+        if self._taken_away or await self._call(is_taken_away, self._file.fileno(), segment.path, segment.size):
             self._taken_away = True
             await self._make_anew()
 
@@ -393,7 +366,7 @@ class Journal:
 
     def _save(
         self, path: Path, descriptor: int | None, held: Sequence[Frame]
-    ) -> tuple[_Segment, list[_Segment], Path | None]:
+    ) -> tuple[Segment, list[Segment], Path | None]:
         """Write a segment with what is left of those that are gone. On the disk thread.
 
         Returns:
@@ -402,12 +375,12 @@ class Journal:
         assert self._task is not None
         _make_session(self.folder, self._task, self._server)
         closed = self._segments if descriptor is None else self._segments[:-1]
-        gone = [segment for segment in closed if not _holds(segment.path, segment.size)]
+        gone = [segment for segment in closed if not holds(segment.path, segment.size)]
         gone += self._segments[len(closed) :]
         wanted = {sequence for segment in gone for sequence in segment.sequences}
-        segment = _Segment(path)
-        with open(path, "wb", opener=_open_private) as target:
-            open_frames = iter(()) if descriptor is None else _frames_of(descriptor)
+        segment = Segment(path)
+        with open(path, "wb", opener=open_private) as target:
+            open_frames = iter(()) if descriptor is None else frames_of(descriptor)
             for frame in chain(sorted(held, key=lambda frame: frame.sequence), open_frames):
                 if frame.sequence in wanted:
                     wanted.discard(frame.sequence)
@@ -416,12 +389,12 @@ class Journal:
                     segment.note([frame])
             target.flush()
             os.fsync(target.fileno())
-        return segment, gone, None if descriptor is None else _path_of(descriptor)
+        return segment, gone, None if descriptor is None else path_of(descriptor)
 
     async def _count_what_is_there(self) -> None:
         """At the end: what is counted as on disk is on disk, and is found there."""
         segments = list(self._segments)
-        gone = await self._call(lambda: [one for one in segments if not _holds(one.path, one.size)])
+        gone = await self._call(lambda: [one for one in segments if not holds(one.path, one.size)])
         lost: dict[int, int] = {}
         for segment in gone:
             lost |= segment.events_after(self._delivered)
@@ -453,7 +426,7 @@ class Journal:
         start = paths.index(path) if path in paths and at <= sequence else 0
         for index, current in enumerate(paths[start:], start):
             resumed = index == start and current == path and at <= sequence
-            for position, frame in _frames_from(current, offset if resumed else 0, max_bytes):
+            for position, frame in frames_from(current, offset if resumed else 0, max_bytes):
                 if frame.sequence <= sequence:
                     self._cursor = (current, position, frame.sequence)
                     continue
@@ -464,85 +437,13 @@ class Journal:
         return found
 
 
-def _frames_from(path: Path, offset: int, block_bytes: int) -> Iterator[tuple[int, Frame]]:
-    """Yield (offset, frame) of a segment from `offset` on; no more of it in memory than a block and a frame."""
-    data = b""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            while block := file.read(block_bytes):
-                data += block
-                used = 0
-                for position, item in scan(data):
-                    # The end of a block looks like a cut frame, and is read again with the next.
-                    if isinstance(item, Frame):
-                        yield offset + position, item
-                        used = position + len(item)
-                data, offset = data[used:], offset + used
-    except FileNotFoundError:
-        return  # somebody else removed it
-
-
-def _is_taken_away(descriptor: int, path: Path, size: int) -> bool:
-    """Say whether an open file is not any more what lies at its path, with at least `size` bytes."""
-    ours = os.fstat(descriptor)
-    try:
-        there = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError as error:
-        # It may not be looked at, or the file system does not answer: that says nothing about the file.
-        return error.errno == errno.ESTALE
-    if ours.st_size < size:
-        return True
-    # Some FUSE file systems number a file anew at each look: the number alone is no proof.
-    return not os.path.samestat(ours, there) and (ours.st_nlink == 0 or ours.st_size != there.st_size)
-
-
-def _holds(path: Path, size: int) -> bool:
-    """Say whether a file is there with so many bytes; one that may not be looked at is taken to be."""
-    try:
-        return path.stat().st_size >= size
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        return error.errno != errno.ESTALE
-
-
-def _frames_of(descriptor: int) -> Iterator[Frame]:
-    """Yield the sound frames of an open file, which may have no name any more."""
-    offset, data = 0, b""
-    while block := os.pread(descriptor, _READ_BYTES, offset):
-        offset += len(block)
-        data += block
-        used = 0
-        for position, item in scan(data):
-            if isinstance(item, Frame):
-                yield item
-                used = position + len(item)
-        data = data[used:]
-
-
-def _path_of(descriptor: int) -> Path | None:
-    """Return where an open file lies by now, where the system can tell (Linux); None if it was deleted."""
-    try:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        return path if os.path.samestat(path.stat(), os.fstat(descriptor)) else None
-    except OSError:
-        return None
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _unlink_all(paths: Collection[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    with open(path, "wb", opener=_open_private) as file:
+    with open(path, "wb", opener=open_private) as file:
         file.write(data)
 
 
@@ -569,7 +470,7 @@ def _make_session(folder: Path, task: TaskHeader, server: str) -> None:
         document["server"] = server_mark(server)
     # Written aside and renamed: a reader never sees half of it.
     part = folder / f".{SESSION_FILE}.{task.writer_id.hex()}"
-    with open(part, "w", encoding="utf-8", opener=_open_private) as file:
+    with open(part, "w", encoding="utf-8", opener=open_private) as file:
         json.dump(document, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

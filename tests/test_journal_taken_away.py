@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from sdk_support import run_program
+from telemetry.sinks.http import HttpSink
+from telemetry.sinks.local_zip import LocalZipSink
 from test_lane import driven
 
 from telemetry.disk import DaemonExecutor
@@ -19,8 +21,6 @@ from telemetry.events import Batch, ConsoleLine, Scalar, ScalarColumns
 from telemetry.journal import Journal, read_segments, read_session
 from telemetry.pipeline import Pipeline
 from telemetry.settings import Settings
-from telemetry.sinks.http import HttpSink
-from telemetry.sinks.local_zip import LocalZipSink
 from telemetry.testing import FlakySink, make_header
 from telemetry.wire import Frame, encode
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -76,7 +75,7 @@ def test_a_relative_state_folder_stays_where_it_was_while_the_server_is_down(tmp
         if batch.columns.series[index].title == "loss"
     ]
     assert points == list(range(20_000))
-    assert os.listdir(tmp_path / "run") == []
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_child_in_another_working_folder_writes_to_the_same_state_folder(tmp_path: Path) -> None:
@@ -86,14 +85,14 @@ def test_a_child_in_another_working_folder_writes_to_the_same_state_folder(tmp_p
 
         task = Task.init(project_name="p", task_name="parent")
         os.mkdir("run")
-        child = "from telemetry import Task; t = Task.init(); t.get_logger().report_single_value('child', 1.0); t.close()"
+        child = "from telemetry import Task; Task.init().get_logger().report_single_value('child', 1.0)"
         subprocess.run([sys.executable, "-c", child], check=True, cwd="run")
         task.close()
     """
     done = run_program(source, tmp_path / "state", variables={"TELEMETRY_DIR": "state"})
 
     assert done.returncode == 0, done.stderr
-    assert os.listdir(tmp_path / "run") == []
+    assert list((tmp_path / "run").iterdir()) == []
     (session,) = (tmp_path / "state" / "sessions").iterdir()
     writers = {item.writer_id for item in read_segments(session) if isinstance(item, Frame)}
     assert len(writers) == 2
