@@ -77,6 +77,8 @@ class Journal:
         commit: fsync each append before it returns.
         max_bytes: what the segments may take together; beyond it an append fails as on a full disk.
         server: the address of the server that the frames are for; "" if they are for none.
+        keep_bytes: of delivered frames at least so many stay until the end, where `max_bytes` leaves room: a server may
+            lose what it has.
     """
 
     def __init__(
@@ -89,9 +91,11 @@ class Journal:
         commit: bool = False,
         max_bytes: int | None = None,
         server: str = "",
+        keep_bytes: int = 0,
     ) -> None:
         self.folder = folder
         self._server = server
+        self._keep_bytes = keep_bytes
         self._commit = commit
         self._max_bytes = max_bytes
         self._executor = executor
@@ -150,6 +154,8 @@ class Journal:
             OSError: the disk is full or gone, the folder could not be made yet, or `max_bytes` is reached. What
                 was half written is skipped by every reader.
         """
+        if self._max_bytes is not None and self.size + sum(map(len, frames)) > self._max_bytes:
+            await self._remove_delivered(0)
         if self._max_bytes is not None and self.size + sum(map(len, frames)) > self._max_bytes:
             raise OSError(errno.EDQUOT, f"the journal has reached its {self._max_bytes:,} bytes (max_journal_bytes)")
         async with self._lock:
@@ -215,9 +221,18 @@ class Journal:
         return frames
 
     async def forget(self, sequence: int) -> None:
-        """Everything up to `sequence` was delivered: segments that hold nothing newer are removed."""
+        """Everything up to `sequence` was delivered: segments that hold nothing newer are removed, but for the last."""
         self._delivered = max(self._delivered, sequence)
+        await self._remove_delivered(self._keep_bytes)
+
+    def owe_again(self, sequence: int) -> None:
+        """The far side has lost this frame, and may have lost those after it: none of them may be forgotten."""
+        self._delivered = min(self._delivered, sequence - 1)
+
+    async def _remove_delivered(self, keep_bytes: int) -> None:
         while len(self._segments) > 1 and self._segments[0].last_sequence <= self._delivered:
+            if self.size - self._segments[0].size < keep_bytes:
+                break
             segment = self._segments.pop(0)
             try:
                 await aiofiles.os.unlink(segment.path, executor=self._executor)

@@ -25,6 +25,7 @@ class DropReason(StrEnum):
     SINK_STALLED = "sink_stalled"  # a sink without a journal stopped taking frames
     REJECTED = "rejected"  # the far side refused the frame; it lies in quarantine
     JOURNAL_LOST = "journal_lost"  # it was on disk, and somebody took the file or folder away
+    SERVER_LOST = "server_lost"  # it was delivered, and the server has it no more; nor have we
     NOT_DELIVERED = "not_delivered"  # close ran out of time and there was no journal to leave them in
 
 
@@ -151,6 +152,12 @@ class Book:
         with self.lock:
             account.delivered -= count
             account.dropped[reason.value] += count
+
+    def owe_again(self, account: Account, count: int) -> None:
+        """What was delivered is gone, and lies in the journal still: delivered to disk."""
+        with self.lock:
+            account.delivered -= count
+            account.on_disk += count
 
     def write_off(self) -> None:
         """At the very end: what only memory holds will not be delivered."""

@@ -71,6 +71,8 @@ class Running:
         self.record = Record(self.emit)
         self.connected = Connected(self.record, watch=launched.destination is not None)
         self.uploads = self._make_uploads(launched)
+        if isinstance(self.pipeline, Pipeline):
+            self.pipeline.on_server_lost = self._on_server_lost
         self.depot: Depot = NowhereDepot() if launched.destination is None else RunningDepot(self.uploads)
         self.book = ModelBook(self)
         self.model_files = ModelFiles(self, self.book, keeps=launched.output.keeps_models)
@@ -210,6 +212,13 @@ class Running:
         folders = [folder for _, folder in self.pipeline.session_folders(SETTLE_TIMEOUT_S)]
         spool = self.pipeline.spool_folder
         return folders if spool is None or spool in folders else [*folders, spool]
+
+    def _on_server_lost(self, lost_events: int) -> None:
+        """A server has lost data: tell it whose task this is, and say that the files it had may be gone."""
+        self.uploads.note_server_lost()
+        if lost_events:
+            # On the pipeline's thread, which no queue holds up: a flush that follows takes it along.
+            self.record.tell_again()
 
     def _make_uploads(self, launched: Launch) -> Uploads:
         pipeline = launched.pipeline

@@ -182,6 +182,7 @@ class Uploads:
         self._settle = settle
         self._stream = None if settings.quiet else stream
         self._failed: list[tuple[str, str]] = []
+        self._at_server = 0  # uploads that a server has taken
         self._forked = False
         self._begin()
         lifecycle.watch_forks(self)
@@ -298,6 +299,13 @@ class Uploads:
             self._carrier.abandon()
             lifecycle.forget_forks(self)
             return self._left_over()
+
+    def note_server_lost(self) -> None:
+        """A server has lost data that it had taken: files that it had taken may be among them."""
+        count, self._at_server = self._at_server, 0
+        if count:
+            what = f"{count} stored file{'' if count == 1 else 's'}"
+            self._failed.append((what, "the server has lost data since it took them"))
 
     def _left_s(self, deadline_s: float, patient: bool) -> float:
         now_s = time.monotonic()
@@ -419,6 +427,8 @@ class Uploads:
         stored = carrier.carry(blob, job.places, target=job.target, key=job.key, label=job.upload.label)
         job.on_stored(stored)
         job.upload.blob = stored
+        if job.target is None and any(sink.spool for sink, _ in job.places):
+            self._at_server += 1
         if job.target is not None:
             # The record must not name a blob that is gone from here.
             self._settle(SETTLE_TIMEOUT_S)
