@@ -18,7 +18,7 @@ from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
-from telemetry.sdk.announce import end_line, start_line
+from telemetry.sdk.announce import end_line, kept_sentence, start_line
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
 from telemetry.sdk.identity import Lineage, is_requeueable
@@ -71,8 +71,6 @@ class Running:
         self.record = Record(self.emit)
         self.connected = Connected(self.record, watch=launched.destination is not None)
         self.uploads = self._make_uploads(launched)
-        if isinstance(self.pipeline, Pipeline):
-            self.pipeline.on_server_lost = self._on_server_lost
         self.depot: Depot = NowhereDepot() if launched.destination is None else RunningDepot(self.uploads)
         self.book = ModelBook(self)
         self.model_files = ModelFiles(self, self.book, keeps=launched.output.keeps_models)
@@ -125,6 +123,8 @@ class Running:
     def _follow(self, tags: list[str]) -> None:
         """Note what the next run must know of this one; give a task that goes on its further tags."""
         membership = self.launched.membership
+        if isinstance(self.pipeline, Pipeline):
+            self.pipeline.on_server_lost = self._on_server_lost
         if membership.note is not None and membership.leads:
             self._note = RunNote(membership.note, membership)
             self._note.begin()
@@ -288,8 +288,10 @@ class Running:
         if isinstance(self.pipeline, Pipeline) and (self.launched.membership.leads or not complete):
             left_in = left.folder or self.pipeline.spool_folder
             destination = self.launched.destination
-            afterwards = "" if destination is None else destination.afterwards
-            self.launched.announcer.say(end_line(outcome.status, ledger, left, left_in=left_in, afterwards=afterwards))
+            kept = ""
+            if destination is not None and destination.afterwards:
+                kept = kept_sentence(destination.sinks, self.header.task_id)
+            self.launched.announcer.say(end_line(outcome.status, ledger, left, left_in=left_in, kept=kept))
 
     def _on_exit(self, cause: lifecycle.ExitCause) -> None:
         timeout_s = self.settings.close_timeout_s
