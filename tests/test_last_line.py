@@ -131,3 +131,23 @@ def test_what_is_nowhere_is_not_said_to_be_seen_anywhere(mode: str, tmp_path: Pa
     assert "journal_lost" in last
     assert "See it with" not in last
     assert "safe" not in done.stderr
+
+
+def test_an_upload_whose_bytes_were_deleted_is_not_said_to_be_on_disk(tmp_path: Path) -> None:
+    source = """
+        import os, shutil
+        from telemetry import Task
+
+        task = Task.init(project_name="p", task_name="blobs")
+        upload = task.upload_artifact("data", {"a": 1}, wait_on_upload=False)
+        while not task.flush() or not list(STATE.glob("spool/*/blobs/*")):
+            pass
+        shutil.rmtree(next(STATE.glob("spool/*/blobs")))
+        task.close()
+    """.replace("STATE", "__import__('pathlib').Path(os.environ['TELEMETRY_DIR'])")
+    variables = {"TELEMETRY_URL": "http://127.0.0.1:9", "TELEMETRY_CLOSE_TIMEOUT": "2"}
+    done = run_program(source, tmp_path / "state", variables=variables)
+    assert done.returncode == 0, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "still to be sent" not in last
+    assert "artifact 'data' failed: " in last

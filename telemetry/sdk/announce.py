@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from telemetry.journal import SESSION_FILE
 from telemetry.ledger import Ledger
 from telemetry.sessions import holds_task
 
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
     from telemetry.sdk.uploads import Left
 
 __all__ = ["Announcer", "end_line", "kept_sentence", "start_line"]
+
+
+# The last line names this many at most; of more, the folders that they are in.
+MAX_PATHS = 8
 
 
 def start_line(name: str, places: list[str], *, seed: int | None = None, run: str = "") -> str:
@@ -49,6 +52,8 @@ def kept_sentence(sinks: Sequence[object], task_id: str) -> str:
             return f"It is lost: nothing of it can be read in {' or '.join(map(str, places(task_id)))}"
         if not getattr(sink, "zips", False):
             return "See it with: telemetry server"
+        if len(found) > MAX_PATHS:
+            found = list(dict.fromkeys(path.parent for path in found))
         return f"See it with: telemetry import {' '.join(shlex.quote(str(path)) for path in found)}"
     return ""
 
@@ -65,10 +70,7 @@ def end_line(status: str, ledger: Ledger, left: Left | None = None, *, left_in: 
     if left is not None and (said := str(left)):
         line += f" Uploads: {said}."
     if (ledger.on_disk or (left is not None and left.count)) and left_in is not None:
-        if (left_in / SESSION_FILE).is_file():
-            line += f" Send what is on disk with: telemetry sync {shlex.quote(str(left_in))}"
-        else:
-            line += f" It was in {left_in}, which is not there any more"
+        line += f" Send what is on disk with: telemetry sync {shlex.quote(str(left_in))}"
     elif kept and ledger.delivered:
         line += f" {kept}"
     return line

@@ -37,6 +37,7 @@ from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
 from telemetry.sdk.uploads import Uploads, task_prefix
 from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View, section_of
+from telemetry.sessions import holds_task
 
 __all__ = ["Running"]
 
@@ -286,7 +287,8 @@ class Running:
         # Of many processes' lines only those are worth reading that say that something is left.
         complete = ledger.delivered == ledger.logged and not str(left)
         if isinstance(self.pipeline, Pipeline) and (self.launched.membership.leads or not complete):
-            left_in = left.folder or self.pipeline.spool_folder
+            folders = [folder for folder in (left.folder, self.pipeline.spool_folder) if folder is not None]
+            left_in = next((folder for folder in folders if holds_task(folder, self.header.task_id)), None)
             destination = self.launched.destination
             kept = ""
             if destination is not None and destination.afterwards:

@@ -314,7 +314,12 @@ class Uploads:
         return deadline_s - now_s
 
     def _left_over(self) -> Left:
-        waiting = [job for job in self._open.values() if job.upload.kept]
+        kept = [job for job in self._open.values() if job.upload.kept]
+        # The folder may have been taken away with the bytes in it.
+        waiting = [job for job in kept if _is_there(job)]
+        gone = [
+            (job.upload.label, "its bytes were removed from the session folder") for job in kept if job not in waiting
+        ]
         unread = [job.upload.label for job in self._open.values() if not job.upload.kept]
         folders = [folder.folder.parent for job in waiting for _, folder in job.places]
         return Left(
@@ -322,7 +327,7 @@ class Uploads:
             sum(job.upload.blob.size_bytes for job in waiting if job.upload.blob is not None),
             folders[0] if folders else None,
             tuple(unread),
-            tuple(self._failed),
+            (*self._failed, *gone),
         )
 
     # ---- the reader thread -----------------------------------------------------------------------
@@ -461,6 +466,12 @@ class Uploads:
             self._open.pop(id(job), None)
             job.upload._end(error)
             self._changed.notify_all()
+
+
+def _is_there(job: Job) -> bool:
+    """Say whether the bytes of an upload that waits are where they were put."""
+    blob = job.upload.blob
+    return blob is not None and any(folder.exists(blob.sha256) for _, folder in job.places)
 
 
 def _remove(source: Path) -> None:
