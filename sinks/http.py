@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,10 @@ class HttpSink:
         self._credentials = Credentials(token, file=token_file)
         self._timeout_s = timeout_s
         self._session: Any = None
+        # As of the last answer; None where the server does not say: the identity of its store, and which frames of the
+        # writer it holds, as inclusive ranges of sequence numbers.
+        self.store_id: str | None = None
+        self.held: list[tuple[int, int]] | None = None
 
     def clone(self) -> HttpSink:
         """Return an unopened sink with the same settings, for a forked child."""
@@ -100,6 +104,7 @@ class HttpSink:
 
     async def write(self, frames: Sequence[Frame]) -> None:
         """Send frames of one writer; see `send`."""
+        self.held = None
         refused = await self.send(frames)
         if refused:
             reasons = {sequence: reason for (_, sequence), reason in refused.items()}
@@ -137,6 +142,7 @@ class HttpSink:
         return {(frame.writer_id, frame.sequence): _reason(answer)}
 
     def _refused(self, frames: Sequence[Frame], answer: Any) -> dict[tuple[bytes, int], str]:
+        self.store_id, self.held = _store_of(answer), _held_of(answer, frames[0].writer_id.hex())
         results = {(item["writer"], item["sequence"]): item for item in answer["frames"]}
         keys = [(frame.writer_id.hex(), frame.sequence) for frame in frames]
         missing = [key for key in keys if key not in results]
@@ -223,6 +229,23 @@ def _is_receipt(answer: Any) -> bool:
         and isinstance(item.get("result"), str)
         for item in items
     )
+
+
+def _store_of(answer: Mapping[str, Any]) -> str | None:
+    """Return the identity of the store that a receipt came from; None where the server is older than that."""
+    store = answer.get("store")
+    return store if isinstance(store, str) else None
+
+
+def _held_of(answer: Mapping[str, Any], writer: str) -> list[tuple[int, int]] | None:
+    """Return which frames of a writer a receipt says are in the store; None where it does not say."""
+    writers = answer.get("writers")
+    pairs = writers.get(writer) if isinstance(writers, dict) else None
+    if not isinstance(pairs, list):
+        return None
+    found = [(pair[0], pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
+    sound = len(found) == len(pairs) and all(isinstance(first, int) and isinstance(last, int) for first, last in found)
+    return found if sound else None
 
 
 def open_sink(url: str, settings: Settings) -> HttpSink:

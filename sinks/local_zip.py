@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from telemetry.blobs import BLOBS, BlobFolder
@@ -92,6 +92,8 @@ class LocalZipSink:
         self._journal: Journal | None = None
         self.session_folder: Path | None = None
         self.zip_file: Path | None = None
+        # Told how many events are lost because somebody took the folder away; they were delivered.
+        self.on_lost: Callable[[int], None] = lambda events: None
 
     def places(self, task_id: str) -> list[Path]:
         """Return where a task's session lies, or will: its folder while it is written, its zips after it."""
@@ -100,7 +102,13 @@ class LocalZipSink:
             target = self._zip_path if self._zip_path.suffix == ".zip" else self._zip_path / f"{task_id}.zip"
             parts = target.parent.glob(f"{target.stem}-[0-9]*.zip") if target.parent.is_dir() else []
             zips = [*sorted(parts), target]
-        return [self._parent / task_id, *zips]
+        own = [path for path in (self.session_folder, self.zip_file) if path is not None]
+        return list(dict.fromkeys([self._parent / task_id, *zips, *own]))
+
+    @property
+    def zips(self) -> bool:
+        """True if a zip is made at close; else the folder is what is kept."""
+        return self._zip_path is not None
 
     def clone(self) -> LocalZipSink:
         """Return a sink for a forked child: it writes segments into the same session folder; the parent zips."""
@@ -134,6 +142,7 @@ class LocalZipSink:
             fsync_interval_s=self._fsync_interval_s,
             commit=self._commit,
         )
+        journal.on_lost = lambda lost: self.on_lost(sum(lost.values()))
         try:
             await journal.open(task)
             if self._is_clone:
@@ -166,7 +175,7 @@ class LocalZipSink:
         """Sync, zip and remove the folder; the folder stays if the zip cannot be written.
 
         Raises:
-            JournalError: the zip could not be written; the data are safe in the folder.
+            JournalError: the zip could not be written; the data are safe in the folder, if that is still there.
         """
         if self._journal is None:
             self._disk.shutdown(wait=False)
@@ -178,12 +187,17 @@ class LocalZipSink:
             await journal.close()
             await asyncio.get_running_loop().run_in_executor(self._disk, self._finish)
         except OSError as error:
-            raise JournalError(
-                f"{self.zip_file} could not be written: {error}. The data are safe in {self.session_folder}"
-            ) from error
+            what = self.zip_file or self.session_folder
+            raise JournalError(f"{what} could not be written: {error}. {self._where_data_are()}") from error
         finally:
             self._disk.shutdown(wait=False)
             self._zipper.shutdown(wait=False)
+
+    def _where_data_are(self) -> str:
+        folder = self.session_folder
+        if folder is not None and (folder / SESSION_FILE).is_file() and any((folder / SEGMENTS).glob("*.frames")):
+            return f"The data are safe in {folder}"
+        return f"{folder} is not there any more"
 
     async def _zip_parts(self, journal: Journal) -> None:
         """Zip the full segments, each in a part of its own. What fails stays in the folder, for the last zip."""

@@ -88,6 +88,14 @@ class RecordFold:
             for key, entry in list(keys.items()):
                 self.put(section, key, entry)
 
+    def changes(self) -> list[RecordChange]:
+        """Return the last change of each key, removals included, with its time."""
+        return [
+            RecordChange(entry.time_unix_ns, section, key, entry.value)
+            for section, keys in list(self._entries.items())
+            for key, entry in list(keys.items())
+        ]
+
     @property
     def reset_unix_ns(self) -> int:
         """The moment before which nothing counts; 0 where the task was never begun anew."""

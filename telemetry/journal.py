@@ -21,9 +21,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from telemetry.blobs import BLOBS
 from telemetry.disk import make_private_folder
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
+from telemetry.segments import Segment, frames_from, frames_of, holds, is_taken_away, open_private, path_of
 from telemetry.wire import Damage, Frame, scan
 
 __all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session", "server_mark"]
@@ -51,15 +53,6 @@ _fsync = aiofiles.os.wrap(os.fsync)
 
 # A folder that could not be made is not tried again sooner: each try is several calls, and the disk may be slow.
 OPEN_RETRY_S = 1.0
-
-
-@dataclass(slots=True)
-class _Segment:
-    """One file of frames. `last_sequence` is the greatest appended, -1 for none."""
-
-    path: Path
-    last_sequence: int = -1
-    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +77,8 @@ class Journal:
         commit: fsync each append before it returns.
         max_bytes: what the segments may take together; beyond it an append fails as on a full disk.
         server: the address of the server that the frames are for; "" if they are for none.
+        keep_bytes: of delivered frames at least so many stay until the end, where `max_bytes` leaves room: a server may
+            lose what it has.
     """
 
     def __init__(
@@ -96,15 +91,17 @@ class Journal:
         commit: bool = False,
         max_bytes: int | None = None,
         server: str = "",
+        keep_bytes: int = 0,
     ) -> None:
         self.folder = folder
         self._server = server
+        self._keep_bytes = keep_bytes
         self._commit = commit
         self._max_bytes = max_bytes
         self._executor = executor
         self._segment_bytes = segment_bytes
         self._fsync_interval_s = fsync_interval_s
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._file: Any = None
         self._task: TaskHeader | None = None
         self._open_error: OSError | None = None
@@ -116,6 +113,13 @@ class Journal:
         self._synced_at = 0.0
         self._cursor: tuple[Path, int, int] | None = None  # segment, offset of a frame, its sequence
         self.error: OSError | None = None
+        # One at a time: appending, and making anew what was taken away.
+        self._lock = asyncio.Lock()
+        self._taken_away = False
+        self._made_anew_at = 0.0
+        # Return the frames that memory holds as well; and be told of those that are lost: events by sequence number.
+        self.copies: Callable[[], Sequence[Frame]] = lambda: ()
+        self.on_lost: Callable[[Mapping[int, int]], None] = lambda lost: None
 
     async def open(self, task: TaskHeader) -> None:
         """Make the folder and the first segment.
@@ -151,11 +155,26 @@ class Journal:
                 was half written is skipped by every reader.
         """
         if self._max_bytes is not None and self.size + sum(map(len, frames)) > self._max_bytes:
+            await self._remove_delivered(0)
+        if self._max_bytes is not None and self.size + sum(map(len, frames)) > self._max_bytes:
             raise OSError(errno.EDQUOT, f"the journal has reached its {self._max_bytes:,} bytes (max_journal_bytes)")
+        async with self._lock:
+            await self._append(frames)
+        if self._commit:
+            await self.sync()
+        else:
+            self._schedule_sync()
+
+    async def _append(self, frames: Sequence[Frame]) -> None:
         if self._open_error is not None and self._task is not None:
             if time.monotonic() - self._open_tried_at < OPEN_RETRY_S:
                 raise self._open_error.with_traceback(None)
             await self._open(self._task)
+        if self._taken_away:
+            await self._make_anew()
+        if self._file is not None and self._segments[-1].size >= self._segment_bytes:
+            # While it is open: of a closed file that was deleted nothing can be had.
+            await self._look()
         if self._file is None or self._segments[-1].size >= self._segment_bytes:
             await self._roll()
         segment = self._segments[-1]
@@ -173,11 +192,7 @@ class Journal:
             if len(view) < len(data):
                 await self._close_file()
             raise
-        segment.last_sequence = frames[-1].sequence
-        if self._commit:
-            await self.sync()
-        else:
-            self._schedule_sync()
+        segment.note(frames)
 
     @property
     def size(self) -> int:
@@ -185,10 +200,15 @@ class Journal:
         return sum(segment.size for segment in self._segments)
 
     async def sync(self) -> None:
-        """Return when everything appended so far is on stable storage."""
+        """Return when everything appended so far is on stable storage, in a file that is there."""
         if self._sync_task is not None:
             self._sync_task.cancel()
             self._sync_task = None
+        await self._sync_file()
+        async with self._lock:
+            await self._look()
+
+    async def _sync_file(self) -> None:
         if self._file is not None:
             await _fsync(self._file.fileno(), executor=self._executor)
             self._synced_at = time.monotonic()
@@ -201,9 +221,18 @@ class Journal:
         return frames
 
     async def forget(self, sequence: int) -> None:
-        """Everything up to `sequence` was delivered: segments that hold nothing newer are removed."""
+        """Everything up to `sequence` was delivered: segments that hold nothing newer are removed, but for the last."""
         self._delivered = max(self._delivered, sequence)
+        await self._remove_delivered(self._keep_bytes)
+
+    def owe_again(self, sequence: int) -> None:
+        """The far side has lost this frame, and may have lost those after it: none of them may be forgotten."""
+        self._delivered = min(self._delivered, sequence - 1)
+
+    async def _remove_delivered(self, keep_bytes: int) -> None:
         while len(self._segments) > 1 and self._segments[0].last_sequence <= self._delivered:
+            if self.size - self._segments[0].size < keep_bytes:
+                break
             segment = self._segments.pop(0)
             try:
                 await aiofiles.os.unlink(segment.path, executor=self._executor)
@@ -236,9 +265,16 @@ class Journal:
 
     async def close(self, *, remove_if_delivered: bool = False) -> None:
         """Sync and close. With `remove_if_delivered`, this writer's segments go if nothing in them is owed."""
-        await self.sync()
-        await self._close_file()
+        self._made_anew_at = 0.0
+        try:
+            await self.sync()
+        finally:
+            await self._close_file()
+            await self._count_what_is_there()
         owed = any(segment.last_sequence > self._delivered for segment in self._segments)
+        if owed and self._task is not None:
+            # A segment without it is found by no importer.
+            await self._call(_make_session, self.folder, self._task, self._server)
         if remove_if_delivered and not owed:
             await self._call(_remove_session, self.folder, [segment.path for segment in self._segments])
             self._segments.clear()
@@ -250,12 +286,24 @@ class Journal:
 
     async def _roll(self) -> None:
         if self._file is not None:
-            await self.sync()
+            await self._sync_file()
             await self._close_file()
         path = self.folder / SEGMENTS / f"{self._writer_hex}-{self._next_index:06d}.frames"
-        self._file = await aiofiles.open(path, "ab", buffering=0, executor=self._executor, opener=_open_private)
+        try:
+            file = await self._open_file(path)
+        except FileNotFoundError:
+            # The folder was taken away. What it held is counted at the next look, the frames to come have a place.
+            if self._task is None:
+                raise
+            await self._call(_make_session, self.folder, self._task, self._server)
+            file = await self._open_file(path)
+        self._file = file
         self._next_index += 1
-        self._segments.append(_Segment(path))
+        self._segments.append(Segment(path))
+
+    async def _open_file(self, path: Path) -> Any:
+        # Readable, too: of a file that was deleted while it is open everything can still be had.
+        return await aiofiles.open(path, "a+b", buffering=0, executor=self._executor, opener=open_private)
 
     async def _close_file(self) -> None:
         file, self._file = self._file, None
@@ -275,11 +323,115 @@ class Journal:
             return
         try:
             await _fsync(file.fileno(), executor=self._executor)
+            async with self._lock:
+                await self._look()
             self.error = None
         except OSError as error:
             # The next append meets the same disk and reports it; here there is nobody to raise to.
             self.error = error
         self._synced_at = time.monotonic()
+
+    # ---- what is taken away ----------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Notice that the open segment is not any more where it was made; make it anew.
+
+        Raises:
+            OSError: it cannot be made; each append and each look tries again, once a second at most.
+        """
+        if self._file is None or not self._segments:
+            return
+        segment = self._segments[-1]
+        if self._taken_away or await self._call(is_taken_away, self._file.fileno(), segment.path, segment.size):
+            self._taken_away = True
+            await self._make_anew()
+
+    async def _make_anew(self) -> None:
+        """Give the journal a folder and segment again, with what memory and the open file still hold."""
+        if time.monotonic() - self._made_anew_at < OPEN_RETRY_S:
+            raise OSError(errno.ENOENT, f"{self.folder} was taken away")
+        assert self._task is not None
+        file = self._file
+        path = self.folder / SEGMENTS / f"{self._writer_hex}-{self._next_index:06d}.frames"
+        held = [frame for frame in self.copies() if frame.sequence > self._delivered]
+        try:
+            saved = await self._call(self._save, path, None if file is None else file.fileno(), held)
+            fresh = await self._open_file(path)
+        except OSError:
+            self._made_anew_at = time.monotonic()
+            raise
+        segment, gone, moved_to = saved
+        await self._close_file()
+        self._file, self._cursor, self._taken_away = fresh, None, False
+        self._next_index += 1
+        lost: dict[int, int] = {}
+        for one in gone:
+            lost |= one.events_after(self._delivered)
+        lost = {sequence: count for sequence, count in lost.items() if sequence not in set(segment.sequences)}
+        self._segments = [*(one for one in self._segments if one not in gone), segment]
+        log.warning(
+            "%s was deleted, moved or replaced while the program runs. It was made anew with %d frames; %s%s",
+            gone[-1].path,
+            len(segment.sequences),
+            f"{sum(lost.values()):,} events are lost" if lost else "nothing is lost",
+            f". What it held lies in {moved_to}" if moved_to else "",
+        )
+        if lost:
+            self.on_lost(lost)
+
+    def _save(
+        self, path: Path, descriptor: int | None, held: Sequence[Frame]
+    ) -> tuple[Segment, list[Segment], Path | None]:
+        """Write a segment with what is left of those that are gone. On the disk thread.
+
+        Returns:
+            The new segment; those that are gone; where the open one has been moved to, if that can be known.
+        """
+        assert self._task is not None
+        _make_session(self.folder, self._task, self._server)
+        closed = self._segments if descriptor is None else self._segments[:-1]
+        gone = [segment for segment in closed if not holds(segment.path, segment.size)]
+        gone += self._segments[len(closed) :]
+        wanted = {sequence for segment in gone for sequence in segment.sequences}
+        segment = Segment(path)
+        with open(path, "wb", opener=open_private) as target:
+            open_frames = iter(()) if descriptor is None else frames_of(descriptor)
+            for frame in chain(sorted(held, key=lambda frame: frame.sequence), open_frames):
+                if frame.sequence in wanted:
+                    wanted.discard(frame.sequence)
+                    target.write(frame.data)
+                    segment.size += len(frame)
+                    segment.note([frame])
+            target.flush()
+            os.fsync(target.fileno())
+        return segment, gone, None if descriptor is None else path_of(descriptor)
+
+    async def _count_what_is_there(self) -> None:
+        """At the end: what is counted as on disk is on disk, and is found there."""
+        segments = list(self._segments)
+        gone = await self._call(lambda: [one for one in segments if not holds(one.path, one.size)])
+        lost: dict[int, int] = {}
+        for segment in gone:
+            lost |= segment.events_after(self._delivered)
+            self._segments.remove(segment)
+        if lost:
+            log.warning("%s was taken away: %s events are lost", self.folder, f"{sum(lost.values()):,}")
+            self.on_lost(lost)
+
+    def disown(self, sequences: Collection[int]) -> None:
+        """These frames can no longer be read, which is counted: they are not lost once more with their segment."""
+        for segment in self._segments:
+            for position, sequence in enumerate(segment.sequences):
+                if sequence in sequences:
+                    segment.events[position] = 0
+
+    def expected(self, after: int, through: int) -> dict[int, int]:
+        """Return the number of events of each frame that was appended, from `after` (not included) to `through`."""
+        found: dict[int, int] = {}
+        for segment in self._segments:
+            if segment.last_sequence > after:
+                found |= segment.events_after(after)
+        return {sequence: events for sequence, events in found.items() if sequence <= through}
 
     def _read_after(self, sequence: int, max_bytes: int, paths: list[Path]) -> list[Frame]:
         found: list[Frame] = []
@@ -289,7 +441,7 @@ class Journal:
         start = paths.index(path) if path in paths and at <= sequence else 0
         for index, current in enumerate(paths[start:], start):
             resumed = index == start and current == path and at <= sequence
-            for position, frame in _frames_from(current, offset if resumed else 0, max_bytes):
+            for position, frame in frames_from(current, offset if resumed else 0, max_bytes):
                 if frame.sequence <= sequence:
                     self._cursor = (current, position, frame.sequence)
                     continue
@@ -300,36 +452,13 @@ class Journal:
         return found
 
 
-def _frames_from(path: Path, offset: int, block_bytes: int) -> Iterator[tuple[int, Frame]]:
-    """Yield (offset, frame) of a segment from `offset` on; no more of it in memory than a block and a frame."""
-    data = b""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            while block := file.read(block_bytes):
-                data += block
-                used = 0
-                for position, item in scan(data):
-                    # The end of a block looks like a cut frame, and is read again with the next.
-                    if isinstance(item, Frame):
-                        yield offset + position, item
-                        used = position + len(item)
-                data, offset = data[used:], offset + used
-    except FileNotFoundError:
-        return  # somebody else removed it
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _unlink_all(paths: Collection[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    with open(path, "wb", opener=_open_private) as file:
+    with open(path, "wb", opener=open_private) as file:
         file.write(data)
 
 
@@ -356,7 +485,7 @@ def _make_session(folder: Path, task: TaskHeader, server: str) -> None:
         document["server"] = server_mark(server)
     # Written aside and renamed: a reader never sees half of it.
     part = folder / f".{SESSION_FILE}.{task.writer_id.hex()}"
-    with open(part, "w", encoding="utf-8", opener=_open_private) as file:
+    with open(part, "w", encoding="utf-8", opener=open_private) as file:
         json.dump(document, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

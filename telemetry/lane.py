@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
+from telemetry.delivered import Delivered
 from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.journal import Journal
@@ -71,6 +72,7 @@ class Lane:
             frames that the journal could not take.
         monotonic: a clock in seconds.
         journal_error: why the journal could not be opened, if it could not: it is tried again.
+        on_server_lost: told that the far side has lost frames, with the events that cannot be sent again.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Lane:
         memory_bytes: int,
         monotonic: Callable[[], float],
         journal_error: BaseException | None = None,
+        on_server_lost: Callable[[int], None] = lambda events: None,
     ) -> None:
         self.sink = sink
         self.journal = journal
@@ -97,6 +100,15 @@ class Lane:
         self._loose_bytes = 0
         self._journaled = -1  # the greatest sequence number in the journal
         self._passed = -1  # every frame of the journal up to here was delivered, rejected or is in memory
+        self._on_server_lost = on_server_lost
+        self._delivered = Delivered()
+        self._again: dict[int, int] = {}  # events by sequence number of frames of the journal that the far side lost
+        self._settling: list[_Held] = []  # the book knows some of these as settled, and the journal not yet
+        if journal is not None:
+            journal.copies = self._frames_of_journal
+            journal.on_lost = self._note_journal_lost
+        if hasattr(sink, "on_lost"):
+            sink.on_lost = self._note_sink_lost
         self._journal_lock = asyncio.Lock()
         self._rescue: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -238,10 +250,12 @@ class Lane:
 
     @property
     def _idle(self) -> bool:
-        return not self.held_bytes and not self.behind
+        return not self.held_bytes and not self.behind and not self._again
 
     async def _deliver_next(self) -> bool:
         """Deliver one write's worth of frames; False when closing and the sink will not take them."""
+        if self._again:
+            return await self._attempt_until_done(self._send_again)
         if not self._copies and self.behind and not await self._attempt_until_done(self._refill):
             return False
         self._take_off()
@@ -282,7 +296,7 @@ class Lane:
         if journal is None:
             return
         # The cursor runs ahead of what is delivered by the copies, of which there are none here.
-        lost = self._journaled  # before reading: what is appended meanwhile is not lost
+        passed, lost = self._passed, self._journaled  # before reading: what is appended meanwhile is not lost
         try:
             found = await journal.read_after(self._passed, WRITE_BYTES)
         except OSError as error:
@@ -294,14 +308,21 @@ class Lane:
                 self._copies.append(_Held(frame, in_journal=True))
                 self._copies_bytes += len(frame)
                 self._passed = frame.sequence
+        # Damaged or removed from outside: what is not readable is not ours to wait for.
+        missing = journal.expected(passed, self._passed if self._copies else lost)
+        for held in self._copies:
+            missing.pop(held.frame.sequence, None)
+        if missing:
+            log.warning("frames %d to %d in %s can no longer be read", min(missing), max(missing), journal.folder)
+            self._note_journal_lost(missing)
+            journal.disown(missing)
         if not self._copies:
-            # Damaged or removed from outside: what is not readable is not ours to wait for.
-            log.warning("frames up to %d in %s can no longer be read", lost, journal.folder)
             self._passed = lost
 
     async def _settle(self, rejected: dict[int, str]) -> None:
         """The sink has what was in flight: move it in the ledger, and let memory and journal forget it."""
         flight, self._flight = self._flight, []
+        self._settling = flight
         for held in flight:
             frame, in_journal = held.frame, held.in_journal
             held.settled = True
@@ -313,21 +334,26 @@ class Lane:
             reason = rejected.get(frame.sequence)
             if reason is None:
                 self._book.deliver(self._account, frame.events, from_disk=in_journal)
+                self._delivered.note(frame.sequence, frame.events)
                 continue
             self._book.drop(self._account, frame.events, DropReason.REJECTED, from_disk=in_journal)
             await self._quarantine(frame, reason)
+        # Before anybody is told that it is settled, and before the journal forgets.
+        self._compare()
         self._took_at = self._monotonic()
         self._room.set()
         self._changed.set()
         self._progress.set()
         if any(held.in_journal for held in flight):
             await self._forget_delivered()
+        self._settling = []
 
     async def _forget_delivered(self) -> None:
         """Let the journal forget the frames that come before all that is still owed."""
         owed = next((held.frame.sequence for held in chain(self._flight, self._copies) if held.in_journal), None)
         if self.journal is not None:
-            await self.journal.forget(self._passed if owed is None else owed - 1)
+            through = self._passed if owed is None else owed - 1
+            await self.journal.forget(min([through, *(sequence - 1 for sequence in self._again)]))
 
     async def _quarantine(self, frame: Frame, reason: str) -> None:
         refused = f"{self.sink.name} refused frame {frame.sequence} ({reason})"
@@ -405,6 +431,89 @@ class Lane:
             else:
                 log.info("the journal in %s can be written again", self.journal.folder)
         self._journal_error = error
+
+    # ---- what is taken away ----------------------------------------------------------------------
+
+    def _frames_of_journal(self) -> list[Frame]:
+        """Return the frames of the journal that memory holds as well."""
+        return [held.frame for held in chain(self._flight, self._copies) if held.in_journal]
+
+    def _note_journal_lost(self, lost: Mapping[int, int]) -> None:
+        """The journal cannot give these frames back (events by sequence number): they are on disk no more."""
+        settled = {held.frame.sequence for held in self._settling if held.settled}
+        owed = {one: count for one, count in lost.items() if one not in settled and one not in self._delivered}
+        for sequence in owed:
+            self._again.pop(sequence, None)
+        events = sum(owed.values())
+        self._book.drop(self._account, events, DropReason.JOURNAL_LOST, from_disk=True)
+
+    def _compare(self) -> None:
+        """Compare what was delivered with what the far side says it holds by now, and send again what it has lost."""
+        held: list[tuple[int, int]] | None = getattr(self.sink, "held", None)
+        if held is None:
+            return
+        gone = self._delivered.take_missing_old(held)
+        missing = self._delivered.missing(held)
+        if not missing and not gone:
+            return
+        self._delivered.take_back(missing)
+        at_hand: Mapping[int, int] = {}
+        if self.journal is not None and missing:
+            at_hand = self.journal.expected(min(missing) - 1, max(missing))
+        again = {sequence: events for sequence, events in missing.items() if sequence in at_hand}
+        gone += sum(missing.values()) - sum(again.values())
+        if again and self.journal is not None:
+            self.journal.owe_again(min(again))
+            self._book.owe_again(self._account, sum(again.values()))
+            self._again |= again
+        self._book.lose(self._account, gone, DropReason.SERVER_LOST)
+        log.warning(
+            "%s has lost data that it had taken: it has another store, or an older copy; "
+            "%s events are sent again, %s are lost",
+            self.sink.name,
+            f"{sum(again.values()):,}",
+            f"{gone:,}",
+        )
+        self._on_server_lost(gone)
+
+    async def _send_again(self) -> None:
+        """Send the oldest of the frames that the far side has lost."""
+        journal = self.journal
+        assert journal is not None
+        first = min(self._again)
+        try:
+            found = await journal.read_after(first - 1, WRITE_BYTES)
+        except OSError as error:
+            raise SinkUnavailable(f"the journal in {journal.folder} cannot be read: {error}") from error
+        frames = list({frame.sequence: frame for frame in found if frame.sequence in self._again}.values())
+        through = found[-1].sequence if found else max(self._again)
+        if len(frames) > WRITE_FRAMES:
+            frames = frames[:WRITE_FRAMES]
+            through = frames[-1].sequence
+        rejected: Mapping[int, str] = {}
+        if frames:
+            try:
+                await self.sink.write(frames)
+            except SinkRejected as refusal:
+                rejected = refusal.reasons
+        for frame in frames:
+            events = self._again.pop(frame.sequence)
+            if frame.sequence in rejected:
+                self._book.drop(self._account, events, DropReason.REJECTED, from_disk=True)
+                await self._quarantine(frame, rejected[frame.sequence])
+            else:
+                self._book.deliver(self._account, events, from_disk=True)
+                self._delivered.note(frame.sequence, events)
+        unreadable = {sequence: events for sequence, events in self._again.items() if sequence <= through}
+        self._note_journal_lost(unreadable)
+        if frames:
+            self._compare()
+        self._progress.set()
+        await self._forget_delivered()
+
+    def _note_sink_lost(self, events: int) -> None:
+        """A sink on this machine had so many events, and its folder was taken away."""
+        self._book.lose(self._account, events, DropReason.JOURNAL_LOST)
 
     # ---- ending ----------------------------------------------------------------------------------
 

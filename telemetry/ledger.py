@@ -24,6 +24,8 @@ class DropReason(StrEnum):
     TOO_LARGE = "too_large"  # one event over the frame's limit
     SINK_STALLED = "sink_stalled"  # a sink without a journal stopped taking frames
     REJECTED = "rejected"  # the far side refused the frame; it lies in quarantine
+    JOURNAL_LOST = "journal_lost"  # it was on disk, and somebody took the file or folder away
+    SERVER_LOST = "server_lost"  # it was delivered, and the server has it no more; nor have we
     NOT_DELIVERED = "not_delivered"  # close ran out of time and there was no journal to leave them in
 
 
@@ -144,6 +146,18 @@ class Book:
             else:
                 account.in_memory -= count
             account.dropped[reason.value] += count
+
+    def lose(self, account: Account, count: int, reason: DropReason) -> None:
+        """What was delivered is gone: the far side has it no more, and nobody can send it again."""
+        with self.lock:
+            account.delivered -= count
+            account.dropped[reason.value] += count
+
+    def owe_again(self, account: Account, count: int) -> None:
+        """What was delivered is gone, and lies in the journal still: delivered to disk."""
+        with self.lock:
+            account.delivered -= count
+            account.on_disk += count
 
     def write_off(self) -> None:
         """At the very end: what only memory holds will not be delivered."""

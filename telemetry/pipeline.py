@@ -64,6 +64,8 @@ class Pipeline:
 
     Attributes:
         iteration_offset: what is added to iterations before they are sent.
+        on_server_lost: called on the pipeline's thread when a server turns out to have lost frames, with the events
+            that nobody can send again.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Pipeline:
         self._joined = joined
         self._on_child = on_child
         self._speaks_as_child = False
+        self.on_server_lost: Callable[[int], None] = lambda events: None
 
     def _reset_thread_state(self) -> None:
         self._thread: threading.Thread | None = None
@@ -226,6 +229,7 @@ class Pipeline:
                 commit=self.settings.durability == "commit",
                 max_bytes=self.settings.max_journal_bytes,
                 server=getattr(sink, "url", ""),
+                keep_bytes=self.settings.segment_bytes,
             )
             try:
                 await journal.open(self.task)
@@ -238,6 +242,8 @@ class Pipeline:
             memory_bytes=self.settings.lane_memory_bytes,
             monotonic=time.monotonic,
             journal_error=refusal,
+            # Looked up when it comes: who listens comes after the start.
+            on_server_lost=lambda events: self.on_server_lost(events),
         )
 
     # ---- using -----------------------------------------------------------------------------------

@@ -18,7 +18,16 @@ from telemetry.events import TaskHeader
 from telemetry.journal import SEGMENTS, SESSION_FILE, SegmentDamage, read_segments, read_session
 from telemetry.wire import Frame
 
-__all__ = ["Missing", "Session", "Source", "find_sources", "is_foreign_zip", "open_session"]
+__all__ = [
+    "Missing",
+    "Session",
+    "Source",
+    "find_sources",
+    "holds_task",
+    "is_foreign_zip",
+    "open_session",
+    "other_halves",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,35 @@ def _size_of(path: Path) -> int:
         return frames + sum(blob.size_bytes for blob in BlobFolder(path / BLOBS).list())
     except OSError:
         return 0  # it went away, or may not be read: opening it will say so
+
+
+def holds_task(path: Path, task_id: str) -> bool:
+    """Say whether there is a session of this task at a path, folder or zip, that opens and has frames or blobs."""
+    try:
+        session = open_session(path)
+    except (JournalError, OSError):
+        return False
+    return session.header.task_id == task_id and bool(session.size_bytes or session.blobs)
+
+
+def other_halves(sources: Iterable[Source]) -> list[Path]:
+    """Return the sessions beside these, and not among them, that belong to the same tasks.
+
+    A run that was killed or replaced itself and went on later leaves a folder and a zip, or several zips.
+    """
+    known = {source.path.absolute() for source in sources}
+    found: list[Path] = []
+    for path in sorted(known):
+        try:
+            task_id = open_session(path).header.task_id
+            # By name first: a folder may hold thousands of sessions, which are not all opened.
+            stem = path.stem if path.suffix == ".zip" else path.name
+            names = {task_id, stem, stem.rpartition("-")[0] or stem}
+            beside = [item for item in sorted(path.parent.iterdir()) if any(item.name.startswith(one) for one in names)]
+        except (JournalError, OSError):
+            continue
+        found += [item for item in beside if item not in known and item not in found and holds_task(item, task_id)]
+    return found
 
 
 def is_foreign_zip(path: Path) -> bool:

@@ -16,7 +16,15 @@ from typing import Any
 
 from telemetry.errors import ConfigurationError
 
-__all__ = ["MODES", "Settings", "default_cache_dir", "default_state_dir", "read_token_file"]
+__all__ = [
+    "MODES",
+    "Settings",
+    "anchored_variables",
+    "default_cache_dir",
+    "default_state_dir",
+    "first_working_folder",
+    "read_token_file",
+]
 
 MODES = ("online", "offline", "disabled")
 
@@ -101,6 +109,42 @@ def _parse_url(text: str) -> str | None:
     return text.strip().rstrip("/") or None
 
 
+# The working folder as this process read its settings for the first time.
+_first_folder: Path | None = None
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path()  # deleted: a job whose working folder is gone still runs, and so do we
+
+
+def first_working_folder() -> Path:
+    """Return the folder that relative paths in settings start from, the same in each read of this process.
+
+    Hydra and Ray Tune change the working folder under a program that runs; its spool must not move with it. Where the
+    working folder has been deleted there is none to remember, and a relative path stays what it is.
+    """
+    global _first_folder
+    if _first_folder is None:
+        found = _working_folder()
+        if not found.is_absolute():
+            return found
+        _first_folder = found
+    return _first_folder
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    """Return a path, or a `zip:` address, as it reads in any working folder; any other value as it is."""
+    if isinstance(value, Path):
+        return folder / value
+    if isinstance(value, str) and value.startswith("zip:") and (target := value[4:].removeprefix("//")):
+        path, mark, query = target.partition("?")
+        return f"zip:{folder / Path(path).expanduser()}{mark}{query}" if path else value
+    return value
+
+
 def read_token_file(path: Path) -> str:
     """Return the token in a file, without the line end that editors add.
 
@@ -131,12 +175,12 @@ def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
     """
     env = os.environ if environ is None else environ
     if env.get("XDG_STATE_HOME"):
-        return Path(env["XDG_STATE_HOME"]) / "telemetry"
+        return first_working_folder() / env["XDG_STATE_HOME"] / "telemetry"
     home = env.get("HOME") or env.get("USERPROFILE")
     if home and home != "/" and os.access(home, os.W_OK):
-        return Path(home) / ".local" / "state" / "telemetry"
+        return first_working_folder() / home / ".local" / "state" / "telemetry"
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    return Path(tempfile.gettempdir()) / f"telemetry-{user}"
+    return first_working_folder() / tempfile.gettempdir() / f"telemetry-{user}"
 
 
 def default_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -144,10 +188,10 @@ def default_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     state."""
     env = os.environ if environ is None else environ
     if env.get("XDG_CACHE_HOME"):
-        return Path(env["XDG_CACHE_HOME"]) / "telemetry"
+        return first_working_folder() / env["XDG_CACHE_HOME"] / "telemetry"
     home = env.get("HOME") or env.get("USERPROFILE")
     if home and home != "/" and os.access(home, os.W_OK):
-        return Path(home) / ".cache" / "telemetry"
+        return first_working_folder() / home / ".cache" / "telemetry"
     return default_state_dir(env) / "cache"
 
 
@@ -259,10 +303,14 @@ class Settings:
     def load(cls, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None, **arguments: Any) -> Settings:
         """Return the settings in force; an argument that is None counts as not given.
 
+        Paths are absolute from here on: those of the environment and of files start from `cwd`, by default the working
+        folder of this process's first read, and those of arguments from the working folder of now.
+
         Raises:
             ConfigurationError: a value that cannot be used, with its origin; an unknown name in a file.
         """
         env = os.environ if environ is None else environ
+        folder = first_working_folder() if cwd is None else cwd
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
 
@@ -273,9 +321,13 @@ class Settings:
                     values.pop(other, None)
                     origins.pop(other, None)
             values[name] = _parse(name, text, where)
+            if origin != "argument":
+                values[name] = _anchored(values[name], folder)
+            elif isinstance(values[name], Path):
+                values[name] = _anchored(values[name], _working_folder())
             origins[name] = origin
 
-        for origin, source in (*_file_values(env, cwd), ("environment", _env_values(env))):
+        for origin, source in (*_file_values(env, folder), ("environment", _env_values(env))):
             for name, (text, where) in _token_last(source):
                 take(name, text, where, where if origin == "environment" else f"{where} in {origin}")
         for name, value in _token_last(arguments):
@@ -291,6 +343,7 @@ class Settings:
 
 
 _TOKEN_FIELDS = ("token_file", "token")
+_PATH_VARIABLES = ("TELEMETRY_DIR", "TELEMETRY_TOKEN_FILE", "TELEMETRY_CONFIG")
 _FIELDS = {item.name: item for item in fields(Settings) if "env" in item.metadata}
 
 
@@ -323,19 +376,32 @@ def _env_values(env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _file_values(env: Mapping[str, str], cwd: Path | None) -> list[tuple[str, dict[str, tuple[str, str]]]]:
+def _file_values(env: Mapping[str, str], folder: Path) -> list[tuple[str, dict[str, tuple[str, str]]]]:
     """Return (path, values) of the files there are, the strongest last."""
     if env.get("TELEMETRY_CONFIG"):
-        paths = [Path(env["TELEMETRY_CONFIG"])]
+        paths = [folder / env["TELEMETRY_CONFIG"]]
         if not paths[0].is_file():
             raise ConfigurationError(f"TELEMETRY_CONFIG={paths[0]} is not a file")
     else:
         config_home = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else None)
-        user = [Path(config_home) / "telemetry" / "config.toml"] if config_home else []
-        # Relative, not Path.cwd(): a job whose working folder was removed still runs, and so do we.
-        project = (cwd or Path()) / "telemetry.toml"
-        paths = [path for path in (*user, project) if path.is_file()]
+        user = [folder / config_home / "telemetry" / "config.toml"] if config_home else []
+        paths = [path for path in (*user, folder / "telemetry.toml") if path.is_file()]
     return [(str(path.absolute()), _read_file(path)) for path in paths]
+
+
+def anchored_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that hold a relative path, with the absolute path that this process reads them as.
+
+    A child process may be started in another working folder, and is to find the same files.
+    """
+    folder = first_working_folder()
+    found = {name: environ[name] for name in _PATH_VARIABLES if environ.get(name)}
+    if environ.get("TELEMETRY_URL", "").startswith("zip:"):
+        found["TELEMETRY_URL"] = environ["TELEMETRY_URL"]
+    absolute = {
+        name: str(_anchored(text if name == "TELEMETRY_URL" else Path(text), folder)) for name, text in found.items()
+    }
+    return {name: text for name, text in absolute.items() if text != found[name] and not found[name].startswith("~")}
 
 
 def _read_file(path: Path) -> dict[str, tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.importing import Report, import_sources
 from telemetry.readdress import Onto
-from telemetry.sessions import Source, find_sources
+from telemetry.sessions import Source, find_sources, other_halves
 from telemetry.settings import Settings
 from telemetry.sinks.http import HttpSink, open_sink
 from telemetry.terminal import ProgressLine, size_text
@@ -35,7 +36,10 @@ def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float
     if sources:
         report = _run_with_progress(sources, url=url, settings=settings, timeout_s=timeout_s, onto=onto)
     report.missing = missing
-    return _print_report(report)
+    code = _print_report(report)
+    for path in other_halves(source for source in sources if source.named):
+        print(f"there is more of the same task: telemetry import {shlex.quote(str(path))}", file=sys.stderr)
+    return code
 
 
 def onto_task(url: str, settings: Settings, previous_task_id: str | None, iteration_offset: int) -> Onto:

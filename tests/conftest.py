@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from pages_browser import browser, open_page, trouble, url
 
+from telemetry import settings as settings_module
 from telemetry.pipeline import Pipeline
 from telemetry.sdk import modes
 from telemetry.sdk.seeds import choose_seed
@@ -36,6 +37,8 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         os.environ[name] = str(home / folder)
     modes.set_offline(None)
     choose_seed(True)
+    # Each test is a program of its own: the working folder of its first read is that of now.
+    settings_module._first_folder = None
     yield
     modes.set_offline(None)
     choose_seed(True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -235,7 +236,8 @@ def test_a_run_with_parts_says_where_they_are(tmp_path: Path, capsys: pytest.Cap
 
     first, last = capsys.readouterr().err.splitlines()
     assert f"-> {tmp_path / 'my run.zip'} (" in first
-    assert last.endswith(f"See it with: telemetry import '{tmp_path / 'my run.zip'}'")
+    parts = [*sorted(tmp_path.glob("my run-*.zip")), tmp_path / "my run.zip"]
+    assert last.endswith(f"See it with: telemetry import {' '.join(shlex.quote(str(path)) for path in parts)}")
     names = [path.name for path in zips(tmp_path)]
     assert len(names) > 2
     assert {"my run-0001.zip", "my run-0002.zip", "my run.zip"} <= set(names)

@@ -212,7 +212,7 @@ def test_the_lines_say_where_and_what_became_of_the_events() -> None:
         == "telemetry: completed. 12,345 events logged: 12,345 delivered."
     )
     nowhere = announce.end_line(
-        "completed", Ledger(2, 0, 0, 0, {"not_delivered": 2}), left_in=None, afterwards="telemetry server"
+        "completed", Ledger(2, 0, 0, 0, {"not_delivered": 2}), left_in=None, kept="See it with: telemetry server"
     )
     assert "See it with" not in nowhere
     left = announce.end_line("stopped", Ledger(3, 1, 2, 0), left_in=Path("/a/my runs"))

@@ -42,6 +42,8 @@ FLOORS = {
     "telemetry.blobs": 2,
     "telemetry.storage": 2,
     "telemetry.storage_bucket": 2,
+    "telemetry.segments": 2,
+    "telemetry.delivered": 2,
     "telemetry.journal": 2,
     "telemetry.archive": 2,
     "telemetry.sessions": 2,

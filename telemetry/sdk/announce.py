@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import Ledger
+from telemetry.sessions import holds_task
 from telemetry.terminal import unkept
 
 if TYPE_CHECKING:
     from telemetry.sdk.uploads import Left
 
-__all__ = ["Announcer", "end_line", "start_line"]
+__all__ = ["Announcer", "end_line", "kept_sentence", "start_line"]
+
+
+# The last line names this many at most; of more, the folders that they are in.
+MAX_PATHS = 8
 
 
 def start_line(name: str, places: list[str], *, seed: int | None = None, run: str = "") -> str:
@@ -34,23 +39,42 @@ def start_line(name: str, places: list[str], *, seed: int | None = None, run: st
     return f'telemetry: {run and f"{run} "}task "{name}" -> {", ".join(places)}{seeded}'
 
 
-def end_line(
-    status: str, ledger: Ledger, left: Left | None = None, *, left_in: Path | None, afterwards: str = ""
-) -> str:
+def kept_sentence(sinks: Sequence[object], task_id: str) -> str:
+    """Return how to see what sinks on this machine have kept of a task, or that it is not where it was put.
+
+    It names what lies on the disk now and opens: after a kill, an exec or on a full disk that is a folder, or several
+    zips, or a folder beside a zip.
+    """
+    for sink in sinks:
+        places: Callable[[str], list[Path]] | None = getattr(sink, "places", None)
+        if places is None:
+            continue
+        found = [path for path in places(task_id) if holds_task(path, task_id)]
+        if not found:
+            return f"It is lost: nothing of it can be read in {' or '.join(map(str, places(task_id)))}"
+        if not getattr(sink, "zips", False):
+            return "See it with: telemetry server"
+        if len(found) > MAX_PATHS:
+            found = list(dict.fromkeys(path.parent for path in found))
+        return f"See it with: telemetry import {' '.join(shlex.quote(str(path)) for path in found)}"
+    return ""
+
+
+def end_line(status: str, ledger: Ledger, left: Left | None = None, *, left_in: Path | None, kept: str = "") -> str:
     """Return the line at the end: the counts, and the command that sends what is left or shows what is kept.
 
     Args:
         left: the uploads that were not stored.
         left_in: the session folder with the events and blobs that are on disk and not delivered.
-        afterwards: the command that shows a run that no server has; "" where one has it.
+        kept: how to see a run that no server has; "" where one has it.
     """
     line = f"telemetry: {status}. {ledger}."
     if left is not None and (said := str(left)):
         line += f" Uploads: {said}."
     if (ledger.on_disk or (left is not None and left.count)) and left_in is not None:
         line += f" Send what is on disk with: telemetry sync {shlex.quote(str(left_in))}"
-    elif afterwards and ledger.delivered:
-        line += f" See it with: {afterwards}"
+    elif kept and ledger.delivered:
+        line += f" {kept}"
     return line
 
 

@@ -100,7 +100,10 @@ class Leftovers:
         if not sizes or quiet_s < QUIET_S:
             return True
         note = self._spool / SENT / f"{folder.name}.json"
-        if _read(note) != sizes:
+        sent = _read(note)
+        # What was sent to another store than the one that is there now is to be sent to it, too.
+        store_id = self._sink.store_id
+        if not isinstance(sent, dict) or sent.get("sizes") != sizes or sent.get("store") != store_id:
             report = self._send(folder)
             if report is None or report.stopped_by is not None:
                 return False
@@ -110,7 +113,7 @@ class Leftovers:
                 log.warning("what an earlier run left in %s could not all be sent; `telemetry sync` says why", folder)
             note.parent.mkdir(mode=0o700, exist_ok=True)
             # Blobs that were sent are there no more.
-            note.write_text(json.dumps(_segments(folder)[0]), "utf-8")
+            note.write_text(json.dumps({"sizes": _segments(folder)[0], "store": store_id}), "utf-8")
         elif quiet_s > KEEP_S and {entry.name for entry in folder.iterdir()} == {SEGMENTS, SESSION_FILE}:
             shutil.rmtree(folder)
             note.unlink()

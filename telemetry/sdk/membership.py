@@ -25,6 +25,7 @@ from telemetry.sdk.identity import (
     task_id_of,
 )
 from telemetry.sdk.masking import mask_url
+from telemetry.settings import anchored_variables
 
 __all__ = [
     "Heirloom",
@@ -147,6 +148,10 @@ class Heirloom:
         self._value = lineage.encode()
         self._before = os.environ.get(TASK_VARIABLE)
         os.environ[TASK_VARIABLE] = self._value
+        # A child that is started in another working folder finds the same folders and files.
+        self._anchored = anchored_variables(os.environ)
+        self._relative = {name: os.environ[name] for name in self._anchored}
+        os.environ.update(self._anchored)
         self._tell_multiprocessing(self._value)
 
     def renew(self, lineage: Lineage) -> None:
@@ -157,6 +162,10 @@ class Heirloom:
 
     def take_back(self) -> None:
         """Leave the children of tomorrow what was there before. Twice does nothing."""
+        for name, text in self._anchored.items():
+            # What the program has set meanwhile is its own.
+            if os.environ.get(name) == text:
+                os.environ[name] = self._relative[name]
         if os.environ.get(TASK_VARIABLE) != self._value:
             return
         if self._before is None:

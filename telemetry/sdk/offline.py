@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from telemetry.sdk.announce import Announcer
 from telemetry.sdk.masking import mask_url
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.other import open_other
-from telemetry.sessions import Source
+from telemetry.sessions import Source, other_halves
 from telemetry.settings import Settings
 
 __all__ = ["import_offline_session"]
@@ -94,4 +95,6 @@ def _send(sources: list[Source], url: str, settings: Settings, onto: Onto | None
         page = f"{mask_url(url).rstrip('/')}/tasks/{outcome.task_id}"
         lines.append(f"telemetry: imported {outcome.events:,} events of {path} -> {page}")
         lines += [f"telemetry: {path}: {fault}" for fault in outcome.faults()]
+    for path in other_halves(sources):
+        lines.append(f"telemetry: there is more of the same task: telemetry import {shlex.quote(str(path))}")
     return report.outcomes[0].task_id, "\n".join(lines)

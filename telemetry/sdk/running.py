@@ -19,7 +19,7 @@ from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
-from telemetry.sdk.announce import end_line, start_line
+from telemetry.sdk.announce import end_line, kept_sentence, start_line
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
 from telemetry.sdk.identity import Lineage, is_requeueable
@@ -39,6 +39,7 @@ from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
 from telemetry.sdk.uploads import Uploads, task_prefix
 from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View, section_of
+from telemetry.sessions import holds_task
 
 __all__ = ["Running"]
 
@@ -132,6 +133,8 @@ class Running(Referred):
     def _follow(self, tags: list[str]) -> None:
         """Note what the next run must know of this one; give a task that goes on its further tags."""
         membership = self.launched.membership
+        if isinstance(self.pipeline, Pipeline):
+            self.pipeline.on_server_lost = self._on_server_lost
         if membership.note is not None and membership.leads:
             self._note = RunNote(membership.note, membership)
             self._note.begin()
@@ -220,6 +223,13 @@ class Running(Referred):
         spool = self.pipeline.spool_folder
         return folders if spool is None or spool in folders else [*folders, spool]
 
+    def _on_server_lost(self, lost_events: int) -> None:
+        """A server has lost data: tell it whose task this is, and say that the files it had may be gone."""
+        self.uploads.note_server_lost()
+        if lost_events:
+            # On the pipeline's thread, which no queue holds up: a flush that follows takes it along.
+            self.record.tell_again()
+
     def _make_uploads(self, launched: Launch) -> Uploads:
         pipeline = launched.pipeline
         return Uploads(
@@ -303,10 +313,13 @@ class Running(Referred):
         # Of many processes' lines only those are worth reading that say that something is left.
         complete = ledger.delivered == ledger.logged and not str(left)
         if isinstance(self.pipeline, Pipeline) and (self.launched.membership.leads or not complete):
-            left_in = left.folder or self.pipeline.spool_folder
+            folders = [folder for folder in (left.folder, self.pipeline.spool_folder) if folder is not None]
+            left_in = next((folder for folder in folders if holds_task(folder, self.header.task_id)), None)
             destination = self.launched.destination
-            afterwards = "" if destination is None else destination.afterwards
-            self.launched.announcer.say(end_line(outcome.status, ledger, left, left_in=left_in, afterwards=afterwards))
+            kept = ""
+            if destination is not None and destination.afterwards:
+                kept = kept_sentence(destination.sinks, self.header.task_id)
+            self.launched.announcer.say(end_line(outcome.status, ledger, left, left_in=left_in, kept=kept))
 
     def _on_exit(self, cause: lifecycle.ExitCause) -> None:
         timeout_s = self.settings.close_timeout_s

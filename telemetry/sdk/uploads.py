@@ -182,6 +182,7 @@ class Uploads:
         self._settle = settle
         self._stream = None if settings.quiet else stream
         self._failed: list[tuple[str, str]] = []
+        self._at_server = 0  # uploads that a server has taken
         self._forked = False
         self._begin()
         lifecycle.watch_forks(self)
@@ -300,6 +301,13 @@ class Uploads:
             lifecycle.forget_forks(self)
             return self._left_over()
 
+    def note_server_lost(self) -> None:
+        """A server has lost data that it had taken: files that it had taken may be among them."""
+        count, self._at_server = self._at_server, 0
+        if count:
+            what = f"{count} stored file{'' if count == 1 else 's'}"
+            self._failed.append((what, "the server has lost data since it took them"))
+
     def _left_s(self, deadline_s: float, patient: bool) -> float:
         now_s = time.monotonic()
         if patient and any(not job.upload.kept for job in self._open.values()):
@@ -307,7 +315,12 @@ class Uploads:
         return deadline_s - now_s
 
     def _left_over(self) -> Left:
-        waiting = [job for job in self._open.values() if job.upload.kept]
+        kept = [job for job in self._open.values() if job.upload.kept]
+        # The folder may have been taken away with the bytes in it.
+        waiting = [job for job in kept if _is_there(job)]
+        gone = [
+            (job.upload.label, "its bytes were removed from the session folder") for job in kept if job not in waiting
+        ]
         unread = [job.upload.label for job in self._open.values() if not job.upload.kept]
         folders = [folder.folder.parent for job in waiting for _, folder in job.places]
         return Left(
@@ -315,7 +328,7 @@ class Uploads:
             sum(job.upload.blob.size_bytes for job in waiting if job.upload.blob is not None),
             folders[0] if folders else None,
             tuple(unread),
-            tuple(self._failed),
+            (*self._failed, *gone),
         )
 
     # ---- the reader thread -----------------------------------------------------------------------
@@ -420,6 +433,8 @@ class Uploads:
         stored = carrier.carry(blob, job.places, target=job.target, key=job.key, label=job.upload.label)
         job.on_stored(stored)
         job.upload.blob = stored
+        if job.target is None and any(sink.spool for sink, _ in job.places):
+            self._at_server += 1
         if job.target is not None:
             # The record must not name a blob that is gone from here.
             self._settle(SETTLE_TIMEOUT_S)
@@ -452,6 +467,12 @@ class Uploads:
             self._open.pop(id(job), None)
             job.upload._end(error)
             self._changed.notify_all()
+
+
+def _is_there(job: Job) -> bool:
+    """Say whether the bytes of an upload that waits are where they were put."""
+    blob = job.upload.blob
+    return blob is not None and any(folder.exists(blob.sha256) for _, folder in job.places)
 
 
 def _remove(source: Path) -> None:

@@ -40,6 +40,8 @@ _UNPACKED_AT = slice(16, 20)
 
 # A sender that dribbles holds its place in the bound of waiting bytes; 64 MiB in this is 0.5 MiB/s.
 _BODY_TIMEOUT_S = 120.0
+# Of one writer in a receipt.
+_MAX_RANGES = 256
 _BUSY_RETRY_S = 1
 _DISK_RETRY_S = 10
 
@@ -183,6 +185,19 @@ class Ingest:
                 self._wakeup.notify()
             await job.done
         return [item.answer() for item in items]
+
+    async def receipt(self, answers: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the answer to a request: of each frame what became of it, and what the store holds of their writers.
+
+        A sender that was told before that more is there then knows that the store has lost it.
+        """
+        writers = {bytes.fromhex(answer["writer"]) for answer in answers}
+        held = await self._loop.run_in_executor(
+            self._decoders, lambda: {writer.hex(): self._store.held_frames(writer) for writer in writers}
+        )
+        # A writer whose frames came in pieces, from many importers, has many ranges, and nobody who needs them.
+        few = {writer: pairs for writer, pairs in held.items() if len(pairs) <= _MAX_RANGES}
+        return {"frames": answers, "store": self._store.store_id, "writers": few}
 
     async def close(self) -> None:
         """Write what was taken and end the threads; nothing is taken any more."""
@@ -355,6 +370,7 @@ async def post_frames(request: web.Request) -> web.Response:
             answers = await ingest.take(
                 body, projects=access_of(request).projects, sent_time=_sent_time(request.headers.get(SENT_HEADER, ""))
             )
+            receipt = await ingest.receipt(answers)
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(
             text=f"the body did not arrive within {_BODY_TIMEOUT_S:g} s; nothing was kept"
@@ -367,4 +383,4 @@ async def post_frames(request: web.Request) -> web.Response:
         ) from error
     except (ServerBusy, StoreUnavailable) as error:
         raise unavailable(error) from error
-    return web.Response(body=orjson.dumps({"frames": answers}), content_type="application/json")
+    return web.Response(body=orjson.dumps(receipt), content_type="application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,11 +63,15 @@ class Database:
     Args:
         max_bytes: the file may grow to this; beyond it writes fail as on a full disk. None: no limit.
 
+    Attributes:
+        store_id: random, made with the store: a copy has the same, a new store another.
+
     Raises:
         ConfigurationError: a newer version wrote this store, or the file is not a store.
     """
 
     def __init__(self, path: Path, *, max_bytes: int | None = None, readers: int = 4) -> None:
+        self.store_id = ""
         # SQLite gives the log and the shared memory the same mode as the database.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._writer = _engine(path, pool_size=1, read_only=False, max_bytes=max_bytes)
@@ -119,6 +124,10 @@ class Database:
                     f"{path} has schema version {version}, this server knows version "
                     f"{schema.SCHEMA_VERSION}; nothing was changed. Use a matching version of telemetry-tasks."
                 )
+            self.store_id = connection.execute(select(schema.store_identity.c.store_id)).scalar() or ""
+            if not self.store_id:
+                self.store_id = uuid.uuid4().hex
+                connection.execute(insert(schema.store_identity), {"store_id": self.store_id})
 
 
 def _engine(path: Path, *, pool_size: int, read_only: bool, max_bytes: int | None) -> Engine:

@@ -40,6 +40,7 @@ __all__ = [
     "schema_info",
     "series",
     "series_stats",
+    "store_identity",
     "tails",
     "task_blobs",
     "task_bytes",
@@ -102,6 +103,9 @@ metadata = MetaData()
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
 schema_info = Table("schema_info", metadata, Column("version", Integer, nullable=False))
+
+# One row, made with the store: who sees another one here talks to another store, at whatever address.
+store_identity = Table("store_identity", metadata, Column("store_id", String(32), primary_key=True))
 
 # One row a task: the fold of its record, denormalised for the table of tasks, and its totals.
 tasks = Table(

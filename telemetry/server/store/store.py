@@ -119,6 +119,19 @@ class Store:
                 known = _read_ranges(connection, writer_id)
         return sequence in known
 
+    @property
+    def store_id(self) -> str:
+        """The store's identity: random, made with it; a copy of the store has the same."""
+        return self._database.store_id
+
+    def held_frames(self, writer_id: bytes) -> list[tuple[int, int]]:
+        """Return which frames of a writer are committed, as inclusive ranges; safe from any thread."""
+        known = self._ranges.get(writer_id)
+        if known is None:
+            with self._database.snapshot() as connection:
+                known = _read_ranges(connection, writer_id)
+        return known.pairs()
+
     def write(self, contents: Sequence[FrameContent]) -> Written:
         """Store these frames in one transaction; all of them or, on an error, none.
 
