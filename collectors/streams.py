@@ -9,11 +9,14 @@ the stream (type, `isatty()`, `fileno()`, `encoding`, `buffer`) stays what it wa
 
 from __future__ import annotations
 
+import sys
 import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
+
+from telemetry.outermost import note_last_words
 
 __all__ = ["Calls", "StreamWatch", "TeeStream", "takes_hook"]
 
@@ -96,6 +99,8 @@ class StreamWatch:
                     return result
             on_write = self._on_write
             if on_write is not None and args and isinstance(args[0], str):
+                if sys._getframe().f_back is None:
+                    note_last_words(args[0])
                 on_write(args[0])
             return result
 

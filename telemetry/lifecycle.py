@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from telemetry import signals
-from telemetry.outermost import Outermost
+from telemetry.outermost import Outermost, last_words
 
 __all__ = ["ExitCause", "ExitWatch", "at_worker_exit", "cause_of", "forget_forks", "watch_forks"]
 
@@ -125,7 +125,9 @@ class ExitWatch:
         shown = error is not None and id(error) != self._last_error
         if error is not None and shown and (self.program.was_ended or not self.program.is_known):
             return cause_of(error)
-        return _cause_of_exit(next(iter(self.program.raised_constants() or ()), None))
+        # A SystemExit that the program raised itself: nobody is shown it, but its text, if it has one, is printed.
+        told = self.program.raised_constants() or ((last_words(),) if self.program.was_ended else ())
+        return _cause_of_exit(next(iter(told), None) or None)
 
     def _exit(self, status: Any = None, /) -> Any:
         try:

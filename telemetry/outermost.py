@@ -13,12 +13,27 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["Outermost", "is_interactive"]
+__all__ = ["Outermost", "is_interactive", "last_words", "note_last_words"]
 
 # The code that the interpreter itself begins a program with: a file or -c, and runpy for -m and zip files.
 _NAMES = ("<module>", "_run_module_as_main")
 _RETURNS = tuple(opcode.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in opcode.opmap)
 _RAISE = opcode.opmap["RAISE_VARARGS"]
+
+
+# What the interpreter itself wrote last, of which no code of the program knows.
+_last_words: list[str] = []
+
+
+def note_last_words(text: str) -> None:
+    """Note a text that was written to a stream while no Python code ran: by the interpreter, as it ends the program."""
+    if text.strip():
+        _last_words[:] = [text]
+
+
+def last_words() -> str:
+    """Return what `note_last_words` was told last; "" for nothing. Of a `SystemExit("text")` it is the text."""
+    return _last_words[0] if _last_words else ""
 
 
 class Outermost:

@@ -315,6 +315,11 @@ _ENDS = [
         status="failed",
     ),
     Program(name="raise SystemExit(4)", source="import guest\nguest.begin()\nraise SystemExit(4)", status="failed"),
+    Program(
+        name="raise SystemExit with text, further down",
+        source="import guest\nguest.begin()\ndef main(what):\n    raise SystemExit(f'no {what}')\nmain('data')",
+        status="failed",
+    ),
     Program(name="raise SystemExit", source="import guest\nguest.begin()\nraise SystemExit"),
     Program(name="raise SystemExit(main())", source="import guest\nguest.begin()\nraise SystemExit(guest.report())"),
     Program(
