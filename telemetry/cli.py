@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from telemetry.descriptors import hold_standard_descriptors
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.export_command import add_export
 from telemetry.token_command import add_token, add_token_file_option
@@ -45,10 +46,12 @@ to a server later. Every setting is an environment variable: "telemetry settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code. `argv` without the program's name; None means sys.argv."""
+    hold_standard_descriptors()
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before the start (>&-): there is nobody to print for
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -244,8 +247,11 @@ def _end_with_standard_input() -> None:
     import threading
 
     def wait() -> None:
-        while os.read(0, 4096):
-            continue
+        try:
+            while os.read(0, 4096):
+                continue
+        except OSError:
+            pass  # closed before the start (<&-): that is as much of an end
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="telemetry-eof", daemon=True).start()

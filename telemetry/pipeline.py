@@ -27,6 +27,7 @@ from typing import Any
 
 from telemetry import lazy, lifecycle
 from telemetry.batcher import Batcher
+from telemetry.descriptors import hold_standard_descriptors
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import JournalError
 from telemetry.events import Event, TaskHeader
@@ -494,6 +495,7 @@ async def _within(work: asyncio.Task[None] | Coroutine[Any, Any, None], deadline
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop where it is installed (not on Windows)."""
+    hold_standard_descriptors()
     if sys.platform == "win32":
         return None
     try:

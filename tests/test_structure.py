@@ -26,6 +26,7 @@ FLOORS = {
     "telemetry.settings": 0,
     "telemetry.retry": 0,
     "telemetry.ledger": 0,
+    "telemetry.descriptors": 0,
     "telemetry.disk": 0,
     "telemetry.lazy": 0,
     "telemetry.terminal": 0,
