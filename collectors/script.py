@@ -113,11 +113,11 @@ class ScriptCollector:
         found: dict[str, Any] = {"binary": sys.executable, "python": sys.version.split()[0]}
         if script is None:
             return found
-        folder = Path.cwd()
+        folder = _working_folder()
         root = find_repository(script.parent) if self._repository else None
         found |= {
             "entry_point": _relative(script, root or folder),
-            "working_dir": _relative(folder, root) if root is not None else str(folder),
+            "working_dir": "" if folder is None else _relative(folder, root) if root is not None else str(folder),
             "requirements": "\n".join(imported_packages(script, root or script.parent)),
         }
         if root is not None:
@@ -213,10 +213,20 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     return [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
 
 
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        return None  # it was deleted under the program, which runs on all the same
+
+
 def _main_file() -> Path | None:
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
-    return Path(file).absolute() if file else None
+    try:
+        return Path(file).absolute() if file else None
+    except OSError:
+        return None  # a relative name, in a working folder that was deleted
 
 
 def _relative(path: Path, root: Path | None) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telemetry import lazy
-from telemetry.credentials import Credentials, proxy_for, refuse_password_in_url
+from telemetry.credentials import Credentials, proxy_for, server_address
 from telemetry.disk import DaemonExecutor
-from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
+from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.retry import parse_retry_after, said_by
 from telemetry.settings import Settings
@@ -55,11 +55,8 @@ class HttpSink:
         timeout_s: float = 30.0,
         name: str = "http",
     ) -> None:
-        refuse_password_in_url(url)
-        if not url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"{url!r} is not an http:// or https:// address")
         self.name = name
-        self.url = url.rstrip("/")
+        self.url = server_address(url)
         self._credentials = Credentials(token, file=token_file)
         self._timeout_s = timeout_s
         self._session: Any = None

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from telemetry.descriptors import hold_standard_descriptors
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.export_command import add_export
 from telemetry.token_command import add_token, add_token_file_option
@@ -212,10 +213,10 @@ def _server(arguments: argparse.Namespace) -> int:
 
     app = _import_extra("telemetry.server.app", "server")
     config = _import_extra("telemetry.server.config", "server")
-    state_dir = Settings.load().state_dir.absolute()
-    directory = (arguments.directory or state_dir / "server").absolute()
+    state_dir = absolute_path(Settings.load().state_dir)
+    directory = absolute_path(arguments.directory or state_dir / "server")
     own = () if arguments.no_watch else (state_dir / "sessions", state_dir / "spool")
-    watch = (*own, *(path.expanduser().absolute() for path in arguments.watch))
+    watch = (*own, *(absolute_path(path.expanduser()) for path in arguments.watch))
     places = [f"{state_dir}/{{sessions,spool}}"] if own else []
     places += [str(path) for path in watch[len(own) :]]
 
@@ -269,7 +270,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     demo = _import_extra("telemetry.demo", "server")
     directory = arguments.directory or Settings.load().state_dir / "demo"
     code: int = demo.run(
-        directory=directory.absolute(),
+        directory=absolute_path(directory),
         port=arguments.port,
         steps=arguments.steps,
         seconds=arguments.seconds,

@@ -12,12 +12,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
 import orjson
 
-from telemetry.credentials import Credentials, proxy_for, refuse_password_in_url
-from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable
+from telemetry.credentials import Credentials, proxy_for, server_address
+from telemetry.errors import ServerError, ServerUnreachable
 from telemetry.retry import parse_retry_after, said_by
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class HttpApi:
     def __init__(
         self, url: str, *, token: str = "", token_file: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> None:
-        self.url = _base(url)
+        self.url = server_address(url)
         self._credentials = Credentials(token, file=token_file)
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
@@ -241,13 +240,3 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
     view = memoryview(body)
     for start in range(0, len(body), _PIECE_BYTES):
         yield bytes(view[start : start + _PIECE_BYTES])
-
-
-def _base(url: str) -> str:
-    refuse_password_in_url(url)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"{url!r} is not the address of a server; give one like http://127.0.0.1:8008 (TELEMETRY_URL)"
-        )
-    return url.rstrip("/")

@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["DaemonExecutor", "make_private_folder"]
+__all__ = ["DaemonExecutor", "absolute_path", "make_private_folder"]
 
 T = TypeVar("T")
 
@@ -88,3 +88,11 @@ def make_private_folder(path: Path) -> None:
     except FileExistsError:
         if not path.is_dir():
             raise
+
+
+def absolute_path(path: Path) -> Path:
+    """Return `path` as an absolute one; unchanged where the program's working folder has been deleted under it."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        return path

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 
 __all__ = ["MODES", "Settings", "default_cache_dir", "default_state_dir", "read_token_file"]
@@ -98,7 +99,9 @@ def _parse_token(text: str) -> str:
 
 
 def _parse_url(text: str) -> str | None:
-    return text.strip().rstrip("/") or None
+    # A scheme means the same in either case, and whoever compares addresses compares text.
+    scheme, colon, rest = text.strip().rstrip("/").partition(":")
+    return f"{scheme.lower()}{colon}{rest}" if rest.startswith("//") else scheme + colon + rest or None
 
 
 def read_token_file(path: Path) -> str:
@@ -335,7 +338,7 @@ def _file_values(env: Mapping[str, str], cwd: Path | None) -> list[tuple[str, di
         # Relative, not Path.cwd(): a job whose working folder was removed still runs, and so do we.
         project = (cwd or Path()) / "telemetry.toml"
         paths = [path for path in (*user, project) if path.is_file()]
-    return [(str(path.absolute()), _read_file(path)) for path in paths]
+    return [(str(absolute_path(path)), _read_file(path)) for path in paths]
 
 
 def _read_file(path: Path) -> dict[str, tuple[str, str]]:

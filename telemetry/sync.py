@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from telemetry.credentials import with_scheme
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.importing import Report, import_sources
 from telemetry.readdress import Onto
@@ -25,7 +26,9 @@ def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float
     sent; each source of which that is true is listed on the standard error.
     """
     if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"{url!r} is not a server's address; give one with --url http://HOST:8008")
+        raise ConfigurationError(
+            f"{url!r} is not a server's address; give one with --url {with_scheme(url) or 'http://HOST:8008'}"
+        )
     paths = list(paths)
     sources, missing = find_sources(paths)
     if not sources and not missing:

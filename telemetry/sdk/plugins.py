@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from telemetry.credentials import with_scheme
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.protocols import Collector, Emit, Sink
 
@@ -55,6 +56,11 @@ def scheme_of(url: str) -> str:
     Raises:
         ConfigurationError: there is none; the message shows the forms that work.
     """
+    meant = with_scheme(url)
+    if meant:
+        raise ConfigurationError(
+            f"{url!r} is no sink URL; did you mean {meant}? (TELEMETRY_URL or Task.init(sinks=[...]))"
+        )
     scheme, colon, _ = url.partition(":")
     if not colon or not scheme:
         raise ConfigurationError(

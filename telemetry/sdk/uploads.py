@@ -23,9 +23,10 @@ from queue import SimpleQueue
 from typing import Any, TextIO
 
 from telemetry import lifecycle
-from telemetry.blobs import BLOBS, Blob, BlobFolder
+from telemetry.blobs import BLOBS, Blob, BlobFolder, is_shortage
 from telemetry.errors import BlobError
 from telemetry.events import TaskHeader
+from telemetry.retry import delay_s
 from telemetry.sdk.carrier import Abandoned, Carrier
 from telemetry.settings import Settings
 from telemetry.storage import Target
@@ -43,6 +44,8 @@ OnFailed = Callable[[str], None]
 FOLDER_TIMEOUT_S = 30.0
 # What the record may take to the disk or the server before its blob is carried or an old one goes.
 SETTLE_TIMEOUT_S = 10.0
+# A machine that is out of descriptors or room gets this long to have some again, in seconds.
+SHORTAGE_S = 10.0
 # A file that is being read at the end is waited for as long as bytes of it come at least this often.
 STALL_S = 5.0
 
@@ -324,12 +327,27 @@ class Uploads:
             job = self._to_read.get()
             self._moved_at_s = time.monotonic()
             try:
-                self._read(job)
+                self._read_patiently(job)
             except BlobError as error:
                 self._fail(job, str(error))
             except Exception as error:  # top of the thread, and a source may be anybody's function
                 log.debug("an upload could not be read", exc_info=error)
                 self._fail(job, f"{type(error).__name__}: {error}")
+
+    def _read_patiently(self, job: Job) -> None:
+        """Read a job's source; where the machine is short of something, again for a while."""
+        until_s = time.monotonic() + SHORTAGE_S
+        failures = 0
+        while True:
+            try:
+                self._read(job)
+                return
+            except (BlobError, OSError) as error:
+                if not is_shortage(error) or time.monotonic() > until_s:
+                    raise
+                log.debug("%s is tried again: %s", job.upload.label, error)
+            time.sleep(min(delay_s(failures), 1.0))
+            failures += 1
 
     def _read(self, job: Job) -> None:
         found = [] if self._folders is None else self._folders(FOLDER_TIMEOUT_S)
@@ -339,7 +357,8 @@ class Uploads:
                 "there is no session folder to keep its bytes in: no sink of this task has one, or none can be "
                 "written (TELEMETRY_DIR)"
             )
-        source = job.source() if callable(job.source) else job.source
+        # Made once, however often it is read.
+        source = job.source = job.source() if callable(job.source) else job.source
         blob: Blob | None = None
         for _, folder in places:
             if blob is not None:
@@ -401,7 +420,11 @@ class Uploads:
                 except Abandoned:
                     continue  # the task has ended; drain has said what is left
                 except BlobError as error:
-                    self._fail(job, str(error))
+                    if job.is_replaced:
+                        # Its bytes went when the later ones came, in the middle of this: nobody asks for them.
+                        self._finish(job)
+                    else:
+                        self._fail(job, str(error))
                 except Exception as error:  # top of the thread
                     log.error("an upload failed on something unforeseen", exc_info=error)
                     self._fail(job, f"{type(error).__name__}: {error}")
