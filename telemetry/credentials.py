@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from telemetry.errors import ConfigurationError
 from telemetry.settings import read_token_file
 
-__all__ = ["Credentials", "is_loopback", "proxy_for", "refuse_password_in_url", "server_address", "with_scheme"]
+__all__ = ["Credentials", "is_loopback", "refuse_password_in_url", "server_address", "with_scheme"]
 
 log = logging.getLogger(__name__)
 
@@ -123,18 +123,6 @@ _HOST_AND_PORT = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}(?:/.*)?"
 def with_scheme(url: str) -> str:
     """Return what somebody meant who wrote "host:8008"; "" for anything else."""
     return f"http://{url.strip()}" if _HOST_AND_PORT.fullmatch(url.strip()) else ""
-
-
-def proxy_for(url: str) -> str | None:
-    """Return the proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (either case) name for a server."""
-    # The stubs know proxy_bypass alone, which asks the system on macOS; the environment is all that is meant here.
-    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
-
-    parts = urlsplit(url)
-    proxies = getproxies_environment()
-    if parts.hostname is None or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
-        return None
-    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def is_loopback(host: str) -> bool:

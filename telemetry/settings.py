@@ -239,6 +239,10 @@ class Settings:
     request_timeout_s: float = _setting(
         "TELEMETRY_REQUEST_TIMEOUT", _parse_positive, 30.0, "seconds that one request to the server may take"
     )
+    # Loopback goes direct either way.
+    trust_env: bool = _setting(
+        "TELEMETRY_TRUST_ENV", _parse_bool, True, "reach servers through the proxy that HTTP_PROXY and its like name"
+    )
     close_timeout_s: float = _setting(
         "TELEMETRY_CLOSE_TIMEOUT", _parse_positive, 10.0, "seconds that close and exit may wait for sinks"
     )

@@ -51,7 +51,9 @@ def onto_task(url: str, settings: Settings, previous_task_id: str | None, iterat
     from telemetry.client import Client
 
     if previous_task_id is not None:
-        with Client(url, token=settings.token or "", token_file=settings.token_file) as client:
+        with Client(
+            url, token=settings.token or "", token_file=settings.token_file, trust_env=settings.trust_env
+        ) as client:
             try:
                 client.task(previous_task_id)
             except ServerError as error:

@@ -34,6 +34,7 @@ FLOORS = {
     "telemetry.tag_query": 1,
     "telemetry.credentials": 1,
     "telemetry.protocols": 1,
+    "telemetry.proxies": 2,
     "telemetry.payload": 1,
     "telemetry.fold": 1,
     "telemetry.iterations": 1,
