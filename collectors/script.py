@@ -22,6 +22,7 @@ from typing import Any
 
 from telemetry.events import RecordChange, clean_text
 from telemetry.protocols import Emit
+from telemetry.threads import start_daemon
 
 __all__ = ["ScriptCollector", "find_repository", "imported_packages"]
 
@@ -77,8 +78,7 @@ class ScriptCollector:
     def start(self, emit: Emit) -> None:
         """Begin to look; returns at once."""
         self._emit = emit
-        self._thread = threading.Thread(target=self._run, name="telemetry-script", daemon=True)
-        self._thread.start()
+        self._thread = start_daemon(self._run, "telemetry-script")
 
     def stop(self) -> None:
         """Wait a moment for what is still being found."""
@@ -94,8 +94,9 @@ class ScriptCollector:
     def _run(self) -> None:
         try:
             found = self.find()
-        except Exception:  # noqa: BLE001 - the top of a thread that reads whatever lies around the script
-            _log.warning("what program this is could not be found out", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - the top of a thread that reads whatever lies around the script
+            _log.warning("what program this is could not be found out: %s: %s", type(error).__name__, error)
+            _log.debug("how that came", exc_info=error)
             return
         emit = self._emit
         if emit is None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from telemetry.threads import start_daemon
+
 __all__ = ["DaemonExecutor", "absolute_path", "make_private_folder"]
 
 T = TypeVar("T")
@@ -33,14 +35,17 @@ class DaemonExecutor(Executor):
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
+        alone = False
         with self._lock:
             if self._ended:
                 # Nobody would ever take the call, and whoever awaits it would wait for ever.
                 raise RuntimeError("the disk thread has been shut down")
             self._calls.put((future, fn, args, kwargs))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = start_daemon(self._run, self._name)
+                alone = self._thread is None
+        if alone:
+            self._run_waiting()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -58,17 +63,25 @@ class DaemonExecutor(Executor):
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            future, function, args, kwargs = call
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001  it belongs to whoever awaits the future
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            _answer(*call)
             # Do not keep the last call's arguments alive while waiting for the next.
-            del call, future, function, args, kwargs
+            del call
+
+    def _run_waiting(self) -> None:
+        """Where there is no thread to be had, the caller does what waits: slower, but done."""
+        while not self._calls.empty() and (call := self._calls.get()) is not None:
+            _answer(*call)
+
+
+def _answer(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001  it belongs to whoever awaits the future
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def make_private_folder(path: Path) -> None:

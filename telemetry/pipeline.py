@@ -38,6 +38,7 @@ from telemetry.ledger import Book, Ledger
 from telemetry.protocols import Collector, Sink
 from telemetry.queue import EventQueue, WhenFull
 from telemetry.settings import Settings
+from telemetry.threads import start_daemon
 
 __all__ = ["Pipeline", "loop_factory"]
 
@@ -102,6 +103,7 @@ class Pipeline:
 
     def _reset_thread_state(self) -> None:
         self._thread: threading.Thread | None = None
+        self._is_refused = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batcher: Batcher | None = None
         self._lanes: list[Lane] = []
@@ -138,13 +140,18 @@ class Pipeline:
         with self._state_lock:
             if self._thread is not None or self._close_called:
                 return False
-            self._thread = threading.Thread(target=self._run, name="telemetry-pipeline", daemon=True)
-            self._thread.start()
-            return True
+            self._thread = start_daemon(self._run, "telemetry-pipeline")
+            self._is_refused = self._thread is None
+        if self._is_refused:
+            # Perhaps there is one by then. Not under the lock, which a wake-up takes after the queue's.
+            self.emit.wake_by(self._start_thread)
+        return True
 
     def _run(self) -> None:
+        # On the caller's thread, for want of another: uvloop ends the process where it gets none for itself.
+        factory = None if self._is_refused else loop_factory()
         try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(self._main())
         except Exception:  # top of the thread: say it, count what is lost, never take the program down
             log.exception("the telemetry pipeline has failed; events from now on are only counted")
@@ -260,6 +267,8 @@ class Pipeline:
         """
         limit = self.settings.close_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
+        if self._is_refused and self._start_thread() and self._is_refused:
+            return not len(self.emit)
         if self._thread is None and not len(self.emit):
             return True
         self._ready.wait(limit)
@@ -319,6 +328,8 @@ class Pipeline:
         """
         if self._joined and not self._close_called:
             self._start_in_child()
+        if self._is_refused and self._start_thread() and self._is_refused:
+            return []
         deadline = time.monotonic() + timeout_s
         self._ready.wait(timeout_s)
         if self._loop is None or self._finished.is_set():
@@ -377,10 +388,12 @@ class Pipeline:
             lifecycle.forget_forks(self)
             self.stop_collectors()
             self._tell_child(False)
+        deadline = self._deadline = time.monotonic() + limit
         if self._thread is None:
+            if first and self._is_refused:
+                self._run()
             self.emit.seal()
             return self.ledger()
-        deadline = self._deadline = time.monotonic() + limit
         self._wait(self._ready, limit)
         if self._loop is not None and self._stop is not None and not self._finished.is_set():
             try:

@@ -11,7 +11,7 @@ __all__ = ["refuse_green_threads"]
 
 _MESSAGE = (
     "{package} has replaced Python's threads, and telemetry sends from a thread of its own, which could never run. "
-    "No task was started. Patch everything else: {call}, before or after Task.init; or switch telemetry off with "
+    "No task was started. Patch everything else: {call}; or switch telemetry off with "
     "TELEMETRY_MODE=disabled"
 )
 

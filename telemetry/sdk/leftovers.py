@@ -20,6 +20,7 @@ from telemetry import lazy
 from telemetry.blobs import BLOBS, BlobFolder
 from telemetry.errors import JournalError
 from telemetry.journal import QUARANTINE, SEGMENTS, SESSION_FILE, read_session, server_mark
+from telemetry.threads import start_daemon
 
 if TYPE_CHECKING:
     from telemetry.sinks.http import HttpSink
@@ -57,7 +58,7 @@ class Leftovers:
 
     def start(self) -> None:
         """Begin; returns at once."""
-        threading.Thread(target=self._run, name="telemetry-leftovers", daemon=True).start()
+        start_daemon(self._run, "telemetry-leftovers")  # without one they are left to the next run
 
     def stop(self) -> None:
         """Send nothing more; what is not sent stays for the next run. Waits for nothing."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from telemetry.credentials import with_scheme
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.protocols import Collector, Emit, Sink
+from telemetry.threads import start_daemon
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -123,7 +124,8 @@ class InstalledCollectors:
 
     def start(self, emit: Emit) -> None:
         """Look for collectors and start each, in the background."""
-        threading.Thread(target=self._run, args=(emit,), name="telemetry-plugins", daemon=True).start()
+        if start_daemon(lambda: self._run(emit), "telemetry-plugins") is None:
+            self._done.set()
 
     def wait(self, timeout_s: float) -> bool:
         """Return True once all of them are started, False if that takes longer."""

@@ -30,6 +30,7 @@ from telemetry.retry import delay_s
 from telemetry.sdk.carrier import Abandoned, Carrier
 from telemetry.settings import Settings
 from telemetry.storage import Target
+from telemetry.threads import start_daemon
 
 __all__ = ["Left", "Source", "Upload", "Uploads", "task_prefix"]
 
@@ -196,6 +197,7 @@ class Uploads:
         self._to_read: SimpleQueue[Job] = SimpleQueue()
         self._to_carry: SimpleQueue[Job] = SimpleQueue()
         self._started = False
+        self._running: set[str] = set()
         self._moved_at_s = time.monotonic()
         self._pid = os.getpid()
         # By sha256: uploads that need the blob where it is; and by slot: the sha256 that is in it.
@@ -260,9 +262,15 @@ class Uploads:
                 # is closed last.
                 self._folders(0.0)
                 lifecycle.at_worker_exit(lambda: self.drain(self._settings.close_timeout_s))
-            threading.Thread(target=self._read_jobs, name="telemetry-blobs", daemon=True).start()
-            threading.Thread(target=self._carry_jobs, name="telemetry-uploads", daemon=True).start()
+            self._start_threads()
         return upload
+
+    def _start_threads(self) -> None:
+        """Start what is not running; where there is no thread to be had, the next upload or the end tries again."""
+        for name, run in (("telemetry-blobs", self._read_jobs), ("telemetry-uploads", self._carry_jobs)):
+            if name not in self._running and start_daemon(run, name) is not None:
+                self._running.add(name)
+        self._started = len(self._running) == 2
 
     @property
     def idle(self) -> bool:
@@ -294,9 +302,12 @@ class Uploads:
                 not read is lost.
         """
         deadline_s = time.monotonic() + timeout_s
+        if self._open and not self._started:
+            self._start_threads()
         with self._changed:
             self._carrier.close(deadline_s)
-            while self._open and (left_s := self._left_s(deadline_s, patient)) > 0:
+            # Nothing moves without threads: what waits is told of at once.
+            while self._open and self._started and (left_s := self._left_s(deadline_s, patient)) > 0:
                 self._changed.wait(left_s)
             self._carrier.abandon()
             lifecycle.forget_forks(self)
