@@ -153,8 +153,13 @@ class Pipeline:
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(self._main())
-        except Exception:  # top of the thread: say it, count what is lost, never take the program down
-            log.exception("the telemetry pipeline has failed; events from now on are only counted")
+        except Exception as error:  # top of the thread: say it, count what is lost, never take the program down
+            log.error(
+                "the telemetry pipeline has failed (%s: %s); events from now on are only counted",
+                type(error).__name__,
+                error,
+            )
+            log.debug("how it failed", exc_info=error)
             self.emit.seal()
         finally:
             self._finish()

@@ -72,8 +72,10 @@ class Leftovers:
         while not self._stopped.is_set():
             try:
                 self.look()
-            except Exception:  # top of the thread: what earlier runs left must not harm this one
-                log.exception("what earlier runs left in %s could not be sent", self._spool)
+            except Exception as error:  # top of the thread: what earlier runs left must not harm this one
+                why = f"{type(error).__name__}: {error}"
+                log.error("what earlier runs left in %s could not be sent: %s", self._spool, why)
+                log.debug("how that came", exc_info=error)
                 return
             self._stopped.wait(LOOK_AGAIN_S)
 

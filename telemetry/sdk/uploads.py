@@ -437,7 +437,7 @@ class Uploads:
                     else:
                         self._fail(job, str(error))
                 except Exception as error:  # top of the thread
-                    log.error("an upload failed on something unforeseen", exc_info=error)
+                    log.debug("an upload failed on something unforeseen", exc_info=error)
                     self._fail(job, f"{type(error).__name__}: {error}")
 
     def _carry(self, carrier: Carrier, job: Job) -> None:
@@ -476,7 +476,8 @@ class Uploads:
         try:
             job.on_failed(why)
         except Exception as error:
-            log.error("the record of a failed upload could not be written", exc_info=error)
+            log.error("the record of a failed upload could not be written: %s: %s", type(error).__name__, error)
+            log.debug("how that came", exc_info=error)
         self._failed.append((job.upload.label, why))
         self._finish(job, why)
 
