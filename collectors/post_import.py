@@ -2,6 +2,9 @@
 
 A finder at the front of `sys.meta_path` asks the finders behind it and puts itself in the loader's place for the
 time of the import: when the module's code runs, `__loader__` and `__spec__.loader` are the real ones again.
+
+The list is replaced, never changed in place: another thread may be in the middle of it, and would leave out the finder
+that moves up, for which a module that is there is not found.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ class PostImport(MetaPathFinder):
 
     def install(self) -> None:
         """Call at once for what is imported already, and watch from now on."""
-        sys.meta_path.insert(0, self)
+        sys.meta_path = [self, *sys.meta_path]
         for name in self._callbacks:
             module = sys.modules.get(name)
             spec = getattr(module, "__spec__", None)
@@ -49,8 +52,9 @@ class PostImport(MetaPathFinder):
 
     def remove(self) -> None:
         """Stop watching. An import that is under way may still be told of."""
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
+        while self in (finders := sys.meta_path):
+            place = finders.index(self)
+            sys.meta_path = finders[:place] + finders[place + 1 :]
 
     def imported(self, module: ModuleType, name: str) -> None:
         """Tell the callback of a module; it never raises into the import."""

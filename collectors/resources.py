@@ -12,12 +12,14 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import Reading, ResourceSample
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
+from telemetry.threads import start_daemon
 
 __all__ = ["ResourceCollector", "next_tick"]
 
@@ -81,14 +83,10 @@ class ResourceCollector:
     def start(self, emit: Emit) -> None:
         """Start the threads; the first sample is taken at once, on them."""
         for group, (interval_s, open_group) in self._groups.items():
-            thread = threading.Thread(
-                target=self._run,
-                args=(emit, group, interval_s, open_group),
-                name=f"telemetry-resources-{group}",
-                daemon=True,
-            )
-            self._threads.append(thread)
-            thread.start()
+            run = partial(self._run, emit, group, interval_s, open_group)
+            thread = start_daemon(run, f"telemetry-resources-{group}")
+            if thread is not None:
+                self._threads.append(thread)
 
     def stop(self) -> None:
         """End the threads; a reading that hangs is left behind. Returns within half a second."""

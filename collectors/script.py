@@ -22,6 +22,7 @@ from typing import Any
 
 from telemetry.events import RecordChange, clean_text
 from telemetry.protocols import Emit
+from telemetry.threads import start_daemon
 
 __all__ = ["ScriptCollector", "find_repository", "imported_packages"]
 
@@ -77,8 +78,7 @@ class ScriptCollector:
     def start(self, emit: Emit) -> None:
         """Begin to look; returns at once."""
         self._emit = emit
-        self._thread = threading.Thread(target=self._run, name="telemetry-script", daemon=True)
-        self._thread.start()
+        self._thread = start_daemon(self._run, "telemetry-script")
 
     def stop(self) -> None:
         """Wait a moment for what is still being found."""
@@ -94,8 +94,9 @@ class ScriptCollector:
     def _run(self) -> None:
         try:
             found = self.find()
-        except Exception:  # noqa: BLE001 - the top of a thread that reads whatever lies around the script
-            _log.warning("what program this is could not be found out", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - the top of a thread that reads whatever lies around the script
+            _log.warning("what program this is could not be found out: %s: %s", type(error).__name__, error)
+            _log.debug("how that came", exc_info=error)
             return
         emit = self._emit
         if emit is None:
@@ -113,11 +114,11 @@ class ScriptCollector:
         found: dict[str, Any] = {"binary": sys.executable, "python": sys.version.split()[0]}
         if script is None:
             return found
-        folder = Path.cwd()
+        folder = _working_folder()
         root = find_repository(script.parent) if self._repository else None
         found |= {
             "entry_point": _relative(script, root or folder),
-            "working_dir": _relative(folder, root) if root is not None else str(folder),
+            "working_dir": "" if folder is None else _relative(folder, root) if root is not None else str(folder),
             "requirements": "\n".join(imported_packages(script, root or script.parent)),
         }
         if root is not None:
@@ -213,10 +214,20 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     return [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
 
 
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        return None  # it was deleted under the program, which runs on all the same
+
+
 def _main_file() -> Path | None:
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
-    return Path(file).absolute() if file else None
+    try:
+        return Path(file).absolute() if file else None
+    except OSError:
+        return None  # a relative name, in a working folder that was deleted
 
 
 def _relative(path: Path, root: Path | None) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telemetry import lazy
-from telemetry.credentials import Credentials, proxy_for, refuse_password_in_url
+from telemetry.credentials import Credentials, server_address
 from telemetry.disk import DaemonExecutor
-from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
+from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
-from telemetry.retry import parse_retry_after, said_by
+from telemetry.proxies import proxy_for, refusal_on_the_way, said_on_the_way
+from telemetry.retry import parse_retry_after
 from telemetry.settings import Settings
 from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame
 
@@ -42,6 +43,7 @@ class HttpSink:
         token_file: where the token comes from if it is not given; read again when the server answers 401, so that
             a token may be rotated while the job runs.
         timeout_s: seconds that one request may take, the connection included.
+        trust_env: go by the proxy that the environment names (HTTP_PROXY and its like).
     """
 
     spool = True
@@ -53,15 +55,15 @@ class HttpSink:
         token: str | None = None,
         token_file: Path | None = None,
         timeout_s: float = 30.0,
+        trust_env: bool = True,
         name: str = "http",
     ) -> None:
-        refuse_password_in_url(url)
-        if not url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"{url!r} is not an http:// or https:// address")
         self.name = name
-        self.url = url.rstrip("/")
+        self.url = server_address(url)
         self._credentials = Credentials(token, file=token_file)
         self._timeout_s = timeout_s
+        self._trust_env = trust_env
+        self._proxy: str | None = None
         self._session: Any = None
         # As of the last answer; None where the server does not say: the identity of its store, and which frames of the
         # writer it holds, as inclusive ranges of sequence numbers.
@@ -70,14 +72,16 @@ class HttpSink:
 
     def clone(self) -> HttpSink:
         """Return an unopened sink with the same settings, for a forked child."""
-        sink = HttpSink(self.url, timeout_s=self._timeout_s, name=self.name)
+        sink = HttpSink(self.url, timeout_s=self._timeout_s, trust_env=self._trust_env, name=self.name)
         sink._credentials = self._credentials.copy()
         return sink
 
     def blob_client(self) -> AsyncClient:
         """Return a client for the bytes beside the events, with the same token; it belongs to one event loop."""
         client: type[AsyncClient] = lazy.import_module("telemetry.client").AsyncClient
-        return client.with_credentials(self.url, self._credentials, timeout_s=self._timeout_s)
+        return client.with_credentials(
+            self.url, self._credentials, timeout_s=self._timeout_s, trust_env=self._trust_env
+        )
 
     async def open(self, task: TaskHeader) -> None:
         await self.connect()
@@ -91,12 +95,11 @@ class HttpSink:
         await loop.run_in_executor(importer, lazy.import_module, "orjson")
         importer.shutdown(wait=False)
         self._credentials.warn_if_exposed(self.url)
+        self._proxy = proxy_for(self.url, trust_env=self._trust_env)
         self._session = aiohttp.ClientSession(
             headers={"Content-Type": CONTENT_TYPE},
-            # Not trust_env: its look-up of ~/.netrc uses the default thread pool, which is gone at exit, when the
-            # last events are still to be sent. The proxy variables are read here instead.
-            trust_env=False,
-            proxy=proxy_for(self.url),
+            trust_env=False,  # see telemetry/proxies.py
+            proxy=self._proxy,
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_TIMEOUT_S),
             # One request at a time; a second connection would only reorder frames.
             connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=60.0),
@@ -172,12 +175,18 @@ class HttpSink:
             status, data, retry_after_s = await self._exchange(body)
         try:
             answer = orjson.loads(data)
+            is_ours = isinstance(answer, dict) and "error" in answer
         except ValueError:
-            answer = {"error": data[:200].decode("utf-8", "replace")}
+            answer, is_ours = {"error": data[:200].decode("utf-8", "replace")}, False
         if status == 200 and _is_receipt(answer):
             return status, answer
         if status in _REFUSALS:
             return status, answer
+        if culprit := refusal_on_the_way(status, is_ours, self._proxy):
+            raise SinkUnavailable(
+                f"cannot reach {self.url}: {culprit} refuses the request ({status}: {_reason(answer)})",
+                retry_after_s=retry_after_s,
+            )
         if status in (401, 403):
             raise SinkUnavailable(
                 f"{self.url} refuses the token ({status}: {_reason(answer)}); "
@@ -204,7 +213,7 @@ class HttpSink:
         except TimeoutError as error:
             raise SinkUnavailable(f"no answer from {self.url} within {self._timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise SinkUnavailable(f"cannot reach {self.url}: {said_by(error)}") from error
+            raise SinkUnavailable(f"cannot reach {self.url}: {said_on_the_way(error, self._proxy)}") from error
 
     async def _token_changed(self) -> bool:
         """Read the token's file again, on a thread: it may lie on a file system that hangs."""
@@ -250,4 +259,10 @@ def _held_of(answer: Mapping[str, Any], writer: str) -> list[tuple[int, int]] | 
 
 def open_sink(url: str, settings: Settings) -> HttpSink:
     """Entry point for http:// and https://."""
-    return HttpSink(url, token=settings.token, token_file=settings.token_file, timeout_s=settings.request_timeout_s)
+    return HttpSink(
+        url,
+        token=settings.token,
+        token_file=settings.token_file,
+        timeout_s=settings.request_timeout_s,
+        trust_env=settings.trust_env,
+    )

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from telemetry.blobs import BLOBS, BlobFolder
-from telemetry.disk import DaemonExecutor, make_private_folder
+from telemetry.disk import DaemonExecutor, absolute_path, make_private_folder
 from telemetry.errors import ConfigurationError, JournalError, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.journal import SEGMENTS, SESSION_FILE, Journal
@@ -435,7 +435,7 @@ def open_sink(url: str, settings: Settings) -> LocalZipSink:
     if not target:
         folder, zip_path = settings.state_dir / "sessions", None
     else:
-        zip_path = Path(target).expanduser().absolute()
+        zip_path = absolute_path(Path(target).expanduser())
         folder = zip_path.parent if zip_path.suffix == ".zip" else zip_path
     return LocalZipSink(
         folder,

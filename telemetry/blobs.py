@@ -22,7 +22,17 @@ from typing import IO, BinaryIO
 from telemetry.disk import make_private_folder
 from telemetry.errors import BlobError
 
-__all__ = ["BLOBS", "BLOB_SCHEME", "PIECE_BYTES", "Blob", "BlobFolder", "blob_uri", "is_sha256", "sha256_of_uri"]
+__all__ = [
+    "BLOBS",
+    "BLOB_SCHEME",
+    "PIECE_BYTES",
+    "Blob",
+    "BlobFolder",
+    "blob_uri",
+    "is_sha256",
+    "is_shortage",
+    "sha256_of_uri",
+]
 
 # The folder's name, in session folders and zips and in the server's directory.
 BLOBS = "blobs"
@@ -32,6 +42,8 @@ PIECE_BYTES = 1024 * 1024
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What the machine is short of now, and may have again in a moment: room, descriptors, memory.
+_SHORTAGES = _FULL - {errno.EFBIG} | {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS}
 # A file system or kernel that cannot copy inside itself says one of these, at the first piece.
 _CANNOT_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
 
@@ -70,6 +82,12 @@ def sha256_of_uri(uri: str) -> str | None:
 def is_sha256(text: str) -> bool:
     """Say whether `text` is 64 lower-case hexadecimal digits."""
     return _SHA256.fullmatch(text) is not None
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Say whether an error, or the one behind it, is about something that there may be again in a moment."""
+    causes = (error, error.__cause__)
+    return any(isinstance(cause, OSError) and cause.errno in _SHORTAGES for cause in causes)
 
 
 class BlobFolder:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from telemetry.descriptors import hold_standard_descriptors
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.export_command import add_export
 from telemetry.token_command import add_token, add_token_file_option
@@ -45,10 +47,12 @@ to a server later. Every setting is an environment variable: "telemetry settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code. `argv` without the program's name; None means sys.argv."""
+    hold_standard_descriptors()
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before the start (>&-): there is nobody to print for
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -209,10 +213,10 @@ def _server(arguments: argparse.Namespace) -> int:
 
     app = _import_extra("telemetry.server.app", "server")
     config = _import_extra("telemetry.server.config", "server")
-    state_dir = Settings.load().state_dir.absolute()
-    directory = (arguments.directory or state_dir / "server").absolute()
+    state_dir = absolute_path(Settings.load().state_dir)
+    directory = absolute_path(arguments.directory or state_dir / "server")
     own = () if arguments.no_watch else (state_dir / "sessions", state_dir / "spool")
-    watch = (*own, *(path.expanduser().absolute() for path in arguments.watch))
+    watch = (*own, *(absolute_path(path.expanduser()) for path in arguments.watch))
     places = [f"{state_dir}/{{sessions,spool}}"] if own else []
     places += [str(path) for path in watch[len(own) :]]
 
@@ -244,8 +248,11 @@ def _end_with_standard_input() -> None:
     import threading
 
     def wait() -> None:
-        while os.read(0, 4096):
-            continue
+        try:
+            while os.read(0, 4096):
+                continue
+        except OSError:
+            pass  # closed before the start (<&-): that is as much of an end
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="telemetry-eof", daemon=True).start()
@@ -263,7 +270,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     demo = _import_extra("telemetry.demo", "server")
     directory = arguments.directory or Settings.load().state_dir / "demo"
     code: int = demo.run(
-        directory=directory.absolute(),
+        directory=absolute_path(directory),
         port=arguments.port,
         steps=arguments.steps,
         seconds=arguments.seconds,

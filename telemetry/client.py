@@ -110,9 +110,15 @@ class Client:
     wanted_blobs = blocking(AsyncClient.wanted_blobs)
 
     def __init__(
-        self, url: str, *, token: str = "", token_file: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        url: str,
+        *,
+        token: str = "",
+        token_file: Path | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        trust_env: bool = True,
     ) -> None:
-        self._client = AsyncClient(url, token=token, token_file=token_file, timeout_s=timeout_s)
+        self._client = AsyncClient(url, token=token, token_file=token_file, timeout_s=timeout_s, trust_env=trust_env)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()

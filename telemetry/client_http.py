@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
 import orjson
 
-from telemetry.credentials import Credentials, proxy_for, refuse_password_in_url
-from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable
-from telemetry.retry import parse_retry_after, said_by
+from telemetry.credentials import Credentials, server_address
+from telemetry.errors import ServerError, ServerUnreachable
+from telemetry.proxies import proxy_for, refusal_on_the_way, said_on_the_way
+from telemetry.retry import parse_retry_after
 
 if TYPE_CHECKING:
     import aiohttp
@@ -54,17 +54,26 @@ class HttpApi:
     """
 
     def __init__(
-        self, url: str, *, token: str = "", token_file: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        url: str,
+        *,
+        token: str = "",
+        token_file: Path | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        trust_env: bool = True,
     ) -> None:
-        self.url = _base(url)
+        self.url = server_address(url)
+        self._proxy = proxy_for(self.url, trust_env=trust_env)
         self._credentials = Credentials(token, file=token_file)
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
-    def with_credentials(cls, url: str, credentials: Credentials, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
+    def with_credentials(
+        cls, url: str, credentials: Credentials, *, timeout_s: float = DEFAULT_TIMEOUT_S, trust_env: bool = True
+    ) -> Self:
         """Return a client that sends the token of another."""
-        client = cls(url, timeout_s=timeout_s)
+        client = cls(url, timeout_s=timeout_s, trust_env=trust_env)
         client._credentials = credentials.copy()
         return client
 
@@ -141,6 +150,8 @@ class HttpApi:
             said = orjson.loads(answer.body)
         except orjson.JSONDecodeError:
             return self._not_ours(answer.status)
+        if culprit := refusal_on_the_way(answer.status, isinstance(said, dict) and "error" in said, self._proxy):
+            return ServerUnreachable(f"cannot reach {self.url}: {culprit} refuses the request ({answer.status})")
         reason = said.get("error", "no reason given") if isinstance(said, dict) else "no reason given"
         return ServerError(
             f"{self.url} answered {answer.status}: {reason}",
@@ -150,6 +161,8 @@ class HttpApi:
         )
 
     def _not_ours(self, status: int) -> ServerUnreachable:
+        if culprit := refusal_on_the_way(status, False, self._proxy):
+            return ServerUnreachable(f"cannot reach {self.url}: {culprit} refuses the request ({status})")
         return ServerUnreachable(f"{self.url} answers with status {status}, but not as a telemetry server does")
 
     # -- the exchange
@@ -187,8 +200,7 @@ class HttpApi:
 
         if self._session is None:
             self._credentials.warn_if_exposed(self.url)
-            # Not trust_env: its look-up of ~/.netrc uses the default thread pool, which is gone at exit.
-            self._session = aiohttp.ClientSession(trust_env=False, proxy=proxy_for(self.url))
+            self._session = aiohttp.ClientSession(trust_env=False, proxy=self._proxy)  # see telemetry/proxies.py
         limit = (
             aiohttp.ClientTimeout(total=self._timeout_s)
             if whole
@@ -210,14 +222,15 @@ class HttpApi:
             )
 
     def _translated(self) -> _Translated:
-        return _Translated(self.url)
+        return _Translated(self.url, self._proxy)
 
 
 class _Translated:
     """Within it, what the network does wrong is ServerUnreachable."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, proxy: str | None) -> None:
         self._url = url
+        self._proxy = proxy
 
     def __enter__(self) -> None:
         return None
@@ -228,8 +241,9 @@ class _Translated:
         import aiohttp
 
         if isinstance(error, (aiohttp.ClientError, TimeoutError, OSError)):
+            why = said_on_the_way(error, self._proxy)
             raise ServerUnreachable(
-                f'no answer from {self._url} ({said_by(error)}). Is it running? "telemetry server" starts one.'
+                f'no answer from {self._url} ({why}). Is it running? "telemetry server" starts one.'
             ) from error
 
 
@@ -241,13 +255,3 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
     view = memoryview(body)
     for start in range(0, len(body), _PIECE_BYTES):
         yield bytes(view[start : start + _PIECE_BYTES])
-
-
-def _base(url: str) -> str:
-    refuse_password_in_url(url)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"{url!r} is not the address of a server; give one like http://127.0.0.1:8008 (TELEMETRY_URL)"
-        )
-    return url.rstrip("/")

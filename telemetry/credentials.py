@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from telemetry.errors import ConfigurationError
 from telemetry.settings import read_token_file
 
-__all__ = ["Credentials", "is_loopback", "proxy_for", "refuse_password_in_url"]
+__all__ = ["Credentials", "is_loopback", "refuse_password_in_url", "server_address", "with_scheme"]
 
 log = logging.getLogger(__name__)
 
@@ -93,16 +94,35 @@ def refuse_password_in_url(url: str) -> None:
         )
 
 
-def proxy_for(url: str) -> str | None:
-    """Return the proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (either case) name for a server."""
-    # The stubs know proxy_bypass alone, which asks the system on macOS; the environment is all that is meant here.
-    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+def server_address(url: str) -> str:
+    """Return a server's address as requests are built on it: "HTTP://host:8008/" is "http://host:8008".
 
-    parts = urlsplit(url)
-    proxies = getproxies_environment()
-    if parts.hostname is None or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
-        return None
-    return proxies.get(parts.scheme) or proxies.get("all")
+    Raises:
+        ConfigurationError: it is none, or holds a password.
+    """
+    refuse_password_in_url(url)
+    scheme, separator, rest = url.strip().partition("://")
+    address = f"{scheme.lower()}{separator}{rest.rstrip('/')}"
+    try:
+        is_address = scheme.lower() in ("http", "https") and bool(urlsplit(address).hostname)
+        # Reading the port is what finds one that is none.
+        is_address = is_address and urlsplit(address).port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        meant = with_scheme(url)
+        example = f"did you mean {meant}?" if meant else "give one like http://127.0.0.1:8008"
+        raise ConfigurationError(f"{url!r} is not the address of a server; {example} (TELEMETRY_URL)")
+    return address
+
+
+# A name, an IPv4 address or an IPv6 one in brackets, and a port.
+_HOST_AND_PORT = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}(?:/.*)?")
+
+
+def with_scheme(url: str) -> str:
+    """Return what somebody meant who wrote "host:8008"; "" for anything else."""
+    return f"http://{url.strip()}" if _HOST_AND_PORT.fullmatch(url.strip()) else ""
 
 
 def is_loopback(host: str) -> bool:

@@ -14,7 +14,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["DaemonExecutor", "make_private_folder"]
+from telemetry.threads import start_daemon
+
+__all__ = ["DaemonExecutor", "absolute_path", "make_private_folder"]
 
 T = TypeVar("T")
 
@@ -37,16 +39,17 @@ class DaemonExecutor(Executor):
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
+        alone = False
         with self._lock:
             if self._ended:
                 # Nobody would ever take the call, and whoever awaits it would wait for ever.
                 raise RuntimeError("the disk thread has been shut down")
+            self._calls.put((future, fn, args, kwargs))
             if self._thread is None:
-                self._thread = _started(threading.Thread(target=self._run, name=self._name, daemon=True))
-            if self._thread is not None:
-                self._calls.put((future, fn, args, kwargs))
-                return future
-        _run_call(future, fn, args, kwargs)
+                self._thread = start_daemon(self._run, self._name)
+                alone = self._thread is None
+        if alone:
+            self._run_waiting()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -64,20 +67,17 @@ class DaemonExecutor(Executor):
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            _run_call(*call)
+            _answer(*call)
             # Do not keep the last call's arguments alive while waiting for the next.
             del call
 
-
-def _started(thread: threading.Thread) -> threading.Thread | None:
-    try:
-        thread.start()
-    except RuntimeError:
-        return None
-    return thread
+    def _run_waiting(self) -> None:
+        """Where there is no thread to be had, the caller does what waits: slower, but done."""
+        while not self._calls.empty() and (call := self._calls.get()) is not None:
+            _answer(*call)
 
 
-def _run_call(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _answer(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
@@ -105,3 +105,11 @@ def make_private_folder(path: Path) -> None:
     except FileExistsError:
         if not path.is_dir():
             raise
+
+
+def absolute_path(path: Path) -> Path:
+    """Return `path` as an absolute one; unchanged where the program's working folder has been deleted under it."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        return path

@@ -78,7 +78,11 @@ def run(
         ConfigurationError: `out` does not fit the format, or pyarrow is missing.
     """
     with Client(
-        url, token=settings.token or "", token_file=settings.token_file, timeout_s=settings.request_timeout_s
+        url,
+        token=settings.token or "",
+        token_file=settings.token_file,
+        timeout_s=settings.request_timeout_s,
+        trust_env=settings.trust_env,
     ) as client:
         chosen = sorted(set(task_ids)) if task_ids else find_tasks(client, None if every else project)
         if not chosen:

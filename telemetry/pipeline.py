@@ -27,6 +27,7 @@ from typing import Any
 
 from telemetry import lazy, lifecycle
 from telemetry.batcher import Batcher
+from telemetry.descriptors import hold_standard_descriptors
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import JournalError
 from telemetry.events import Event, TaskHeader
@@ -38,6 +39,7 @@ from telemetry.ledger import Book, Ledger
 from telemetry.protocols import Collector, Sink
 from telemetry.queue import EventQueue, WhenFull
 from telemetry.settings import Settings
+from telemetry.threads import start_daemon
 
 __all__ = ["Pipeline", "loop_factory"]
 
@@ -105,6 +107,7 @@ class Pipeline:
 
     def _reset_thread_state(self) -> None:
         self._thread: threading.Thread | None = None
+        self._is_refused = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batcher: Batcher | None = None
         self._lanes: list[Lane] = []
@@ -141,16 +144,26 @@ class Pipeline:
         with self._state_lock:
             if self._thread is not None or self._close_called:
                 return False
-            self._thread = threading.Thread(target=self._run, name="telemetry-pipeline", daemon=True)
-            self._thread.start()
-            return True
+            self._thread = start_daemon(self._run, "telemetry-pipeline")
+            self._is_refused = self._thread is None
+        if self._is_refused:
+            # Perhaps there is one by then. Not under the lock, which a wake-up takes after the queue's.
+            self.emit.wake_by(self._start_thread)
+        return True
 
     def _run(self) -> None:
+        # On the caller's thread, for want of another: uvloop ends the process where it gets none for itself.
+        factory = None if self._is_refused else loop_factory()
         try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(self._main())
-        except Exception:  # top of the thread: say it, count what is lost, never take the program down
-            log.exception("the telemetry pipeline has failed; events from now on are only counted")
+        except Exception as error:  # top of the thread: say it, count what is lost, never take the program down
+            log.error(
+                "the telemetry pipeline has failed (%s: %s); events from now on are only counted",
+                type(error).__name__,
+                error,
+            )
+            log.debug("how it failed", exc_info=error)
             self.emit.seal()
         finally:
             self._finish()
@@ -266,6 +279,8 @@ class Pipeline:
         """
         limit = self.settings.close_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
+        if self._is_refused and self._start_thread() and self._is_refused:
+            return not len(self.emit)
         if self._thread is None and not len(self.emit):
             return True
         self._ready.wait(limit)
@@ -329,6 +344,8 @@ class Pipeline:
         """
         if self._joined and not self._close_called:
             self._start_in_child()
+        if self._is_refused and self._start_thread() and self._is_refused:
+            return []
         deadline = time.monotonic() + timeout_s
         self._ready.wait(timeout_s)
         if self._loop is None or self._finished.is_set():
@@ -389,10 +406,12 @@ class Pipeline:
             lifecycle.forget_forks(self)
             self.stop_collectors()
             self._tell_child(False)
+        deadline = self._deadline = time.monotonic() + limit
         if self._thread is None:
+            if first and self._is_refused:
+                self._run()
             self.emit.seal()
             return self.ledger()
-        deadline = self._deadline = time.monotonic() + limit
         self._wait(self._ready, limit)
         if self._loop is not None and self._stop is not None and not self._finished.is_set():
             try:
@@ -517,6 +536,7 @@ async def _within(work: asyncio.Task[None] | Coroutine[Any, Any, None], deadline
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop where it is installed (not on Windows)."""
+    hold_standard_descriptors()
     if sys.platform == "win32":
         return None
     try:

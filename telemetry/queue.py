@@ -107,7 +107,7 @@ class EventQueue:
         self._object_bytes = 0
         self._space = threading.Condition(book.lock)
         self._space_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._wake: Callable[[], None] = lambda: None
+        self._wake: Callable[[], object] = lambda: None
         self._closed = False
         self._blocked_out = False
         self._latest_iteration = 0
@@ -124,6 +124,11 @@ class EventQueue:
             self._dormant = False
             if len(self):
                 wake()
+
+    def wake_by(self, wake: Callable[[], object]) -> None:
+        """While there is no batcher: call `wake` where one would be woken."""
+        with self._book.lock:
+            self._wake = wake
 
     def __len__(self) -> int:
         """Events that wait."""

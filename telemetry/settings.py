@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 
 __all__ = [
@@ -106,7 +107,9 @@ def _parse_token(text: str) -> str:
 
 
 def _parse_url(text: str) -> str | None:
-    return text.strip().rstrip("/") or None
+    # A scheme means the same in either case, and whoever compares addresses compares text.
+    scheme, colon, rest = text.strip().rstrip("/").partition(":")
+    return f"{scheme.lower()}{colon}{rest}" if rest.startswith("//") else scheme + colon + rest or None
 
 
 # The working folder as this process read its settings for the first time.
@@ -280,6 +283,10 @@ class Settings:
     request_timeout_s: float = _setting(
         "TELEMETRY_REQUEST_TIMEOUT", _parse_positive, 30.0, "seconds that one request to the server may take"
     )
+    # Loopback goes direct either way.
+    trust_env: bool = _setting(
+        "TELEMETRY_TRUST_ENV", _parse_bool, True, "reach servers through the proxy that HTTP_PROXY and its like name"
+    )
     close_timeout_s: float = _setting(
         "TELEMETRY_CLOSE_TIMEOUT", _parse_positive, 10.0, "seconds that close and exit may wait for sinks"
     )
@@ -386,7 +393,7 @@ def _file_values(env: Mapping[str, str], folder: Path) -> list[tuple[str, dict[s
         config_home = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else None)
         user = [folder / config_home / "telemetry" / "config.toml"] if config_home else []
         paths = [path for path in (*user, folder / "telemetry.toml") if path.is_file()]
-    return [(str(path.absolute()), _read_file(path)) for path in paths]
+    return [(str(absolute_path(path)), _read_file(path)) for path in paths]
 
 
 def anchored_variables(environ: Mapping[str, str]) -> dict[str, str]:

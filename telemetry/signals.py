@@ -23,9 +23,12 @@ import select
 import signal
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+
+from telemetry.threads import start_daemon
 
 __all__ = ["LAST_WORDS_S", "Listener", "await_death", "forget", "watch"]
 
@@ -155,7 +158,7 @@ def watch(listener: Listener, *, in_child: bool = False) -> None:
                 _take_sigterm()
             try:
                 _begin()
-            except (OSError, RuntimeError) as error:
+            except OSError as error:
                 log.debug("no second way to die of a signal: %s", error)
                 _end()
 
@@ -230,7 +233,9 @@ def _begin() -> None:
         if number and (is_free or (_is_ours(number) and _watch.handled is signal.SIG_DFL)):
             _watch.pipes[number] = _Pipe.open(number)
     _watch.stop = _Pipe.open(0)
-    threading.Thread(target=_read, args=(_watch,), name="telemetry-signals", daemon=True).start()
+    if start_daemon(partial(_read, _watch), "telemetry-signals") is None:
+        _end()
+        return
     _take_signals()
 
 
@@ -301,10 +306,7 @@ def _die_of(pipe: _Pipe, mine: _Watch) -> None:
     name = signal.Signals(pipe.number).name
     if not (_is_ours(pipe.number) and mine.on_main.wait(HANDLER_GRACE_S)):
         where = _of_main_thread(_drain(pipe.read_end)) if mine.is_whole else ""
-        try:
-            threading.Thread(target=_tell, args=(mine, name, where), name="telemetry-last-words", daemon=True).start()
-        except RuntimeError:
-            log.debug("no thread can be started for the last words")
+        if start_daemon(partial(_tell, mine, name, where), "telemetry-last-words") is None:
             mine.told.set()
     mine.told.wait(LAST_WORDS_S)
     with _lock:

@@ -21,6 +21,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from telemetry.blobs import PIECE_BYTES
+from telemetry.disk import absolute_path
 from telemetry.errors import BlobError, ConfigurationError
 
 __all__ = ["CHECK_TIMEOUT_S", "OnProgress", "Target", "check_target", "is_storage", "open_target", "read_storage"]
@@ -138,7 +139,7 @@ class FolderTarget:
         text = unquote(urlsplit(uri).path) if uri.lower().startswith("file://") else uri
         if not text:
             raise ConfigurationError(f"output_uri {uri!r} names no folder")
-        self.folder = Path(text).expanduser().absolute()
+        self.folder = absolute_path(Path(text).expanduser())
         self.uri = uri.rstrip("/") or "/"
 
     def put(self, key: str, source: Path, on_progress: OnProgress | None = None) -> str:

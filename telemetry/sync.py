@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from telemetry.credentials import with_scheme
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.importing import Report, import_sources
 from telemetry.readdress import Onto
@@ -26,7 +27,9 @@ def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float
     sent; each source of which that is true is listed on the standard error.
     """
     if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"{url!r} is not a server's address; give one with --url http://HOST:8008")
+        raise ConfigurationError(
+            f"{url!r} is not a server's address; give one with --url {with_scheme(url) or 'http://HOST:8008'}"
+        )
     paths = list(paths)
     sources, missing = find_sources(paths)
     if not sources and not missing:
@@ -52,7 +55,9 @@ def onto_task(url: str, settings: Settings, previous_task_id: str | None, iterat
     from telemetry.client import Client
 
     if previous_task_id is not None:
-        with Client(url, token=settings.token or "", token_file=settings.token_file) as client:
+        with Client(
+            url, token=settings.token or "", token_file=settings.token_file, trust_env=settings.trust_env
+        ) as client:
             try:
                 client.task(previous_task_id)
             except ServerError as error:

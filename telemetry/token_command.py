@@ -73,10 +73,11 @@ def lifetime_s(text: str) -> int:
 
 
 def _directory(arguments: argparse.Namespace) -> Path:
+    from telemetry.disk import absolute_path
     from telemetry.settings import Settings
 
     directory: Path = arguments.directory or Settings.load().state_dir / "server"
-    return directory.absolute()
+    return absolute_path(directory)
 
 
 def _create(arguments: argparse.Namespace) -> int:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sdk_support import environment
+from sdk_support import environment, run_program
 from server_support import Http, started
 
 from telemetry import Task
-from telemetry.blobs import Blob
+from telemetry.blobs import Blob, BlobFolder
 from telemetry.cli import main
 from telemetry.errors import BlobError, ServerUnreachable
 from telemetry.sdk.copies import _download
@@ -423,3 +423,60 @@ def test_a_download_that_brings_nothing_more_is_given_up() -> None:
     with pytest.raises(ServerUnreachable, match="nobody is there"):
         _download(view, sha256(bytes(35)), lambda piece: None)
     assert line.starts == [0, 10, 20]
+
+
+def test_an_upload_that_is_replaced_while_it_is_carried_is_no_failure(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The later upload removes the bytes of the one before, which the carrier is about to open."""
+    uploads = uploads_to(place)
+    entered, later_is_kept = threading.Event(), threading.Event()
+
+    class Client:
+        pass
+
+    def carry(blob: Blob, places: Any, **_: Any) -> Blob:
+        if not entered.is_set():
+            entered.set()
+            assert later_is_kept.wait(30)
+            places[0][1].open(blob.sha256).close()
+        return blob
+
+    uploads._carrier.carry = carry  # type: ignore[method-assign]
+    first = uploads.submit(b"first", filename="x", slot="artifacts/x", label="artifact 'x'")
+    assert entered.wait(30)
+    last = uploads.submit(b"last", filename="x", slot="artifacts/x", label="artifact 'x'")
+    assert last.wait_kept(30)
+    place_blobs = BlobFolder(place.folder / "blobs")
+    place_blobs.remove(sha256(b"first"))
+    later_is_kept.set()
+    assert last.wait(30) and first.wait(30) and not first.error
+    assert uploads.drain(30) == Left() and "was not stored" not in caplog.text
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource, threading
+from telemetry import Task
+task = Task.init("tests", "descriptors", auto_resource_monitoring=False)
+assert task.flush()
+path = "source.bin"
+open(path, "wb").write(b"x" * 100)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+kept = []
+try:
+    while True:
+        kept.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+submitted = task._core.uploads.submit(__import__("pathlib").Path(path), filename="source.bin", label="source")
+assert not submitted.wait_kept(1.0), submitted.error
+assert not submitted.error
+for number in kept:
+    os.close(number)
+assert submitted.wait_kept(30) and not submitted.error, submitted.error
+"""
+
+
+def test_descriptors_that_come_back_are_waited_for(tmp_path: Path) -> None:
+    done = run_program(OUT_OF_DESCRIPTORS, tmp_path / "state")
+    assert done.returncode == 0 and "not stored" not in done.stderr, done.stderr

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from telemetry.blobs import PIECE_BYTES, Blob, BlobFolder
+from telemetry.blobs import PIECE_BYTES, Blob, BlobFolder, is_shortage
 from telemetry.errors import BlobError, ServerError
 from telemetry.pipeline import loop_factory
 from telemetry.retry import delay_s
@@ -138,7 +138,15 @@ class Carrier:
         assert self._runner is not None
         failures = damaged = 0
         while True:
-            with folder.open(blob.sha256) as file:
+            try:
+                opened = folder.open(blob.sha256)
+            except BlobError as error:
+                if not is_shortage(error):
+                    raise
+                failures += 1
+                self._wait_to_retry(failures, str(error), None)
+                continue
+            with opened as file:
                 try:
                     self._runner.run(client.send_blob(self._task_id, blob.sha256, file, blob.size_bytes, on_progress))
                     return

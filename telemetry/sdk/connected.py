@@ -31,6 +31,7 @@ from telemetry.sdk.parameters import (
     word_of,
 )
 from telemetry.sdk.record import Record
+from telemetry.threads import start_daemon
 from telemetry.values import Entry, cast_like, value_of
 
 __all__ = ["Connected", "ParameterSource", "Source"]
@@ -127,8 +128,8 @@ class Connected:
                 if self._watches and self._libraries is None:
                     self._libraries = watch_libraries()
             if self._watches and not self._watching:
-                self._watching = True
-                threading.Thread(target=self._watch, name="telemetry-connected", daemon=True).start()
+                # Without a thread what changes is written at the end; the next one that is connected tries again.
+                self._watching = start_daemon(self._watch, "telemetry-connected") is not None
 
     def settle(self) -> None:
         """Write what has changed since. A forked child's copies are its own affair."""

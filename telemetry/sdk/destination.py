@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.protocols import Sink
 from telemetry.sdk.masking import mask_url
@@ -81,7 +82,7 @@ def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *
 
 def _absolute(url: str) -> str:
     target = url.partition(":")[2].removeprefix("//")
-    return f"zip:{Path(target).expanduser().absolute()}" if scheme_of(url) == "zip" and target else url
+    return f"zip:{absolute_path(Path(target).expanduser())}" if scheme_of(url) == "zip" and target else url
 
 
 def _default_url(settings: Settings) -> str:
@@ -102,7 +103,7 @@ def _place(url: str, settings: Settings, task_id: str) -> str:
     target = _zip_target(url)
     if not target:
         return str(settings.state_dir / "sessions" / task_id)
-    path = Path(target).expanduser().absolute()
+    path = absolute_path(Path(target).expanduser())
     return str(path if path.suffix == ".zip" else path / f"{task_id}.zip")
 
 

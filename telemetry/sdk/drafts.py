@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from telemetry.collectors.script import ScriptCollector, find_repository, imported_packages
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_text
 from telemetry.fold import RecordDict
@@ -133,7 +134,7 @@ def _script(code: Code) -> dict[str, Any]:
 
 def _local_script(code: Code) -> dict[str, Any]:
     """Return what a script on this machine says of itself and of the repository around it."""
-    path = Path(str(code.script)).expanduser().absolute()
+    path = absolute_path(Path(str(code.script)).expanduser())
     if not path.is_file():
         raise ConfigurationError(
             f"script={code.script!r} is no file here, and no repo is given to find it in. No task was made"

@@ -22,6 +22,7 @@ from telemetry.protocols import Collector, Sink
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.destination import Destination, choose_destination
 from telemetry.sdk.disabled import DisabledPipeline
+from telemetry.sdk.green import refuse_green_threads
 from telemetry.sdk.leftovers import Leftovers
 from telemetry.sdk.masking import mask_argument, mask_text
 from telemetry.sdk.membership import Membership, shareable_urls
@@ -107,6 +108,8 @@ def prepare(
     """
     # True asks for it; False is the argument's default and leaves TELEMETRY_STRICT in force.
     settings = load_settings(strict=request.strict or None)
+    if settings.mode != "disabled":
+        refuse_green_threads()
     header = TaskHeader(
         task_id=membership.task_id,
         writer_id=Pipeline.new_writer_id(),

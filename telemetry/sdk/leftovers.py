@@ -20,6 +20,7 @@ from telemetry import lazy
 from telemetry.blobs import BLOBS, BlobFolder
 from telemetry.errors import JournalError
 from telemetry.journal import QUARANTINE, SEGMENTS, SESSION_FILE, read_session, server_mark
+from telemetry.threads import start_daemon
 
 if TYPE_CHECKING:
     from telemetry.sinks.http import HttpSink
@@ -57,7 +58,7 @@ class Leftovers:
 
     def start(self) -> None:
         """Begin; returns at once."""
-        threading.Thread(target=self._run, name="telemetry-leftovers", daemon=True).start()
+        start_daemon(self._run, "telemetry-leftovers")  # without one they are left to the next run
 
     def stop(self) -> None:
         """Send nothing more; what is not sent stays for the next run. Waits for nothing."""
@@ -71,8 +72,10 @@ class Leftovers:
         while not self._stopped.is_set():
             try:
                 self.look()
-            except Exception:  # top of the thread: what earlier runs left must not harm this one
-                log.exception("what earlier runs left in %s could not be sent", self._spool)
+            except Exception as error:  # top of the thread: what earlier runs left must not harm this one
+                why = f"{type(error).__name__}: {error}"
+                log.error("what earlier runs left in %s could not be sent: %s", self._spool, why)
+                log.debug("how that came", exc_info=error)
                 return
             self._stopped.wait(LOOK_AGAIN_S)
 

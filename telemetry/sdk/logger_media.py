@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from telemetry.disk import absolute_path
 from telemetry.errors import EventsDropped, InvalidEvent, ServerError
 from telemetry.events import Media, clean_name, to_iteration
 from telemetry.interrupts import is_interrupt
@@ -182,7 +183,7 @@ class MediaReports:
         path = Path(local_path)
         if not path.is_file():
             raise InvalidEvent(f"there is no file {os.fspath(local_path)!r:.200}")
-        self._upload(place, path.absolute(), path.name, _content_type(path.name), remove)
+        self._upload(place, absolute_path(path), path.name, _content_type(path.name), remove)
 
     def _upload(
         self, place: Place, source: Path | bytes, filename: str, content_type: str, remove_source: bool = False

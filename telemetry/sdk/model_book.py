@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telemetry import lifecycle
+from telemetry.disk import absolute_path
 from telemetry.events import clean_name, clean_text
 from telemetry.interrupts import is_interrupt
 from telemetry.iterations import IterationOffset
@@ -226,7 +227,7 @@ def weights_parcel(core: TaskCore, name: str, source: Any, *, filename: str | No
 
 def local_fields(path: str | os.PathLike[str]) -> Fields:
     """Return what an entry says of a file of this machine: path, host, size_bytes, mtime_ns as far as it has them."""
-    absolute = Path(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - without resolving links: as the program names it
+    absolute = Path(os.path.normpath(absolute_path(Path(os.fsdecode(path)))))  # links are kept: as the program names it
     fields: Fields = {"path": clean_text(str(absolute)), "host": socket.gethostname()}
     try:
         status = absolute.stat()

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_text
 from telemetry.sdk.artifacts import plain_metadata
@@ -181,7 +182,7 @@ class InputModel(ReadableModel):
         from uuid import NAMESPACE_URL, uuid5
 
         here = "://" not in weights_url
-        uri = Path(os.path.abspath(weights_url)).as_uri() if here else weights_url  # noqa: PTH100
+        uri = _uri_of_file(weights_url) if here else weights_url
         filename = uri.partition("?")[0].rstrip("/").rpartition("/")[2]
         model = cls.__new__(cls)
         model._core = None
@@ -480,3 +481,9 @@ def _config(text: str | None, config: Mapping[str, Any] | None) -> str:
     if config is not None:
         return clean_text(json.dumps(plain_metadata(config), indent=4))
     return clean_text(text or "")
+
+
+def _uri_of_file(path: str) -> str:
+    absolute = Path(os.path.normpath(absolute_path(Path(path))))
+    # A relative path stays one where the working folder was deleted; only an absolute one can be a file: uri.
+    return absolute.as_uri() if absolute.is_absolute() else str(absolute)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.interrupts import is_interrupt
 from telemetry.sdk.parcel import (
@@ -140,7 +141,7 @@ def pack_path(name: str, text: str | Path, scratch: Path) -> Parcel | None:
     try:
         if path.is_file():
             content_type = content_type_of(path.name)
-            absolute = path.absolute()
+            absolute = absolute_path(path)
             return Parcel(
                 kind="custom",
                 filename=path.name,
@@ -150,7 +151,7 @@ def pack_path(name: str, text: str | Path, scratch: Path) -> Parcel | None:
                 originals=[absolute],
             )
         if path.is_dir():
-            folder = path.absolute()
+            folder = absolute_path(path)
             return _zip_parcel(f"{file_stem(folder.name or name)}.zip", folder, [folder], scratch)
         if _WILDCARDS.search(str(path)):
             base, pattern = _split_wildcard(path)
@@ -184,7 +185,7 @@ def pack_paths(name: str, items: Sequence[Any], scratch: Path) -> Parcel | None:
         raise ConfigurationError(f"{', '.join(map(str, missing[:5]))} does not exist. Nothing was uploaded")
     # Absolute, so that a relative one is found and has a place relative to the others. Without resolving links:
     # the zip has the names that the user sees.
-    absolute = [Path(os.path.normpath(path.absolute())) for path in paths]
+    absolute = [Path(os.path.normpath(absolute_path(path))) for path in paths]
     parents = [path if path.is_dir() else path.parent for path in absolute]
     base = Path(os.path.commonpath(parents))
     return _zip_parcel(f"{file_stem(name)}.zip", base, absolute, scratch)
@@ -222,7 +223,7 @@ def _split_wildcard(path: Path) -> tuple[Path, str]:
     """Return the folder before the first wildcard, and the pattern from there on."""
     parts = path.parts
     first = next(index for index, part in enumerate(parts) if _WILDCARDS.search(part))
-    return Path(*parts[:first]).absolute() if first else Path().absolute(), str(Path(*parts[first:]))
+    return absolute_path(Path(*parts[:first]) if first else Path()), str(Path(*parts[first:]))
 
 
 def _mark(file: Path) -> tuple[int, int]:

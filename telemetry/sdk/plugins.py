@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from telemetry.credentials import with_scheme
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.protocols import Collector, Emit, Sink
+from telemetry.threads import start_daemon
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -55,6 +57,11 @@ def scheme_of(url: str) -> str:
     Raises:
         ConfigurationError: there is none; the message shows the forms that work.
     """
+    meant = with_scheme(url)
+    if meant:
+        raise ConfigurationError(
+            f"{url!r} is no sink URL; did you mean {meant}? (TELEMETRY_URL or Task.init(sinks=[...]))"
+        )
     scheme, colon, _ = url.partition(":")
     if not colon or not scheme:
         raise ConfigurationError(
@@ -117,7 +124,8 @@ class InstalledCollectors:
 
     def start(self, emit: Emit) -> None:
         """Look for collectors and start each, in the background."""
-        threading.Thread(target=self._run, args=(emit,), name="telemetry-plugins", daemon=True).start()
+        if start_daemon(lambda: self._run(emit), "telemetry-plugins") is None:
+            self._done.set()
 
     def wait(self, timeout_s: float) -> bool:
         """Return True once all of them are started, False if that takes longer."""

@@ -25,6 +25,7 @@ from telemetry.events import RecordChange, TaskHeader
 from telemetry.sdk.identity import Attempt, process_started, this_machine
 from telemetry.sdk.membership import Membership
 from telemetry.settings import Settings
+from telemetry.threads import start_daemon
 
 __all__ = [
     "OFFLINE",
@@ -231,8 +232,9 @@ class RunNote:
 
     def begin(self) -> None:
         """Note that the run has begun; returns at once."""
-        self._writing = threading.Thread(target=self._begin, name="telemetry-note", daemon=True)
-        self._writing.start()
+        self._writing = start_daemon(self._begin, "telemetry-note")
+        if self._writing is None:
+            self._begin()
 
     def end(self, *, keep: bool) -> None:
         """Note that the run has ended. `keep`: it holds what the next run must not overwrite."""

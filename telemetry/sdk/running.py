@@ -40,6 +40,7 @@ from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
 from telemetry.sdk.uploads import Uploads, task_prefix
 from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View, section_of
 from telemetry.sessions import holds_task
+from telemetry.threads import start_daemon
 
 __all__ = ["Running"]
 
@@ -141,13 +142,14 @@ class Running(Referred):
         if self._note is not None or membership.joined:
             self.record.listen = self._on_change
         if membership.continues and membership.leads and tags and self._base is not None:
-            threading.Thread(target=self._add_tags, args=(self._base, tags), name="telemetry-tags", daemon=True).start()
+            start_daemon(partial(self._add_tags, self._base, tags), "telemetry-tags")
 
     def _on_change(self, change: RecordChange) -> None:
         if not self._keeps and forbids_reuse(change, self.header):
             self._keeps = True
             note = partial(forbid_reuse, self.settings, self.header.task_id)
-            threading.Thread(target=note, name="telemetry-note", daemon=True).start()
+            if start_daemon(note, "telemetry-note") is None:
+                note()
 
     def _add_tags(self, base: View, tags: list[str]) -> None:
         """Add tags to those that the task has, which only the server or the session knows."""

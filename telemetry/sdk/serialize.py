@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.interrupts import is_interrupt
 from telemetry.sdk.frames import csv_form, write_csv
@@ -424,7 +425,7 @@ def _path_or_text(value: str | Path, request: Request) -> Parcel:
                 "artifact %r: there is no file, folder or match %r in %s, so this text itself is stored",
                 request.name,
                 text,
-                Path().absolute(),
+                absolute_path(Path()),
             )
     suffix = _choose(request, (".txt", ".md", ".csv", ".json", ".yaml", ".html", ".xml", ".log"))
     data = text.encode("utf-8", "surrogatepass")

@@ -44,6 +44,7 @@ class _Clients:
                     token=settings.token or "",
                     token_file=settings.token_file,
                     timeout_s=settings.request_timeout_s,
+                    trust_env=settings.trust_env,
                 )
                 if not self._clients:
                     atexit.register(self.close)

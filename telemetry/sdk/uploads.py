@@ -23,12 +23,14 @@ from queue import SimpleQueue
 from typing import Any, TextIO
 
 from telemetry import lifecycle
-from telemetry.blobs import BLOBS, Blob, BlobFolder
+from telemetry.blobs import BLOBS, Blob, BlobFolder, is_shortage
 from telemetry.errors import BlobError
 from telemetry.events import TaskHeader
+from telemetry.retry import delay_s
 from telemetry.sdk.carrier import Abandoned, Carrier
 from telemetry.settings import Settings
 from telemetry.storage import Target
+from telemetry.threads import start_daemon
 
 __all__ = ["Left", "Source", "Upload", "Uploads", "task_prefix"]
 
@@ -43,6 +45,8 @@ OnFailed = Callable[[str], None]
 FOLDER_TIMEOUT_S = 30.0
 # What the record may take to the disk or the server before its blob is carried or an old one goes.
 SETTLE_TIMEOUT_S = 10.0
+# A machine that is out of descriptors or room gets this long to have some again, in seconds.
+SHORTAGE_S = 10.0
 # A file that is being read at the end is waited for as long as bytes of it come at least this often.
 STALL_S = 5.0
 
@@ -194,6 +198,7 @@ class Uploads:
         self._to_read: SimpleQueue[Job] = SimpleQueue()
         self._to_carry: SimpleQueue[Job] = SimpleQueue()
         self._started = False
+        self._running: set[str] = set()
         self._moved_at_s = time.monotonic()
         self._pid = os.getpid()
         # By sha256: uploads that need the blob where it is; and by slot: the sha256 that is in it.
@@ -259,9 +264,15 @@ class Uploads:
                 self._folders(0.0)
                 limit = self._settings.close_timeout_s
                 lifecycle.at_worker_exit(lambda timeout_s: self.drain(limit if timeout_s is None else timeout_s))
-            threading.Thread(target=self._read_jobs, name="telemetry-blobs", daemon=True).start()
-            threading.Thread(target=self._carry_jobs, name="telemetry-uploads", daemon=True).start()
+            self._start_threads()
         return upload
+
+    def _start_threads(self) -> None:
+        """Start what is not running; where there is no thread to be had, the next upload or the end tries again."""
+        for name, run in (("telemetry-blobs", self._read_jobs), ("telemetry-uploads", self._carry_jobs)):
+            if name not in self._running and start_daemon(run, name) is not None:
+                self._running.add(name)
+        self._started = len(self._running) == 2
 
     @property
     def idle(self) -> bool:
@@ -293,9 +304,12 @@ class Uploads:
                 not read is lost.
         """
         deadline_s = time.monotonic() + timeout_s
+        if self._open and not self._started:
+            self._start_threads()
         with self._changed:
             self._carrier.close(deadline_s)
-            while self._open and (left_s := self._left_s(deadline_s, patient)) > 0:
+            # Nothing moves without threads: what waits is told of at once.
+            while self._open and self._started and (left_s := self._left_s(deadline_s, patient)) > 0:
                 self._changed.wait(left_s)
             self._carrier.abandon()
             lifecycle.forget_forks(self)
@@ -338,12 +352,27 @@ class Uploads:
             job = self._to_read.get()
             self._moved_at_s = time.monotonic()
             try:
-                self._read(job)
+                self._read_patiently(job)
             except BlobError as error:
                 self._fail(job, str(error))
             except Exception as error:  # top of the thread, and a source may be anybody's function
                 log.debug("an upload could not be read", exc_info=error)
                 self._fail(job, f"{type(error).__name__}: {error}")
+
+    def _read_patiently(self, job: Job) -> None:
+        """Read a job's source; where the machine is short of something, again for a while."""
+        until_s = time.monotonic() + SHORTAGE_S
+        failures = 0
+        while True:
+            try:
+                self._read(job)
+                return
+            except (BlobError, OSError) as error:
+                if not is_shortage(error) or time.monotonic() > until_s:
+                    raise
+                log.debug("%s is tried again: %s", job.upload.label, error)
+            time.sleep(min(delay_s(failures), 1.0))
+            failures += 1
 
     def _read(self, job: Job) -> None:
         found = [] if self._folders is None else self._folders(FOLDER_TIMEOUT_S)
@@ -353,7 +382,8 @@ class Uploads:
                 "there is no session folder to keep its bytes in: no sink of this task has one, or none can be "
                 "written (TELEMETRY_DIR)"
             )
-        source = job.source() if callable(job.source) else job.source
+        # Made once, however often it is read.
+        source = job.source = job.source() if callable(job.source) else job.source
         blob: Blob | None = None
         for _, folder in places:
             if blob is not None:
@@ -415,9 +445,13 @@ class Uploads:
                 except Abandoned:
                     continue  # the task has ended; drain has said what is left
                 except BlobError as error:
-                    self._fail(job, str(error))
+                    if job.is_replaced:
+                        # Its bytes went when the later ones came, in the middle of this: nobody asks for them.
+                        self._finish(job)
+                    else:
+                        self._fail(job, str(error))
                 except Exception as error:  # top of the thread
-                    log.error("an upload failed on something unforeseen", exc_info=error)
+                    log.debug("an upload failed on something unforeseen", exc_info=error)
                     self._fail(job, f"{type(error).__name__}: {error}")
 
     def _carry(self, carrier: Carrier, job: Job) -> None:
@@ -458,7 +492,8 @@ class Uploads:
         try:
             job.on_failed(why)
         except Exception as error:
-            log.error("the record of a failed upload could not be written", exc_info=error)
+            log.error("the record of a failed upload could not be written: %s: %s", type(error).__name__, error)
+            log.debug("how that came", exc_info=error)
         self._failed.append((job.upload.label, why))
         self._finish(job, why)
 

@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from telemetry.credentials import is_loopback
+from telemetry.descriptors import hold_standard_descriptors
 from telemetry.errors import ConfigurationError
 from telemetry.server import (
     api,
@@ -247,6 +248,7 @@ def _is_ipv6(name: str) -> bool:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    hold_standard_descriptors()
     if sys.platform == "win32":
         return None
     import uvloop
