@@ -16,6 +16,7 @@ from telemetry.collectors.models import Frameworks, ModelCollector
 from telemetry.collectors.reporting import ReportingCollector
 from telemetry.collectors.script import ScriptCollector
 from telemetry.collectors.tensorboard import SummaryCollector
+from telemetry.descriptors import hold_standard_descriptors
 from telemetry.events import TaskHeader
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Collector, Sink
@@ -110,6 +111,8 @@ def prepare(
     settings = load_settings(strict=request.strict or None)
     if settings.mode != "disabled":
         refuse_green_threads()
+        # Before a thread of ours opens a file, which has such a number only for a moment.
+        hold_standard_descriptors()
     header = TaskHeader(
         task_id=membership.task_id,
         writer_id=Pipeline.new_writer_id(),
