@@ -22,7 +22,8 @@ def start_daemon(run: Callable[[], object], name: str) -> threading.Thread | Non
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:
-        if not _said:
+        # Python 3.12 starts none once the program has come to its end; then there is nothing to say, and little to do.
+        if not _said and "shutdown" not in str(error):
             _said.append(True)
             log.warning(
                 "no thread to be had (%s): events are kept in memory, up to its bound, until there is one or the task "

@@ -107,12 +107,7 @@ def prepare(
     Raises:
         ConfigurationError: a setting, URL or argument that cannot be used.
     """
-    # True asks for it; False is the argument's default and leaves TELEMETRY_STRICT in force.
-    settings = load_settings(strict=request.strict or None)
-    if settings.mode != "disabled":
-        refuse_green_threads()
-        # Before a thread of ours opens a file, which has such a number only for a moment.
-        hold_standard_descriptors()
+    settings = _prepare_process(request)
     header = TaskHeader(
         task_id=membership.task_id,
         writer_id=Pipeline.new_writer_id(),
@@ -170,6 +165,17 @@ def prepare(
         destination=destination,
         output=output,
     )
+
+
+def _prepare_process(request: Request) -> Settings:
+    """Read the settings, and see to it that threads and files of ours can do no harm in this process."""
+    # True asks for it; False is the argument's default and leaves TELEMETRY_STRICT in force.
+    settings = load_settings(strict=request.strict or None)
+    if settings.mode != "disabled":
+        refuse_green_threads()
+        # Before a thread of ours opens a file, which has such a number only for a moment.
+        hold_standard_descriptors()
+    return settings
 
 
 def _make_pipeline(
