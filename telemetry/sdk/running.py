@@ -37,6 +37,7 @@ from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
 from telemetry.sdk.uploads import Uploads, task_prefix
 from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View, section_of
+from telemetry.shapes import texts
 
 __all__ = ["Running"]
 
@@ -140,7 +141,7 @@ class Running:
     def _add_tags(self, base: View, tags: list[str]) -> None:
         """Add tags to those that the task has, which only the server or the session knows."""
         try:
-            known = section_of(base, "task").get("tags") or []
+            known = texts(section_of(base, "task").get("tags"))
         except TelemetryError as error:
             log.warning("the tags %s are not added to task %s: %s", tags, self.header.task_id, error)
             return
