@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from telemetry import lifecycle
+from telemetry.clock import unix_ns
 from telemetry.errors import TelemetryError
 from telemetry.events import RecordChange, TaskHeader
 from telemetry.iterations import IterationOffset
@@ -301,7 +302,7 @@ class Running:
         self._part.end(outcome)
         if not self.launched.membership.leads:
             return
-        self.record.change_all("task", outcome.fields(time.time_ns()))
+        self.record.change_all("task", outcome.fields(unix_ns()))
         # The page is to show what became of the events, and that is known once they have arrived. Half of
         # the time at most: a sink that does not answer must leave some for the close itself.
         self.pipeline.flush(timeout_s / 2)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
 from telemetry.sdk import options
@@ -217,7 +218,7 @@ class TaskEdits(TaskBase):
         if self.get_status() == TaskStatus.PUBLISHED and not force:
             raise ConfigurationError(f"task {self.id} is published; force=True starts it all the same")
         ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
-        running = {"status": TaskStatus.IN_PROGRESS.value, "started_unix_ns": time.time_ns()}
+        running = {"status": TaskStatus.IN_PROGRESS.value, "started_unix_ns": unix_ns()}
         self._record.change_all("task", {**ends, **running})
 
     started = mark_started
