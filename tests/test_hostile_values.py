@@ -12,10 +12,12 @@ from urllib.parse import quote, urlencode
 import pytest
 from aiohttp import web
 from hostile import MODEL_ID, SHA256, hostile_events, hostile_points, hostile_records
-from server_support import Answer, Http, config_of, frame_of, started
+from server_support import START_NS, TASK, Answer, Http, config_of, frame_of, started
 
-from telemetry.errors import TelemetryError
+from telemetry.errors import ConfigurationError, TelemetryError
+from telemetry.events import MAX_TAG_CHARS, MAX_TAGS, RecordChange
 from telemetry.sdk.models import Model
+from telemetry.sdk.options import choose_tags
 from telemetry.sdk.task import Task
 from telemetry.server.app import create_app
 from telemetry.wire import Frame
@@ -289,3 +291,24 @@ def _all_of(model: Model) -> object:
         *(model.url, model.task, model.iteration, model.size, model.hash, model.published, repr(model)),
         model.get_all_metadata(),
     )
+
+
+def test_a_hundred_thousand_tags_are_kept_and_a_table_shows_as_many_as_a_task_may_have(tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        http = Http(server.url)
+        # given a task with far too many tags, one of them far too long
+        tags = ["x" * 10_000, *(f"tag {number}" for number in range(100_000))]
+        http.send(frame_of(events=[RecordChange(START_NS, "task", "tags", tags)]))
+        # then the table stays small and says that there are more; the record has them all
+        answer = http.api("/tasks")
+        (task,) = answer.json["tasks"]
+        assert (task["tags"], task["more_tags"]) == (tags[1 : 1 + MAX_TAGS], True)
+        assert len(answer.body) < 10_000
+        assert http.get("/tasks", tags=f"tag {MAX_TAGS - 1}")["total"] == 1
+        assert http.get(f"/tasks/{TASK}")["record"]["task"]["tags"] == tags
+
+
+@pytest.mark.parametrize("tags", [["x" * (MAX_TAG_CHARS + 1)], [f"tag {number}" for number in range(MAX_TAGS + 1)]])
+def test_too_many_tags_are_an_error_where_they_are_given(tags: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"tag.* at most"):
+        choose_tags(tags)

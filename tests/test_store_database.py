@@ -196,6 +196,7 @@ def test_a_million_random_points_take_less_than_twelve_bytes_each(tmp_path: Path
 
 # What commits between two releases wrote under the number of a version.
 BEFORE_ARCHIVED_TASKS = """
+    ALTER TABLE plots DROP COLUMN blob;
     ALTER TABLE tasks DROP COLUMN archived;
     ALTER TABLE tasks DROP COLUMN last_change;
     ALTER TABLE task_writers DROP COLUMN rank;
