@@ -114,7 +114,7 @@ def _columns_one_by_one(rows: list[Any], table: _FrameSeries) -> tuple[ScalarCol
             whole = to_iteration(iteration)
             # Before the first append: columns of different lengths would be no frame at all.
             # The hot path takes the clock as it is: one past 2262 stands still there (clock.py).
-            time_unix_ns = min(time_unix_ns, INT64_MAX) if type(time_unix_ns) is int else to_iteration(time_unix_ns)
+            time_unix_ns = to_iteration(min(time_unix_ns, INT64_MAX) if type(time_unix_ns) is int else time_unix_ns)
             value = to_float(value)
             index = table.index_of(SeriesKey("scalar", clean_name(title), clean_name(series)))
         except InvalidEvent as error:
