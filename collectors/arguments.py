@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -21,6 +20,7 @@ from telemetry.collectors.argument_sources import SOURCES, ArgparseSource, Argum
 from telemetry.collectors.hooks import Hooks
 from telemetry.collectors.post_import import PostImport
 
+from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import RecordChange, clean_name, clean_text
 from telemetry.interrupts import is_interrupt
@@ -106,7 +106,7 @@ class ArgumentCollector:
         hydra: bool = True,
         absl: bool = True,
         mask: Callable[[str, Any], Any] = _unmasked,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] = unix_ns,
     ) -> None:
         self.selection = Selection(selection)
         self._off = {"hydra": not hydra, "absl": not absl}

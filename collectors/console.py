@@ -29,6 +29,7 @@ from typing import Any, Literal, TypeAlias
 from telemetry.collectors.streams import Calls, StreamWatch, TeeStream, takes_hook
 from telemetry.collectors.terminal_lines import REDRAW_INTERVAL_S, LineAssembler
 
+from telemetry.clock import unix_ns
 from telemetry.errors import EventsDropped
 from telemetry.events import ConsoleLine, clean_text
 from telemetry.interrupts import is_interrupt
@@ -210,7 +211,7 @@ class ConsoleCollector:
         logging: bool = True,
         *,
         redraw_interval_s: float = REDRAW_INTERVAL_S,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] = unix_ns,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._streams: list[StreamName] = []

@@ -15,7 +15,6 @@ import importlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -24,6 +23,7 @@ from typing import Any, Protocol, TypeAlias
 
 from telemetry.collectors.post_import import PostImport
 
+from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import ModelSaved, clean_text
 from telemetry.interrupts import is_interrupt
@@ -127,7 +127,7 @@ class ModelCollector:
         self,
         frameworks: Frameworks = True,
         *,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] = unix_ns,
         functions: tuple[SaveFunction, ...] = SAVE_FUNCTIONS + LOAD_FUNCTIONS,
     ) -> None:
         self._switches = _checked(frameworks)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
+from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import Reading, ResourceSample
 from telemetry.ledger import DropReason
@@ -61,7 +62,7 @@ class ResourceCollector:
         self,
         interval_s: float = 1.0,
         *,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] = unix_ns,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if not (interval_s > 0 and math.isfinite(interval_s)):

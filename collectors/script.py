@@ -15,11 +15,11 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from telemetry.clock import unix_ns
 from telemetry.events import RecordChange, clean_text
 from telemetry.protocols import Emit
 from telemetry.threads import start_daemon
@@ -104,7 +104,7 @@ class ScriptCollector:
         if self._write is not None:
             self._write({SECTION: found})
             return
-        moment = time.time_ns()
+        moment = unix_ns()
         for key, value in found.items():
             emit(RecordChange(moment, SECTION, key, value))
 

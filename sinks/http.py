@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,10 @@ TRANSIT_TRIES = 5
 # Refusals that say something about this request; every other status says something about the server.
 _REFUSALS = frozenset({400, 409, 413, 415, 422})
 
+# A server's own failure on one frame, while it takes the others, is believed after so many tries over so many seconds.
+FAILING_TRIES = 5
+FAILING_S = 60.0
+
 
 class HttpSink:
     """POSTs frames to `url`/api/v1/frames and returns when the server has committed them.
@@ -57,6 +61,7 @@ class HttpSink:
         timeout_s: float = 30.0,
         trust_env: bool = True,
         name: str = "http",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.url = server_address(url)
@@ -69,6 +74,11 @@ class HttpSink:
         # writer it holds, as inclusive ranges of sequence numbers.
         self.store_id: str | None = None
         self.held: list[tuple[int, int]] | None = None
+        self._monotonic = monotonic
+        # (writer id, sequence) -> (tries, when the first was) of frames on which the server failed.
+        self._failing: dict[tuple[bytes, int], tuple[int, float]] = {}
+        # The first frame of the last request on which it failed.
+        self._failed_from: tuple[bytes, int] | None = None
 
     def clone(self) -> HttpSink:
         """Return an unopened sink with the same settings, for a forked child."""
@@ -127,11 +137,54 @@ class HttpSink:
         status, answer = await self._post(body)
         if status == 200:
             return self._refused(frames, answer)
+        if status == 500:
+            return await self._without_failing(frames, answer)
         if len(frames) == 1:
             return await self._send_again(frames[0], status, answer)
         refused: dict[tuple[bytes, int], str] = {}
         for frame in frames:
             refused.update(await self.send([frame]))
+        return refused
+
+    async def _without_failing(self, frames: Sequence[Frame], answer: Any) -> dict[tuple[bytes, int], str]:
+        """Find the frames on which the server itself fails; return those that it will never take as refused.
+
+        Only what fails alone, again and again, while others are taken: a server that fails on all is the one that
+        is broken, and is waited for.
+
+        Raises:
+            SinkUnavailable: none is taken, or one that fails may pass yet.
+        """
+        unavailable = SinkUnavailable(f"{self.url} answered 500: {_reason(answer)}")
+        begin = (frames[0].writer_id, frames[0].sequence)
+        if self._failed_from != begin:
+            # Once is a bad moment of the server's.
+            self._failed_from = begin
+            raise unavailable
+        refused: dict[tuple[bytes, int], str] = {}
+        failing: list[tuple[bytes, int]] = []
+        for frame in frames if len(frames) > 1 else ():
+            status, said = await self._post(frame.data)
+            if status == 500:
+                failing.append((frame.writer_id, frame.sequence))
+            elif status == 200:
+                refused.update(self._refused([frame], said))
+            else:
+                refused.update(await self._send_again(frame, status, said))
+        if len(frames) == 1 or len(failing) == len(frames):
+            raise unavailable
+        now_s, waits = self._monotonic(), False
+        for key in failing:
+            tries, first_s = self._failing.get(key, (0, now_s))
+            self._failing[key] = (tries + 1, first_s)
+            if tries + 1 >= FAILING_TRIES and now_s - first_s >= FAILING_S:
+                refused[key] = f"the server failed on it {tries + 1} times, and takes others: {_reason(answer)}"
+            else:
+                waits = True
+        if waits:
+            raise unavailable
+        for key in failing:
+            del self._failing[key]
         return refused
 
     async def _send_again(self, frame: Frame, status: int, answer: Any) -> dict[tuple[bytes, int], str]:
@@ -180,7 +233,8 @@ class HttpSink:
             answer, is_ours = {"error": data[:200].decode("utf-8", "replace")}, False
         if status == 200 and _is_receipt(answer):
             return status, answer
-        if status in _REFUSALS:
+        # A proxy's own page is no JSON: what it says of the server behind it is nothing about this request.
+        if status in _REFUSALS or (status == 500 and is_ours):
             return status, answer
         if culprit := refusal_on_the_way(status, is_ours, self._proxy):
             raise SinkUnavailable(

@@ -61,6 +61,7 @@ class TaskInfo(TypedDict):
     status_reason: str | None
     progress: float | None
     tags: list[str]
+    more_tags: bool
     system_tags: list[str]
     comment: str | None
     parent: str | None

@@ -26,6 +26,8 @@ __all__ = [
     "INT64_MIN",
     "MAX_FIGURE_BYTES",
     "MAX_NAME_CHARS",
+    "MAX_TAGS",
+    "MAX_TAG_CHARS",
     "MAX_URI_CHARS",
     "MAX_VALUE_DEPTH",
     "Batch",
@@ -53,6 +55,10 @@ INT64_MAX = 2**63 - 1
 
 # Names are keys of the store's index and legends of its charts; beyond this nobody can read them.
 MAX_NAME_CHARS = 1000
+
+# Tags of a task or model, and the length of one: every row of a table shows them, and each is in an index.
+MAX_TAGS = 100
+MAX_TAG_CHARS = 200
 
 # A plot's figure within a frame, as UTF-8; a larger one is a blob beside the frames.
 MAX_FIGURE_BYTES = 4 * 1024 * 1024

@@ -6,12 +6,12 @@ An offset holds for what was reported from the moment on at which it was set.
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from telemetry.clock import unix_ns
 from telemetry.errors import InvalidEvent
 from telemetry.events import INT64_MAX, INT64_MIN, Media, ModelSaved, Plot, ScalarColumns
 
@@ -23,7 +23,7 @@ _Event = TypeVar("_Event")
 class IterationOffset:
     """The offsets of one task in this process, by the moment from which each holds. Safe from any thread."""
 
-    def __init__(self, *, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, *, clock: Callable[[], int] = unix_ns) -> None:
         self._clock = clock
         # (Unix ns, offset), ascending; replaced whole.
         self._steps: tuple[tuple[int, int], ...] = ()

@@ -265,12 +265,14 @@ class Lane:
                 return True
             await self._changed.wait()
             return True
-        frames = [held.frame for held in self._flight]
         rejected: dict[int, str] = {}
 
         async def write() -> None:
+            if self._failures and len(self._flight) == 1:
+                # With others beside it the sink can tell a frame that is refused alone from a far side that is away.
+                self._take_off()
             try:
-                await self.sink.write(frames)
+                await self.sink.write([held.frame for held in self._flight])
             except SinkRejected as refusal:
                 rejected.update(refusal.reasons)
 

@@ -187,7 +187,8 @@ def cast_text(text: str, word: str) -> Any:
             return _FROM_TEXT[base](text)
         if base in _SEQUENCES or base == "dict":
             return _cast_container(read_text(text), base)
-    except (ValueError, ArithmeticError, binascii.Error):
+    except (ValueError, ArithmeticError, binascii.Error, RecursionError, MemoryError):
+        # Brackets by the thousand: Python's parser gives up on them with either of the last two.
         return text
     return text
 
@@ -382,7 +383,7 @@ def _unpack(stored: Any) -> Any:
         if word == "text":
             return json.loads(inner)
         return _FROM_TEXT[word](inner)
-    except (KeyError, ValueError, TypeError, ArithmeticError, binascii.Error):
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
         # Written by a later version, or by nobody of ours: better seen as it is than not at all.
         return stored
 
@@ -474,7 +475,7 @@ def read_text(text: str) -> Any:
     """
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass  # there are two more ways to write a list
     try:
         return ast.literal_eval(text.strip())

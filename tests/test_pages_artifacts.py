@@ -91,3 +91,48 @@ def test_the_tab_fits_a_phone(open_page: OpenPage, url: str) -> None:
         summary.click()
     expect(page.locator("#artifacts .definitions")).to_have_count(2)
     assert overflow(page) == 0
+
+
+def test_addresses_that_are_no_http_are_text_and_never_links(open_page: OpenPage, url: str) -> None:
+    # given artifacts, models and a medium at addresses that would run, or show what is not ours
+    hostile = [
+        "javascript:alert(1)",
+        " java\tscript:alert(1)",
+        "data:text/html,x",
+        "vbscript:x",
+        "file:///x",
+        "//evil",
+    ]
+    writer = Writer(url, TASK).task()
+    entries = {f"a{number}": {"type": "dict", "uri": uri, "state": "stored"} for number, uri in enumerate(hostile)}
+    models = {f"{number:032x}": {"name": f"m{number}", **entries[f"a{number}"]} for number in range(len(hostile))}
+    odd = {"tags": {"a": 1}, "labels": 7, "uri": {"x": 1}, "filename": [], "preview": {}, "size_bytes": "many"}
+    writer.record("artifacts", {**entries, "odd": odd}).record("output_models", {**models, "f" * 32: odd})
+    writer.record("script", {"repository": hostile[0]}).record("task", {"comment": hostile[0]}).flush()
+    page = open_page(f"/tasks/{TASK}#artifacts")
+    # when each is looked at
+    expect(page.locator("#artifacts details")).to_have_count(2 * len(hostile) + 2)
+    for summary in page.locator("#artifacts summary").all():
+        summary.click()
+    # then the addresses are there to be read
+    expect(page.locator('details[data-name="a0"]')).to_contain_text(hostile[0])
+    found = page.evaluate(
+        "[...document.querySelectorAll('[href], [src]')].map((e) => (e.getAttribute('href') ?? e.getAttribute('src')))"
+    )
+    assert [
+        address for address in found if not address.startswith(("/", "#", "http")) or address.startswith("//")
+    ] == []
+    # nor does anything that is built get one
+    built = page.evaluate(
+        """async (addresses) => {
+            const path = [...document.scripts].map((s) => s.src).find((s) => s.endsWith("task-page.js"));
+            const { el, setAttribute } = await import(path.replace("task-page.js", "dom.js"));
+            const link = el("a");
+            return addresses.map((address) => {
+                setAttribute(link, "href", address);
+                return el("a", { href: address }).hasAttribute("href") || link.hasAttribute("href");
+            });
+        }""",
+        hostile,
+    )
+    assert built == [False] * len(hostile)

@@ -84,6 +84,7 @@ def test_a_task_is_told_in_full(http: Http) -> None:
         "status_reason": None,
         "progress": 40.0,
         "tags": ["a"],
+        "more_tags": False,
         "system_tags": [],
         "comment": None,
         "parent": None,

@@ -6,20 +6,23 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from server_support import LOSS, TASK, WRITER, Http, frame_of, rows_of, started
+from sqlalchemy.exc import OperationalError
 from telemetry.collectors.scalars import ScalarCollector
-from telemetry.sinks.http import TRANSIT_TRIES, HttpSink, open_sink
+from telemetry.sinks.http import FAILING_S, FAILING_TRIES, TRANSIT_TRIES, HttpSink, open_sink
 
 from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import Batch, ConsoleLine, ScalarColumns
+from telemetry.server.store import FrameContent, Store, Written
 from telemetry.settings import Settings
-from telemetry.testing import make_header, run_pipeline
+from telemetry.testing import ManualClock, make_header, run_pipeline
 from telemetry.wire import CONTENT_TYPE, Frame, encode, scan
 
 HEADER = make_header("c" * 32)
@@ -380,3 +383,43 @@ def test_a_run_against_the_telemetry_server_can_be_read_back(tmp_path: Path, sta
         # Then it has every point once
         [series] = asyncio.run(ask())["series"]
         assert (series["title"], series["series"], series["count"], series["last"]) == ("loss", "train", 1000, 499.5)
+
+
+@pytest.mark.parametrize("fails_on_all", [False, True])
+def test_only_a_frame_on_which_the_server_fails_alone_and_again_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_on_all: bool
+) -> None:
+    # given a server that fails on one frame, or on all, for no reason of the sender's
+    write = Store.write
+
+    def failing(store: Store, contents: Sequence[FrameContent]) -> Written:
+        if fails_on_all or any(content.sequence == 1 for content in contents):
+            raise OperationalError("INSERT", {}, Exception("no such column"))
+        return write(store, contents)
+
+    monkeypatch.setattr(Store, "write", failing)
+    clock = ManualClock()
+    frames = [frame_of({LOSS: rows_of([1.0], first=number)}, sequence=number) for number in range(3)]
+
+    async def send_again_and_again(url: str) -> dict[tuple[bytes, int], str] | None:
+        sink = HttpSink(url, monotonic=clock.monotonic)
+        await sink.connect()
+        try:
+            for _ in range(FAILING_TRIES + 1):
+                with pytest.raises(SinkUnavailable, match="500"):
+                    await sink.send(frames)
+            clock.advance(FAILING_S)
+            return await sink.send(frames)
+        finally:
+            await sink.close()
+
+    with started(tmp_path) as server:
+        # when they are sent again and again; then a server that fails on all is waited for
+        if fails_on_all:
+            with pytest.raises(SinkUnavailable, match="500"):
+                asyncio.run(send_again_and_again(server.url))
+            return
+        refused = asyncio.run(send_again_and_again(server.url))
+        # and of one that takes the others they are there, and the one is given up
+        assert list(refused or {}) == [(WRITER, 1)]
+        assert Http(server.url).get(f"/tasks/{TASK}")["points"] == 2

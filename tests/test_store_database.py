@@ -192,3 +192,68 @@ def test_a_million_random_points_take_less_than_twelve_bytes_each(tmp_path: Path
     # then
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert size / (16 * rows) < 12
+
+
+# What commits between two releases wrote under the number of a version.
+BEFORE_ARCHIVED_TASKS = """
+    ALTER TABLE plots DROP COLUMN blob;
+    ALTER TABLE tasks DROP COLUMN archived;
+    ALTER TABLE tasks DROP COLUMN last_change;
+    ALTER TABLE task_writers DROP COLUMN rank;
+    DROP INDEX metrics_by_md5;
+"""
+BEFORE_SERIES_BY_RANK = """
+    CREATE TABLE old (id INTEGER NOT NULL PRIMARY KEY, task BIGINT NOT NULL, metric BIGINT NOT NULL,
+        unit TEXT NOT NULL, UNIQUE (task, metric));
+    INSERT INTO old SELECT id, task, metric, unit FROM series;
+    DROP TABLE series;
+    ALTER TABLE old RENAME TO series;
+"""
+
+
+def altered(directory: Path, script: str) -> Path:
+    """Return the file of a store with a point in it that a script has changed, which keeps its version's number."""
+    store = Store(directory)
+    store.write([content_of({LOSS: rows_of([1.0])})])
+    store.close()
+    with sqlite3.connect(directory / DATABASE_NAME) as connection:
+        connection.executescript(script)
+    connection.close()
+    return directory / DATABASE_NAME
+
+
+def test_a_store_that_lacks_columns_of_its_version_gets_them(tmp_path: Path) -> None:
+    # given a store of this version's number, without some of its columns
+    altered(tmp_path, BEFORE_ARCHIVED_TASKS)
+    # when it is opened and written
+    store = Store(tmp_path)
+    store.write([content_of({LOSS: rows_of([2.0], first=1)}, sequence=1)])
+    # then both points are there
+    assert store.task(TASK)["points"] == 2
+    assert [task["id"] for task in store.tasks(TasksQuery())["tasks"]] == [TASK]
+    store.close()
+
+
+def test_a_store_that_cannot_be_made_what_its_version_is_is_refused_and_left_alone(tmp_path: Path) -> None:
+    # given a store of this version's number whose series have no rank
+    path = altered(tmp_path, BEFORE_SERIES_BY_RANK)
+    with sqlite3.connect(path) as connection:
+        before = list(connection.iterdump())
+    connection.close()
+    # then it is refused with what is different and what to do, each time
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"series has no column rank.*Nothing was changed.*--data"):
+            Store(tmp_path)
+    with sqlite3.connect(path) as connection:
+        assert list(connection.iterdump()) == before
+    connection.close()
+
+
+@pytest.mark.parametrize("size_bytes", [100, 5000, 20_000])
+def test_a_store_that_is_cut_is_refused_with_its_path(tmp_path: Path, size_bytes: int) -> None:
+    path = altered(tmp_path, "")
+    os.truncate(path, size_bytes)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=DATABASE_NAME):
+        Store(tmp_path)
+    assert path.read_bytes() == before

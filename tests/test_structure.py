@@ -33,6 +33,8 @@ FLOORS = {
     "telemetry.threads": 0,
     "telemetry.terminal": 0,
     "telemetry.values": 0,
+    "telemetry.shapes": 0,
+    "telemetry.clock": 0,
     "telemetry.tag_query": 1,
     "telemetry.credentials": 1,
     "telemetry.protocols": 1,

@@ -18,6 +18,7 @@ from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED, was_put
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
 from telemetry.sdk.references import Referred
+from telemetry.shapes import mapping, text, whole
 from telemetry.values import excerpt
 
 __all__ = ["ARTIFACTS", "Artifact", "Artifacts", "artifact_entry", "plain_metadata"]
@@ -46,12 +47,11 @@ class Artifact(Referred):
         self._entry = entry
         self._upload = core.depot.upload(ARTIFACTS, name)
         self.name = name
-        self.type = str(entry.get("type", ""))
+        self.type = text(entry.get("type"))
         self.mode = "output"
-        self.timestamp = datetime.fromtimestamp((entry.get("time_unix_ns") or 0) / 1e9, UTC)
-        self.preview = str(entry.get("preview", ""))
-        metadata = entry.get("metadata")
-        self.metadata: dict[str, Any] = dict(metadata) if isinstance(metadata, Mapping) else {}
+        self.timestamp = _moment(entry.get("time_unix_ns"))
+        self.preview = text(entry.get("preview"))
+        self.metadata = mapping(entry.get("metadata"))
 
     def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return Artifact, (self._core, self.name, dict(self._entry))
@@ -65,24 +65,24 @@ class Artifact(Referred):
     @property
     def url(self) -> str:
         """Where the bytes are: "blob:<sha256>" for the server or session, else an address; "" until they were read."""
-        return str(self._known().get("uri") or "")
+        return text(self._known().get("uri"))
 
     @property
     def hash(self) -> str:
         """The sha256 of the stored file; "" where it is not known."""
-        return str(self._known().get("sha256") or "")
+        return text(self._known().get("sha256"))
 
     @property
     def size(self) -> int:
         """Bytes of the stored file; 0 where they are not known."""
-        return int(self._known().get("size_bytes") or 0)
+        return whole(self._known().get("size_bytes"), low=0)
 
     @property
     def state(self) -> str:
         """ "pending" until the bytes are stored, then "stored"; "failed" with the reason in `error`."""
         if self._upload is not None:
             return FAILED if self._upload.error else STORED if self._upload.done else PENDING
-        state = str(self._entry.get("state", ""))
+        state = text(self._entry.get("state"))
         if sha256_of_uri(self.url) is None or state not in (PENDING, STORED):
             return state
         return STORED if has_blob(self._core, self.hash) else PENDING
@@ -90,7 +90,7 @@ class Artifact(Referred):
     @property
     def error(self) -> str:
         """Why it could not be stored; "" if it was, or may still be."""
-        return self._upload.error if self._upload is not None else str(self._entry.get("error", ""))
+        return self._upload.error if self._upload is not None else text(self._entry.get("error"))
 
     def _known(self) -> Mapping[str, Any]:
         """Return the entry; of an upload of this process with what has become of it since."""
@@ -150,7 +150,7 @@ class Artifact(Referred):
         )
         path = self._copy(True, force_download)
         form = self._entry.get("form")
-        filename = str(self._entry.get("filename", ""))
+        filename = text(self._entry.get("filename"))
         return deserialize(path, self.type, filename, form=form, allow_pickle=allowed, refusal=refusal)
 
     @property
@@ -192,6 +192,13 @@ class Artifacts(Mapping[str, Artifact]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def _moment(time_unix_ns: Any) -> datetime:
+    try:
+        return datetime.fromtimestamp(whole(time_unix_ns, low=0) / 1e9, UTC)
+    except (OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def artifact_entry(parcel: Parcel, metadata: Any, time_unix_ns: int) -> dict[str, Any]:

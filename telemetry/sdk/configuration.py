@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from telemetry import values
+from telemetry import shapes, values
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name, clean_text
 from telemetry.interrupts import is_interrupt
@@ -142,9 +142,9 @@ def as_value(name: str, kept: Any) -> Any:
         ConfigurationError: its text is neither.
     """
     fields = kept if isinstance(kept, Mapping) else {}
-    if "value" in fields:
-        return load(fields["value"], "")
-    text, kind = configuration_text(kept), str(fields.get("type", ""))
+    if isinstance(found := load(fields.get("value"), ""), (dict, list)):
+        return found
+    text, kind = configuration_text(kept), shapes.text(fields.get("type"))
     try:
         if kind == "toml":
             import tomllib

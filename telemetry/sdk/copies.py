@@ -25,6 +25,7 @@ from telemetry.sdk.core import TaskCore
 from telemetry.sdk.parcel import file_stem
 from telemetry.sdk.view import RunningView, ServerView, SessionView, View
 from telemetry.settings import Settings, default_cache_dir
+from telemetry.shapes import text
 from telemetry.storage import read_storage
 
 __all__ = ["has_blob", "local_copy", "unpacked"]
@@ -62,8 +63,8 @@ def local_copy(
     Raises:
         BlobError: the bytes can't be had, or are not what their sha256 says. Nothing is left in the cache.
     """
-    uri, sha256 = str(entry.get("uri") or ""), str(entry.get("sha256") or "")
-    filename = _safe_name(str(entry.get("filename") or "")) or "file"
+    uri, sha256 = text(entry.get("uri")), text(entry.get("sha256"))
+    filename = _safe_name(text(entry.get("filename"))) or "file"
     if uri.startswith("file://"):
         return _file_of_uri(uri, label)
     key = sha256 if is_sha256(sha256) else hashlib.sha256(uri.encode()).hexdigest()

@@ -6,10 +6,10 @@ A skin: plots are in logger_plots.py, images and media in logger_media.py.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
+from telemetry.clock import unix_ns
 from telemetry.collectors.scalars import ScalarCollector
 from telemetry.collectors.terminal_lines import MAX_LINE_CHARS
 from telemetry.errors import InvalidEvent
@@ -74,7 +74,7 @@ class Logger(Referred, PlotReports, ScalarCollector):
             value: a Python, numpy or torch number; NaN and infinities are kept as they are.
         """
         try:
-            event = SingleValue(time.time_ns(), clean_name(name), to_float(value))
+            event = SingleValue(unix_ns(), clean_name(name), to_float(value))
         except InvalidEvent as error:
             self._emit.refuse(DropReason.INVALID, f"single value {excerpt(name)}: {error}")
             return
@@ -89,7 +89,7 @@ class Logger(Referred, PlotReports, ScalarCollector):
             print_console: print it to the standard output as well; it is stored once either way.
         """
         try:
-            text, moment = clean_text(str(msg)), time.time_ns()
+            text, moment = clean_text(str(msg)), unix_ns()
             level = int(level)
         except Exception as error:
             if is_interrupt(error):

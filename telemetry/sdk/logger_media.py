@@ -6,7 +6,6 @@ import logging
 import mimetypes
 import os
 import re
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from telemetry.clock import unix_ns
 from telemetry.disk import absolute_path
 from telemetry.errors import EventsDropped, InvalidEvent, ServerError
 from telemetry.events import Media, clean_name, to_iteration
@@ -73,7 +73,7 @@ def place_of(title: Any, series: Any, iteration: Any) -> Place:
         InvalidEvent: a name is no text, or the iteration no whole number.
     """
     number = 0 if iteration is None else to_iteration(iteration)
-    return Place(clean_name(title), clean_name(series), number, time.time_ns())
+    return Place(clean_name(title), clean_name(series), number, unix_ns())
 
 
 @contextmanager

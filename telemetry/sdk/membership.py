@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from telemetry.clock import unix_ns
 from telemetry.events import TaskHeader
 from telemetry.sdk.identity import (
     TASK_VARIABLE,
@@ -99,7 +99,7 @@ def found_membership(project: str, name: str, environ: Mapping[str, str], turns:
         task_id = task_id_of(job, project, name, turn=turn)
     return Membership(
         task_id=task_id,
-        created_unix_ns=time.time_ns(),
+        created_unix_ns=unix_ns(),
         ranks=ranks,
         attempt=attempt_of(environ) if job is not None else Attempt(),
         leads=ranks.leads,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telemetry import lifecycle
+from telemetry.clock import unix_ns
 from telemetry.disk import absolute_path
 from telemetry.events import clean_name, clean_text
 from telemetry.interrupts import is_interrupt
@@ -71,7 +71,7 @@ def blank_fields(task_id: str) -> Fields:
         "host": "",
         "task": task_id,
         "is_package": False,
-        "time_unix_ns": time.time_ns(),
+        "time_unix_ns": unix_ns(),
     }
 
 
@@ -118,7 +118,7 @@ class ModelEntry(Referred):
         """Say where the weights are; nothing is uploaded."""
         self.core.depot.forget(self.section, self.id)
         cleared = {"sha256": "", "size_bytes": 0, "error": None, "state": "stored"}
-        self.update({**cleared, "time_unix_ns": time.time_ns(), **fields, "uri": uri})
+        self.update({**cleared, "time_unix_ns": unix_ns(), **fields, "uri": uri})
 
     def upload(
         self,
@@ -134,7 +134,7 @@ class ModelEntry(Referred):
         Args:
             on_kept: called with the sha256 when the bytes are safe in the session folder.
         """
-        self.update({**fields, "time_unix_ns": time.time_ns(), "filename": parcel.filename, "error": None})
+        self.update({**fields, "time_unix_ns": unix_ns(), "filename": parcel.filename, "error": None})
 
         def write(found: Mapping[str, Any]) -> None:
             if found.get("state") == PENDING and not found.get("uri"):

@@ -16,6 +16,7 @@ from telemetry.sdk.core import TaskCore
 from telemetry.sdk.model_index import KnownModel, ModelIndex
 from telemetry.sdk.modes import load_settings
 from telemetry.settings import Settings
+from telemetry.shapes import mapping, text, texts, whole
 
 __all__ = ["ReadableModel"]
 
@@ -40,32 +41,32 @@ class ReadableModel:
     @property
     def name(self) -> str:
         """The model's name."""
-        return str(self._fields().get("name") or "")
+        return text(self._fields().get("name"))
 
     @property
     def framework(self) -> str:
         """The framework, such as "PyTorch"; "" if nobody said."""
-        return str(self._fields().get("framework") or "")
+        return text(self._fields().get("framework"))
 
     @property
     def comment(self) -> str:
         """Free text."""
-        return str(self._fields().get("comment") or "")
+        return text(self._fields().get("comment"))
 
     @property
     def tags(self) -> list[str]:
         """The model's tags, in their order."""
-        return list(self._fields().get("tags") or ())
+        return texts(self._fields().get("tags"))
 
     @property
     def labels(self) -> dict[str, int]:
         """The label enumeration, name -> number."""
-        return dict(self._fields().get("labels") or {})
+        return {name: number for name, number in mapping(self._fields().get("labels")).items() if type(number) is int}
 
     @property
     def config_text(self) -> str:
         """The design or configuration, as text."""
-        return str(self._fields().get("config_text") or "")
+        return text(self._fields().get("config_text"))
 
     @property
     def config_dict(self) -> dict[str, Any]:
@@ -75,12 +76,12 @@ class ReadableModel:
     @property
     def url(self) -> str:
         """Where the weights are: "blob:<sha256>" (on the server or in the session), a storage's address or file://."""
-        return str(self._fields().get("uri") or "")
+        return text(self._fields().get("uri"))
 
     @property
     def task(self) -> str:
         """The id of the task that made it; "" where no task did."""
-        return str(self._fields().get("task") or "")
+        return text(self._fields().get("task"))
 
     original_task = task
 
@@ -88,22 +89,22 @@ class ReadableModel:
     def iteration(self) -> int | None:
         """The iteration of the weights; None if nobody said."""
         value = self._fields().get("iteration")
-        return value if isinstance(value, int) else None
+        return value if type(value) is int else None
 
     @property
     def size(self) -> int:
         """Bytes of the stored file; 0 if not known."""
-        return int(self._fields().get("size_bytes") or 0)
+        return whole(self._fields().get("size_bytes"), low=0)
 
     @property
     def hash(self) -> str:
         """The sha256 of the stored file; "" if not known."""
-        return str(self._fields().get("sha256") or "")
+        return text(self._fields().get("sha256"))
 
     @property
     def published(self) -> bool:
         """True once somebody has said that it is final."""
-        return bool(self._fields().get("published"))
+        return self._fields().get("published") is True
 
     def get_metadata(self, key: str) -> Any:
         """Return a value of the model's metadata; None if there is none."""
@@ -111,7 +112,7 @@ class ReadableModel:
 
     def get_all_metadata(self) -> dict[str, Any]:
         """Return the model's metadata."""
-        return dict(self._fields().get("metadata") or {})
+        return mapping(self._fields().get("metadata"))
 
     # ---- weights -----------------------------------------------------------------------------------
 
@@ -170,7 +171,7 @@ class ReadableModel:
                 "uploaded, and they are not here. Task.init(output_uri=True) uploads them"
             )
         path = local_copy(core, fields, settings=settings, label=label, force=force)
-        is_package = bool(fields.get("is_package"))
+        is_package = fields.get("is_package") is True
         if is_package if extract is None else extract and path.suffix == ".zip":
             path = unpacked(path, force=force)
         known = KnownModel(self.id, self.task, self.name, self.framework)
@@ -181,25 +182,28 @@ class ReadableModel:
 
 def _file_here(fields: Mapping[str, Any]) -> Path | None:
     """Return the weights' own file where it is on this machine and nothing was uploaded; None anywhere else."""
-    uri = str(fields.get("uri") or "")
+    uri = text(fields.get("uri"))
     if uri and not uri.startswith("file://"):
         return None
     if fields.get("host") not in ("", None, socket.gethostname()):
         return None
-    path = Path(unquote(urlsplit(uri).path) if uri else str(fields.get("path") or ""))
-    return path if path.is_absolute() and path.exists() else None
+    try:
+        path = Path(unquote(urlsplit(uri).path) if uri else text(fields.get("path")))
+        return path if path.is_absolute() and path.exists() else None
+    except (OSError, ValueError):
+        return None  # a name that no file can have
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    if not text.strip():
+def _parsed(written: str) -> dict[str, Any]:
+    if not written.strip():
         return {}
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(written)
+    except (ValueError, RecursionError):
         import yaml
 
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = yaml.safe_load(written)
+        except (yaml.YAMLError, ValueError, RecursionError):
             return {}
     return value if isinstance(value, dict) else {}

@@ -39,6 +39,7 @@ from telemetry.sdk.modes import load_settings
 from telemetry.sdk.options import choose_tags
 from telemetry.sdk.outputs import choose_target
 from telemetry.settings import Settings
+from telemetry.shapes import text
 
 if TYPE_CHECKING:
     from telemetry.sdk.task import Task
@@ -115,7 +116,7 @@ class Model(ReadableModel):
         return load_settings() if self._core is None else self._core.settings
 
     def _core_of_bytes(self, fields: Mapping[str, Any]) -> TaskCore | None:
-        owner = str(fields.get("task") or "")
+        owner = text(fields.get("task"))
         if self._core is not None and (owner in ("", self._core.header.task_id)):
             return self._core
         found = find_model(self.id, self._settings(), task=owner)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry.errors import ConfigurationError
-from telemetry.events import MAX_NAME_CHARS, clean_text
+from telemetry.events import MAX_NAME_CHARS, MAX_TAG_CHARS, MAX_TAGS, clean_text
 from telemetry.values import excerpt
 
 __all__ = [
@@ -105,7 +105,15 @@ def choose_tags(tags: Iterable[str] | None) -> list[str]:
     for tag in chosen:
         if not isinstance(tag, str) or not tag:
             raise ConfigurationError(f"a tag must be a non-empty str, not {excerpt(tag)}")
-    return list(dict.fromkeys(clean_text(tag) for tag in chosen))
+        if len(tag) > MAX_TAG_CHARS:
+            raise ConfigurationError(f"a tag has at most {MAX_TAG_CHARS} characters, not {len(tag):,}: {excerpt(tag)}")
+    unique = list(dict.fromkeys(clean_text(tag) for tag in chosen))
+    if len(unique) > MAX_TAGS:
+        raise ConfigurationError(
+            f"{len(unique):,} tags are too many, at most {MAX_TAGS} are shown and found; what has more values is a "
+            "parameter or property"
+        )
+    return unique
 
 
 def warn_of_unknown_frameworks(auto_connect_frameworks: Any) -> None:

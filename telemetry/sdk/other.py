@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry import lifecycle
+from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable, SinkUnavailable, TelemetryError
 from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, Media, Plot, RecordChange, SingleValue, TaskHeader
 from telemetry.ledger import Ledger
@@ -210,7 +211,7 @@ class Other(Referred):
 
     def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
         """Write the status that the task ends with."""
-        self.record.change_all("task", outcome.fields(time.time_ns()))
+        self.record.change_all("task", outcome.fields(unix_ns()))
 
     def ledger(self) -> Ledger:
         """Return empty counts: every change was committed or raised."""
@@ -244,7 +245,7 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
     if settings.mode != "disabled":
         server_client(settings, what)
     task_id, fields = secrets.token_hex(16), sections["task"]
-    moment = time.time_ns()
+    moment = unix_ns()
     header = _header(task_id, fields)
     if settings.mode == "disabled":
         core = _Nowhere(header, settings)

@@ -14,6 +14,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
 from telemetry.interrupts import is_interrupt
 from telemetry.sdk.attributes import group_of
+from telemetry.shapes import text
 from telemetry.values import Entry, entry, excerpt, text_of, value_of
 
 __all__ = [
@@ -130,7 +131,7 @@ def parameter_entry(value: Any, known: Any, description: str | None = None, word
         word: the type's word, if it is not the value's own. Text is cast to it, and stays text where it can't be.
     """
     if description is None and isinstance(known, Mapping):
-        description = str(known.get("description", ""))
+        description = text(known.get("description"))
     return entry(value, description or "", word)
 
 

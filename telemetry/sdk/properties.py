@@ -16,6 +16,7 @@ from typing import Any
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
 from telemetry.sdk.parameters import PROPERTIES, parameter_entry, type_word
+from telemetry.shapes import text
 from telemetry.values import Entry, excerpt, value_of
 
 __all__ = ["names_of", "properties_of", "shown_property"]
@@ -106,8 +107,8 @@ def shown_property(name: str, kept: Any) -> dict[str, Any]:
         "section": PROPERTIES,
         "name": name,
         "value": value_of(kept),
-        "description": str(fields.get("description", "")),
-        "type": str(fields.get("type", "")),
+        "description": text(fields.get("description")),
+        "type": text(fields.get("type")),
     }
 
 

@@ -9,11 +9,11 @@ import os
 import platform
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from telemetry.events import RecordChange, TaskHeader
+from telemetry.clock import unix_ns
+from telemetry.events import INT64_MAX, RecordChange, TaskHeader
 from telemetry.fold import CONTINUED_KEY, RESET_KEY, RecordFold
 from telemetry.sdk.identity import Attempt, Ranks
 from telemetry.sdk.masking import mask_command
@@ -45,7 +45,7 @@ class Record:
         emit: Callable[[RecordChange], object] | None = None,
         *,
         send: Callable[[Sequence[RecordChange]], None] | None = None,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] = unix_ns,
     ) -> None:
         self._emit = emit
         self._send = send
@@ -83,7 +83,7 @@ class Record:
 
     def change_sections(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Give fields of several sections new values, all of the same instant."""
-        self._last_unix_ns = moment = max(self._clock(), self._last_unix_ns + 1)
+        self._last_unix_ns = moment = min(max(self._clock(), self._last_unix_ns + 1), INT64_MAX)
         self._write(
             [
                 RecordChange(moment, section, key, value)
@@ -157,7 +157,7 @@ class WriterRecord:
             record.default_all("task", {"started_unix_ns": fields.pop("started_unix_ns")})
             ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
             record.change_all("task", {**fields, **ends, "attempt": membership.attempt.number})
-        began = time.time_ns() if membership.joined else header.created_unix_ns
+        began = unix_ns() if membership.joined else header.created_unix_ns
         self._enter(header.writer_id, began, os.getppid() if membership.joined and not membership.leads else None)
 
     def _continue(self, record: Record, fields: dict[str, Any]) -> None:
@@ -174,13 +174,13 @@ class WriterRecord:
     def tell_of_fork(self, header: TaskHeader, begins: bool) -> None:
         """In a forked child: it begins to report, or is about to close."""
         if begins:
-            self._enter(header.writer_id, time.time_ns(), self._owner_pid)
+            self._enter(header.writer_id, unix_ns(), self._owner_pid)
         else:
-            self._write({"ended_unix_ns": time.time_ns()})
+            self._write({"ended_unix_ns": unix_ns()})
 
     def end(self, outcome: Outcome) -> None:
         """Tell how this process ended. Of a task with one process the task's own status says it all."""
-        ended_unix_ns = time.time_ns()
+        ended_unix_ns = unix_ns()
         further = {"status": outcome.status.value, "status_reason": outcome.reason}
         self._write({"ended_unix_ns": ended_unix_ns, **({} if self._membership.leads else further)})
         if self._record is not None and not self._membership.leads and not self._membership.joined:

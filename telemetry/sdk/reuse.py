@@ -13,12 +13,12 @@ import logging
 import os
 import secrets
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from telemetry.clock import unix_ns
 from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 from telemetry.events import RecordChange, TaskHeader
@@ -243,7 +243,7 @@ class RunNote:
         known = _read(self._path)
         # A run that began since has its own.
         if known is not None and known.task_id == self._run.task_id:
-            _write(self._path, replace(self._run, keep=keep or known.keep, ended=True, seen_unix_ns=time.time_ns()))
+            _write(self._path, replace(self._run, keep=keep or known.keep, ended=True, seen_unix_ns=unix_ns()))
 
     def _begin(self) -> None:
         _write(self._path, self._run)

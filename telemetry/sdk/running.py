@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry import lifecycle
+from telemetry.clock import unix_ns
 from telemetry.errors import TelemetryError
 from telemetry.events import RecordChange, TaskHeader
 from telemetry.iterations import IterationOffset
@@ -40,6 +41,7 @@ from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
 from telemetry.sdk.uploads import Uploads, task_prefix
 from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View, section_of
 from telemetry.sessions import holds_task
+from telemetry.shapes import texts
 from telemetry.threads import start_daemon
 
 __all__ = ["Running"]
@@ -154,7 +156,7 @@ class Running(Referred):
     def _add_tags(self, base: View, tags: list[str]) -> None:
         """Add tags to those that the task has, which only the server or the session knows."""
         try:
-            known = section_of(base, "task").get("tags") or []
+            known = texts(section_of(base, "task").get("tags"))
         except TelemetryError as error:
             log.warning("the tags %s are not added to task %s: %s", tags, self.header.task_id, error)
             return
@@ -341,7 +343,7 @@ class Running(Referred):
         self._part.end(outcome)
         if not self.launched.membership.leads:
             return
-        self.record.change_all("task", outcome.fields(time.time_ns()))
+        self.record.change_all("task", outcome.fields(unix_ns()))
         # The page is to show what became of the events, and that is known once they have arrived. Half of
         # the time at most: a sink that does not answer must leave some for the close itself.
         self.pipeline.flush(timeout_s / 2)

@@ -241,7 +241,7 @@ class Task(
         if own is not None:
             return own
         value = self._field("progress")
-        return float(value) if isinstance(value, (int, float)) else None
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     def report_model(
         self,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import clean_name
 from telemetry.sdk.artifacts import ARTIFACTS, Artifact, Artifacts, artifact_entry
@@ -86,7 +86,7 @@ class TaskArtifacts(TaskBase):
 
     def _upload(self, request: Request, value: Any, metadata: Any, *, delete: bool = False) -> None:
         parcel = serialize(value, request)
-        entry = artifact_entry(parcel, metadata, time.time_ns())
+        entry = artifact_entry(parcel, metadata, unix_ns())
         on_stored = (lambda: _delete_originals(request.name, parcel)) if delete else None
         name, record = request.name, self._record
         self._core.depot.put(

@@ -13,6 +13,7 @@ from telemetry.sdk.current import current
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.other import begin_other, open_other
 from telemetry.sdk.view import record_of
+from telemetry.shapes import text
 from telemetry.values import excerpt
 
 __all__ = ["TaskCreate"]
@@ -139,8 +140,8 @@ class TaskCreate(TaskBase):
         sections["task"] |= drafts.new_fields(
             name=options.choose_name(name or f"Clone Of {source.name}"),
             project=options.choose_project(project or source.project),
-            kind=str(record.get("task", {}).get("type") or source.task_type),
-            parent=parent or record.get("task", {}).get("parent") or source.id,
+            kind=text(record.get("task", {}).get("type")) or source.task_type,
+            parent=parent or text(record.get("task", {}).get("parent")) or source.id,
         )
         if comment is not None:
             sections["task"]["comment"] = str(comment)
@@ -176,7 +177,7 @@ class TaskCreate(TaskBase):
 
     def get_script(self) -> dict[str, str]:
         """Return what the task runs: repository, branch, commit, diff, working_dir, entry_point, requirements, ..."""
-        return dict(self._section("script"))
+        return {key: value for key, value in self._section("script").items() if isinstance(value, str)}
 
     def set_packages(self, packages: str | Path | Sequence[str]) -> None:
         """Set the packages that the task needs: a requirements file, or lines such as "numpy==2.1".
@@ -206,7 +207,7 @@ class TaskCreate(TaskBase):
     def get_base_docker(self) -> str:
         """Return the container's image with its arguments; "" without one."""
         container = self._section("container")
-        return " ".join(str(container[key]) for key in ("image", "arguments") if container.get(key))
+        return " ".join(part for key in ("image", "arguments") if (part := text(container.get(key))))
 
     def _change(self, section: str, values: dict[str, Any]) -> None:
         """Change some fields of a section: None leaves one, "" removes it."""

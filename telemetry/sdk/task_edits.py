@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
 from telemetry.interrupts import is_interrupt
@@ -15,6 +16,7 @@ from telemetry.sdk.base import TaskBase
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.servers import server_client
 from telemetry.sdk.status import TaskStatus
+from telemetry.shapes import text, texts
 from telemetry.values import excerpt
 
 __all__ = ["ARCHIVED", "TaskEdits"]
@@ -58,7 +60,7 @@ class TaskEdits(TaskBase):
 
     def get_project_name(self) -> str:
         """Return the task's project as it is now."""
-        return str(self._field("project") or self.project)
+        return text(self._field("project")) or self.project
 
     @classmethod
     def get_project_id(cls, project_name: str) -> str:
@@ -82,7 +84,7 @@ class TaskEdits(TaskBase):
     @property
     def comment(self) -> str:
         """The task's free text."""
-        return str(self._field("comment") or "")
+        return text(self._field("comment"))
 
     @comment.setter
     def comment(self, comment: str) -> None:
@@ -112,7 +114,7 @@ class TaskEdits(TaskBase):
 
     def get_tags(self) -> list[str]:
         """Return the tags in the order they were given."""
-        return list(self._field("tags") or [])
+        return texts(self._field("tags"))
 
     def set_system_tags(self, tags: str | Iterable[str]) -> None:
         """Give the task these system tags and no others; "archived" is one."""
@@ -120,7 +122,7 @@ class TaskEdits(TaskBase):
 
     def get_system_tags(self) -> list[str]:
         """Return the system tags."""
-        return list(self._field("system_tags") or [])
+        return texts(self._field("system_tags"))
 
     def _set_tags(self, call: str, field: str, tags: Callable[[], Iterable[str]]) -> None:
         try:
@@ -135,8 +137,7 @@ class TaskEdits(TaskBase):
     @property
     def parent(self) -> str | None:
         """The id of the task that this one was cloned from, or was given as parent."""
-        value = self._field("parent")
-        return None if value is None else str(value)
+        return text(self._field("parent")) or None
 
     def set_parent(self, parent: TaskBase | str | None) -> None:
         """Name a task as parent; None names none."""
@@ -208,7 +209,7 @@ class TaskEdits(TaskBase):
     def get_status_message(self) -> str:
         """Return the reason that was given with the status, and its message below it."""
         fields = self._section("task")
-        return "\n".join(str(fields[key]) for key in ("status_reason", "status_message") if fields.get(key))
+        return "\n".join(part for key in ("status_reason", "status_message") if (part := text(fields.get(key))))
 
     def mark_started(self, force: bool = False) -> None:
         """Say that the task runs: of a draft or an ended task that something else than Task.init runs.
@@ -221,7 +222,7 @@ class TaskEdits(TaskBase):
         if self.get_status() == TaskStatus.PUBLISHED and not force:
             raise ConfigurationError(f"task {self.id} is published; force=True starts it all the same")
         ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
-        running = {"status": TaskStatus.IN_PROGRESS.value, "started_unix_ns": time.time_ns()}
+        running = {"status": TaskStatus.IN_PROGRESS.value, "started_unix_ns": unix_ns()}
         self._record.change_all("task", {**ends, **running})
 
     started = mark_started

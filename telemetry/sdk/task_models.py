@@ -13,6 +13,7 @@ from telemetry.sdk.model_book import INPUT_MODELS, OUTPUT_MODELS
 from telemetry.sdk.models import InputModel, Model, OutputModel
 from telemetry.sdk.task_parameters import TaskParameters
 from telemetry.sdk.view import ServerView
+from telemetry.shapes import text, whole
 
 __all__ = ["ModelList", "TaskModels", "TaskModelsView"]
 
@@ -187,14 +188,14 @@ class TaskModels(TaskParameters):
 
     def _model_list(self, entries: Mapping[str, tuple[str, Any]]) -> ModelList:
         found = [(model_id, entry) for model_id, entry in entries.values() if isinstance(entry, Mapping)]
-        found.sort(key=lambda item: item[1].get("time_unix_ns") or 0)
+        found.sort(key=lambda item: whole(item[1].get("time_unix_ns")))
         return ModelList([Model.of_task(self._core, model_id, entry) for model_id, entry in found])
 
     def _linked(self, entries: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         """Return (model id, entry) by key; the server is asked which task made a file that this one only read."""
         linked = {key: (key, entry) for key, entry in entries.items() if isinstance(entry, Mapping)}
         view = self._view
-        if not isinstance(view, ServerView) or all(entry.get("task") for _, entry in linked.values()):
+        if not isinstance(view, ServerView) or all(text(entry.get("task")) for _, entry in linked.values()):
             return linked
         try:
             known = view.client.find_models(task=self.id)

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from telemetry.clock import unix_ns
 from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import ProjectLimit, ProjectLimits, Store
@@ -124,7 +125,7 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     project_limits: ProjectLimits = field(default_factory=ProjectLimits)
     watch: tuple[Path, ...] = ()
-    clock: Callable[[], int] = field(default=time.time_ns, repr=False)
+    clock: Callable[[], int] = field(default=unix_ns, repr=False)
 
     def __post_init__(self) -> None:
         if self.token is not None and not self.token.strip():

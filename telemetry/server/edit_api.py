@@ -18,7 +18,7 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.errors import FrameError, InvalidEvent
-from telemetry.events import HEARTBEATS, MAX_NAME_CHARS, Batch, RecordChange
+from telemetry.events import HEARTBEATS, INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
 from telemetry.server.access import access_of
 from telemetry.server.api import json_response
 from telemetry.server.config import CONFIG, STORE
@@ -107,7 +107,7 @@ async def changes(request: web.Request) -> web.Response:
             "created, before it runs. Nothing was changed; clone it to run it with others"
         )
     # Later than what it replaces, even if that came from a machine whose clock is ahead.
-    moment = max(request.app[CONFIG].clock(), latest + 1)
+    moment = min(max(request.app[CONFIG].clock(), latest + 1), INT64_MAX)
     events = [RecordChange(moment, section, key, value) for section, key, value in wanted]
     answer = await _write(request, task_id, events)
     if answer["result"] != "stored" or "reason" in answer:

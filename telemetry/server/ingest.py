@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, SQLAlchemyError
 
 from telemetry.errors import FrameError, TelemetryError
 from telemetry.server.access import access_of
@@ -281,14 +281,19 @@ class Ingest:
         failure: Exception | None = None
         for item in job.items:
             assert item.content is not None
+            name = f"frame {item.sequence} of writer {item.writer_id.hex()}"
             try:
                 written = self._store.write([item.content])
+            except (DataError, IntegrityError, InterfaceError) as trouble:
+                # Of what is in the frame, not of the store: it would be the same each time.
+                log.error("%s cannot be stored", name, exc_info=trouble)
+                item.result, item.reason = "rejected", f"the server cannot store it; its log says why at {name}"
             except (StoreUnavailable, SQLAlchemyError) as trouble:
-                log.error("a frame was not taken", exc_info=trouble)
+                log.error("%s was not taken", name, exc_info=trouble)
                 failure = trouble
                 break
             except Exception as trouble:
-                log.error("a frame cannot be stored", exc_info=trouble)
+                log.error("%s cannot be stored", name, exc_info=trouble)
                 item.result, item.reason = "rejected", f"the server cannot store it: {trouble!r:.200}"
             else:
                 _note_results([item], written)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
@@ -18,7 +18,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.server.store import schema
 from telemetry.server.store.columns import record_number_or_text, record_text
 from telemetry.server.store.errors import StoreUnavailable
-from telemetry.server.store.migrate import migrate
+from telemetry.server.store.migrate import mend, migrate
 
 __all__ = ["DATABASE_NAME", "Database", "DirectoryLock"]
 
@@ -113,16 +113,26 @@ class Database:
 
     def _prepare(self, path: Path) -> None:
         with self.transaction() as connection:
+            there = "schema_info" in inspect(connection).get_table_names()
+            version = connection.execute(select(schema.schema_info.c.version)).scalar() if there else None
+            if version is not None and version > schema.SCHEMA_VERSION:
+                raise ConfigurationError(
+                    f"{path} has schema version {version}, this server knows version "
+                    f"{schema.SCHEMA_VERSION}; nothing was changed. Use a matching version of telemetry-tasks."
+                )
             schema.metadata.create_all(connection)
-            version = connection.execute(select(schema.schema_info.c.version)).scalar()
             if version is None:
                 connection.execute(insert(schema.schema_info), {"version": schema.SCHEMA_VERSION})
             elif version < schema.SCHEMA_VERSION:
                 migrate(connection, version)
-            elif version != schema.SCHEMA_VERSION:
+            # The number alone is not believed: stores of versions between two releases have had the same one.
+            different = mend(connection)
+            if different:
+                # What was made or added above goes with the transaction.
                 raise ConfigurationError(
-                    f"{path} has schema version {version}, this server knows version "
-                    f"{schema.SCHEMA_VERSION}; nothing was changed. Use a matching version of telemetry-tasks."
+                    f"{path} says schema version {version}, and is different: {'; '.join(different)}. Nothing was "
+                    'changed. Run "telemetry export" with the version of telemetry-tasks that wrote it, or start '
+                    "with another directory (--data DIR)"
                 )
             self.store_id = connection.execute(select(schema.store_identity.c.store_id)).scalar() or ""
             if not self.store_id:

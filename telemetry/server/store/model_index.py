@@ -20,6 +20,7 @@ from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import project_condition
 from telemetry.server.store.plain import json_value
+from telemetry.shapes import text, texts
 
 __all__ = ["INPUT_MODELS", "OUTPUT_MODELS", "ModelsQuery", "find_models", "index_models", "link_models", "read_model"]
 
@@ -111,8 +112,7 @@ def find_models(connection: Connection, query: ModelsQuery) -> Json:
         rows = rows.where(_tasks.archived == 0)
     models: list[Json] = []
     for entry in _entries(connection, rows, query.within):
-        tags = entry.get("tags")
-        if not set(query.tags) <= set(tags if isinstance(tags, list) else ()):
+        if not set(query.tags) <= set(texts(entry.get("tags"))):
             continue
         models.append(entry)
         if len(models) == query.limit:
@@ -123,7 +123,7 @@ def find_models(connection: Connection, query: ModelsQuery) -> Json:
 def link_models(connection: Connection, entries: Mapping[str, Json], within: tuple[str, ...] | None = None) -> None:
     """Put "task" and "model" into each entry of "input_models" whose file some task has written."""
     for entry in entries.values():
-        if not isinstance(entry, dict) or entry.get("task"):
+        if not isinstance(entry, dict) or text(entry.get("task")):
             continue
         owner = _maker_of(connection, entry, within)
         if owner is not None:
@@ -187,10 +187,10 @@ def _entries(connection: Connection, query: Select[Any], within: tuple[str, ...]
             link_models(connection, {row.model_id: entry}, within)
         yield {
             **entry,
-            "id": entry.get("model") or row.model_id,
+            "id": text(entry.get("model")) or row.model_id,
             "key": row.model_id,
             "kind": "output" if row.section == OUTPUT_MODELS else "input",
-            "task": entry.get("task") or (row.task_id if row.section == OUTPUT_MODELS else ""),
+            "task": text(entry.get("task")) or (row.task_id if row.section == OUTPUT_MODELS else ""),
             "of_task": row.task_id,
             "task_name": row.task_name,
             "project": row.project,
@@ -217,7 +217,7 @@ def _columns(entry: Json, time: int) -> Json:
 
 
 def _text(value: Any) -> str:
-    return value[:_MAX_TEXT_CHARS] if isinstance(value, str) else ""
+    return text(value)[:_MAX_TEXT_CHARS]
 
 
 def _is_int64(value: Any) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from telemetry.events import INT64_MAX, INT64_MIN
+from telemetry.events import INT64_MAX, INT64_MIN, MAX_TAG_CHARS, MAX_TAGS
 from telemetry.fold import RESET_KEY
+from telemetry.shapes import texts
 
 __all__ = ["ARCHIVED", "RECORD_COLUMNS", "columns_of", "tags_of"]
 
@@ -46,6 +47,7 @@ RECORD_COLUMNS = (
 def columns_of(task_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of `tasks` that follow from section "task" of the record."""
     tags = tags_of(record, "tags")
+    more = len(texts(record.get("tags"))) > len(tags)
     name, project = _text(record.get("name")) or "", _text(record.get("project")) or ""
     comment = _text(record.get("comment"))
     return {
@@ -55,11 +57,12 @@ def columns_of(task_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "status": _text(record.get("status")) or "",
         "status_reason": _text(record.get("status_reason")),
         "progress": _progress(record.get("progress")),
-        "tags": orjson.dumps(tags).decode(),
+        # One more than is shown says that there are more.
+        "tags": orjson.dumps([*tags, *[""] * (1 + MAX_TAGS - len(tags))] if more else tags).decode(),
         "comment": comment,
         "parent": _text(record.get("parent")),
         "published": int(record.get("published") is True),
-        "archived": int(ARCHIVED in tags_of(record, "system_tags")),
+        "archived": int(ARCHIVED in texts(record.get("system_tags"))),
         "host": _text(record.get("host")),
         "started": _time(record.get("started_unix_ns")),
         "ended": _time(record.get("ended_unix_ns")),
@@ -69,9 +72,8 @@ def columns_of(task_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tags_of(record: Mapping[str, Any], key: str) -> list[str]:
-    """Return the texts of "tags" or "system_tags", each once, in the order given."""
-    tags = record.get(key)
-    return list(dict.fromkeys(tag for tag in tags if isinstance(tag, str))) if isinstance(tags, list) else []
+    """Return the texts of "tags" or "system_tags", each once, in the order given: as many as a task may have."""
+    return [tag for tag in texts(record.get(key)) if len(tag) <= MAX_TAG_CHARS][:MAX_TAGS]
 
 
 def _text(value: Any) -> str | None:

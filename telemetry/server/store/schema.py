@@ -299,7 +299,7 @@ plots = Table(
     Column("time", BigInteger, nullable=False),
     Column("writer", LargeBinary, nullable=False),
     Column("sequence", BigInteger, nullable=False),
-    Column("blob", Text, nullable=False),  # sha256 of a figure beside the frames, else ""
+    Column("blob", Text, nullable=False, server_default=""),  # sha256 of a figure beside the frames, else ""
     # Deflated JSON. Last: a list of names does not step over it.
     Column("figure", LargeBinary),
     UniqueConstraint("task", "title", "series", "iteration"),

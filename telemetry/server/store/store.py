@@ -7,7 +7,6 @@ snapshot and may run on any thread, also while a group is being written.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from telemetry.clock import unix_ns
 from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import blob_refs, deletion, export, model_index, reads, reports, schema, status
@@ -76,7 +76,7 @@ class Store:
         readers: int = 4,
         project_limits: ProjectLimits | None = None,
         min_free_share: float = 0.0,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] = unix_ns,
     ) -> None:
         self._clock = clock
         self._project_limits = project_limits or ProjectLimits()

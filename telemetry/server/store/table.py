@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import orjson
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select
 
+from telemetry.events import MAX_TAGS
 from telemetry.server.store import schema
 from telemetry.server.store.columns import Column, parse_column, read_columns, sort_value
 from telemetry.server.store.conditions import has_tags, matches_search
@@ -244,7 +245,7 @@ def summaries(connection: Connection, rows: Sequence[Row[Any]], now: int, *, sca
             "status": status_of(row.status, row.seen, row.active, now),
             "status_reason": row.status_reason,
             "progress": row.progress,
-            "tags": orjson.loads(row.tags),
+            **_tags_shown(orjson.loads(row.tags)),
             "system_tags": system_tags.get(row.id, []),
             "comment": row.comment,
             "parent": row.parent,
@@ -267,6 +268,11 @@ def summaries(connection: Connection, rows: Sequence[Row[Any]], now: int, *, sca
         }
         for row in rows
     ]
+
+
+def _tags_shown(tags: list[str]) -> Json:
+    shown = [tag for tag in tags[:MAX_TAGS] if tag]
+    return {"tags": shown, "more_tags": len(tags) > MAX_TAGS}
 
 
 def _system_tags(connection: Connection, rows: Sequence[int]) -> dict[int, list[str]]:

@@ -17,6 +17,7 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
 
 from telemetry.errors import InvalidQuery
+from telemetry.events import INT64_MAX, INT64_MIN
 from telemetry.server.store import schema
 from telemetry.server.store.columns import is_column, parse_column, record_of_column, sort_value
 from telemetry.server.store.conditions import has_tags, is_one_of, matches_expression, matches_search, status_is
@@ -346,7 +347,8 @@ def _date(value: Any, name: str) -> int:
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value
+        # SQLite's integers have 64 bits; what lies beyond them it compares as a float, as it would have read it.
+        return value if isinstance(value, float) or INT64_MIN <= value <= INT64_MAX else float(value)
     try:
         return float(value)
     except (TypeError, ValueError):

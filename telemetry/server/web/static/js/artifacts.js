@@ -99,7 +99,7 @@ export class Artifacts {
     const made = entry.task && entry.task !== this.taskId ? this.#taskLink(entry.task) : null;
     return [
       definitions([
-        ["Made by", made], ["Comment", entry.comment], ["Tags", (entry.tags ?? []).join(", ")], ["Labels", plainJson(entry.labels)], ["Local file", entry.path], ["Host", entry.path ? entry.host : ""],
+        ["Made by", made], ["Comment", entry.comment], ["Tags", (Array.isArray(entry.tags) ? entry.tags : []).filter((tag) => typeof tag === "string").join(", ")], ["Labels", plainJson(entry.labels)], ["Local file", entry.path], ["Host", entry.path ? entry.host : ""],
         ...this.#storage(entry), ["Model id", copyable("model id", id)], ["Error", entry.error],
       ]),
       entry.config_text ? el("figure", { class: "design" }, el("figcaption", { class: "muted" }, "Configuration"), el("pre", { class: "code", tabindex: 0 }, entry.config_text)) : null,
@@ -108,7 +108,7 @@ export class Artifacts {
 
   /** @returns {[string, any][]} */
   #storage(entry) {
-    const elsewhere = entry.uri && !entry.uri.startsWith("blob:") ? entry.uri : "";
+    const elsewhere = typeof entry.uri === "string" && !entry.uri.startsWith("blob:") ? entry.uri : "";
     return [
       ["File", entry.filename], ["Size", entry.size_bytes ? `${format.bytes(entry.size_bytes)} (${format.count(entry.size_bytes)} bytes)` : ""], ["Content type", entry.content_type],
       ["sha256", entry.sha256 ? copyable("sha256", entry.sha256) : ""], ["Where", elsewhere], ["State", entry.state],

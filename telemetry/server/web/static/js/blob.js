@@ -23,7 +23,7 @@ export function blobAddress(taskId, uri, inline = false) {
 
 /** @param {string} contentType */
 export function kindOf(contentType) {
-  const word = (contentType ?? "").split(";")[0].trim().toLowerCase();
+  const word = (typeof contentType === "string" ? contentType : "").split(";")[0].trim().toLowerCase();
   if (IMAGES.has(word)) return "image";
   return PLAYED.has(word) ? word.split("/")[0] : "file";
 }
@@ -41,7 +41,7 @@ export function stateBadge(state, error) {
  * @param {string} name  what it is, for who cannot see
  */
 export function downloadLink(taskId, entry, name) {
-  const uri = entry.uri ?? "";
+  const uri = typeof entry.uri === "string" ? entry.uri : "";
   const here = blobAddress(taskId, uri);
   if (here) {
     if (entry.state && entry.state !== "stored") return null;
@@ -49,7 +49,6 @@ export function downloadLink(taskId, entry, name) {
     link.append(icon("download"), entry.size_bytes ? bytes(entry.size_bytes) : "Download");
     return link;
   }
-  // Only what cannot run in this page: the record may hold any text.
   if (/^https?:\/\//i.test(uri)) return el("a", { class: "button small download", href: uri, target: "_blank", rel: "noopener noreferrer", "aria-label": `Open ${name} where it is` }, "Open");
   return null;
 }

@@ -14,6 +14,21 @@ export function byId(id) {
 }
 
 /**
+ * An address that may be a link or a source: on this server, or http(s) elsewhere. The record may hold any text, and
+ * "javascript:" or "data:" would run, or pose as, what is not ours.
+ * @param {unknown} address
+ * @returns {string | null} null where it may not
+ */
+export function safeUrl(address) {
+  const text = String(address);
+  // As the browser reads it: it passes over control characters and spaces, "java\tscript:" among them.
+  const plain = text.replace(/[\u0000-\u0020]/g, "");
+  return /^(https?:\/\/|[/#?](?![/\\]))/i.test(plain) ? text : null;
+}
+
+const ADDRESSES = new Set(["href", "src"]);
+
+/**
  * Make an element. `attributes`: "class", "data-*" and so on are set as attributes; functions under "on..."
  * become listeners; false, null and undefined are left out, true is an empty attribute.
  * @param {string} tag
@@ -24,7 +39,7 @@ export function byId(id) {
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === false || value === null || value === undefined) continue;
+    if (value === false || value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null)) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
     else element.setAttribute(name, value === true ? "" : String(value));
   }
@@ -42,7 +57,7 @@ export function setText(element, text) {
 
 /** Set an attribute, only when it changes; null removes it. */
 export function setAttribute(element, name, value) {
-  if (value === null || value === undefined) element.removeAttribute(name);
+  if (value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null)) element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, String(value));
 }
 

@@ -23,7 +23,7 @@ export class Header {
     crumb.hidden = !task.project;
     setText(crumb, task.project);
     setAttribute(crumb, "href", `/${writeQuery({ ...DEFAULTS, project: task.project ?? "" })}`);
-    byId("tags").replaceChildren(...(task.tags ?? []).map((tag) => el("span", { class: "badge" }, tag)), ...((task.system_tags ?? []).includes("archived") ? [el("span", { class: "badge warn" }, "archived")] : []));
+    byId("tags").replaceChildren(...[...(task.tags ?? []), ...(task.more_tags ? ["…"] : [])].map((tag) => el("span", { class: "badge" }, tag)), ...((task.system_tags ?? []).includes("archived") ? [el("span", { class: "badge warn" }, "archived")] : []));
     setText(byId("comment"), task.comment);
     byId("comment").hidden = !task.comment;
     this.#showProgress(task);

@@ -191,7 +191,7 @@ class Row {
 }
 
 function showTags(parent, task) {
-  const tags = [...(task.tags ?? []), ...((task.system_tags ?? []).includes("archived") ? ["archived"] : [])];
+  const tags = [...(task.tags ?? []), ...(task.more_tags ? ["…"] : []), ...((task.system_tags ?? []).includes("archived") ? ["archived"] : [])];
   if (parent.dataset.tags === tags.join("\n")) return;
   parent.dataset.tags = tags.join("\n");
   parent.title = tags.join(", ");
