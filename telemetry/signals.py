@@ -153,11 +153,12 @@ def watch(listener: Listener, *, in_child: bool = False) -> None:
             atexit.register(await_death)
         if len(_watch.listeners) == 1 or not (in_child or _watch.is_whole):
             _end()
+            caught = _caught_in_c()
             if not in_child:
                 _watch.is_whole = True
-                _take_sigterm()
+                _take_sigterm(caught)
             try:
-                _begin()
+                _begin(caught)
             except OSError as error:
                 log.debug("no second way to die of a signal: %s", error)
                 _end()
@@ -183,10 +184,10 @@ def await_death() -> None:
 # ---- the main thread's way -----------------------------------------------------------------------------
 
 
-def _take_sigterm() -> None:
+def _take_sigterm(caught: int) -> None:
     if threading.current_thread() is threading.main_thread():
         previous = signal.getsignal(signal.SIGTERM)
-        is_free = previous is signal.SIG_DFL and not _caught_in_c() >> (signal.SIGTERM - 1) & 1
+        is_free = previous is signal.SIG_DFL and not caught >> (signal.SIGTERM - 1) & 1
         if is_free or callable(previous):
             _watch.handled = previous
             signal.signal(signal.SIGTERM, _on_sigterm)
@@ -222,11 +223,10 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 # ---- the other way -------------------------------------------------------------------------------------
 
 
-def _begin() -> None:
+def _begin(caught: int) -> None:
     """Open the pipes, start the thread, and only then take the signals; the lock is held."""
     if not hasattr(faulthandler, "register"):
         return
-    caught = _caught_in_c()
     for name in _NAMES if _watch.is_whole else _NAMES[:1]:
         number = getattr(signal, name, 0)
         is_free = signal.getsignal(number) is signal.SIG_DFL and not caught >> (number - 1) & 1
@@ -253,11 +253,11 @@ def _end() -> None:
 def _caught_in_c() -> int:
     """Return the signals that have a handler, as a bit mask: also those of C code, of which Python knows nothing."""
     try:
-        status = Path("/proc/self/status").read_text("ascii", "replace")
+        with Path("/proc/self/status").open("rb", buffering=0) as file:
+            status = file.read(16_384) or b""
     except OSError:
         return 0  # not Linux
-    masks = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    return int(masks[0], 16) if masks else 0
+    return int(status.partition(b"SigCgt:")[2].split(None, 1)[0] or b"0", 16) if b"SigCgt:" in status else 0
 
 
 def _take_signals() -> None:
