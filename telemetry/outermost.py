@@ -37,18 +37,20 @@ def last_words() -> str:
 
 
 class Outermost:
-    """The frame that the main thread's program began with, found from any thread while the program runs.
+    """The frame that the main thread's program began with, found by the main thread while the program runs.
 
-    Keeps the frame alive, whose names are the module's, until `forget`. Where the main thread began with anything else
-    (a greenlet, an embedding program) nothing is known, and both questions are answered with False.
+    Keeps the frame alive, whose names are the module's, until `forget`. On another thread, and where the main thread
+    began with anything else (a greenlet, an embedding program), nothing is known, and both questions are answered with
+    False. sys._current_frames would show the main thread's to any thread, but may hang for ever (CPython issue 106883:
+    it can begin a garbage collection under a lock that other threads need to go on).
     """
 
     def __init__(self) -> None:
         self._frame: FrameType | None = None
-        for frame in _outwards(sys._current_frames().get(threading.main_thread().ident or 0)):
-            self._frame = frame
-        if self._frame is not None and self._frame.f_code.co_name not in _NAMES:
-            self._frame = None
+        if threading.current_thread() is threading.main_thread():
+            self._frame = list(_outwards(sys._getframe()))[-1]
+            if self._frame.f_code.co_name not in _NAMES:
+                self._frame = None
 
     def forget(self) -> None:
         self._frame = None
@@ -100,10 +102,9 @@ class Outermost:
 
     @property
     def _has_ended(self) -> bool:
-        if self._frame is None or is_interactive():
+        if self._frame is None or is_interactive() or threading.current_thread() is not threading.main_thread():
             return False
-        running = sys._current_frames().get(threading.main_thread().ident or 0)
-        return self._frame not in _outwards(running)
+        return self._frame not in _outwards(sys._getframe())
 
     @property
     def _instruction(self) -> int:
@@ -116,7 +117,8 @@ def is_interactive() -> bool:
     return bool(hasattr(sys, "ps1") or sys.flags.interactive or sys.flags.inspect)
 
 
-def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+def _outwards(start: FrameType) -> Iterator[FrameType]:
+    frame: FrameType | None = start
     while frame is not None:
         yield frame
         frame = frame.f_back
