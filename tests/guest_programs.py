@@ -430,6 +430,81 @@ shown
 ''',
     ),
     Program(
+        name="pytest with capsys",
+        status=None,
+        options=("-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"),
+        source="""
+import guest, pytest
+
+def test_output_is_pytests(capsys):
+    guest.begin()
+    guest.report()
+    print("shown")
+    assert capsys.readouterr().out == "shown\\n"
+
+def test_a_failure_and_an_exit_end_nothing():
+    with pytest.raises(SystemExit):
+        exit(3)
+    assert 1 == 2
+""",
+    ),
+    Program(
+        name="a zip file",
+        options=("-c", "import sys, zipapp, os, runpy; exec(open(sys.argv[1]).read())"),
+        source="""
+import os, pathlib, shutil, subprocess, sys, zipapp
+folder = pathlib.Path("app")
+folder.mkdir(exist_ok=True)
+shutil.copy("guest.py", folder / "guest.py")
+(folder / "__main__.py").write_text("import guest\\nguest.begin()\\nguest.report()\\nprint('zipped')\\n")
+zipapp.create_archive(folder, "app.pyz")
+os.execv(sys.executable, [sys.executable, "app.pyz"])
+""",
+    ),
+    Program(
+        name="a shell's preexec_fn",
+        source="""
+import os, signal, subprocess, sys, guest
+guest.begin()
+look = "import guest; guest.look('in a subprocess')"
+subprocess.run([sys.executable, "-c", look], preexec_fn=os.setsid, check=True)
+subprocess.run([sys.executable, "-c", look], check=True)
+print(subprocess.run(["sh", "-c", "kill -TERM $$"]).returncode, os.system("exit 3"))
+""",
+    ),
+    Program(
+        name="a pseudo-terminal's child",
+        source="""
+import os, signal, time, guest
+guest.begin()
+child, terminal = os.forkpty()
+if child == 0:
+    guest.look("in the child")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""",
+    ),
+    Program(
+        name="torch's DataLoader",
+        needs=("torch",),
+        source="""
+import torch.utils.data, guest
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+    def __getitem__(self, number):
+        guest.report(number)
+        return number
+if __name__ == "__main__":
+    guest.begin()
+    for persistent in (False, True):
+        loader = torch.utils.data.DataLoader(Numbers(), batch_size=8, num_workers=2, persistent_workers=persistent)
+        for epoch in range(3):
+            print(sum(int(batch.sum()) for batch in loader))
+""",
+    ),
+    Program(
         name="concurrent.futures",
         source="""
 import concurrent.futures, guest

@@ -94,7 +94,8 @@ def look(place):
 """
 
 _OURS = re.compile(r"^telemetry: .*\n?", re.MULTILINE)
-_ADDRESS = re.compile(r"0x[0-9a-f]+")
+# Where things lie, and how long pytest took.
+_ADDRESS = re.compile(r"0x[0-9a-f]+|\bin \d+\.\d+s")
 
 
 @dataclass(frozen=True)
