@@ -100,7 +100,8 @@ def calls_of(task: Task, folder: Path) -> dict[str, Callable[[], object]]:
     logger = task.get_logger()
     params: dict[str, Any] = task.connect({"a": 1, "nest": {"b": [1, 2]}})
     config: dict[str, Any] = task.connect_configuration({"a": 1}, "c")
-    writer = SummaryWriter(str(folder / "runs"))
+    # Without its file: an exception within multiprocessing's queue, which that has, leaves the queue locked for good.
+    writer = SummaryWriter(str(folder / "runs"), write_to_disk=False)
     parser = argparse.ArgumentParser()
     parser.add_argument("--lr", type=float, default=Slow())
     slow, array = Slow(), np.zeros((3, 3))
@@ -146,6 +147,8 @@ CALLS = [
 ]
 
 
+# By a thread: the alarm is the test's.
+@pytest.mark.timeout(120, method="thread")
 @pytest.mark.parametrize("kind", [Watchdog, TimeoutError, ValueError, RuntimeError])
 def test_every_exception_of_a_signal_handler_comes_out(
     task: Task, tmp_path: Path, alarm: Callable[[Any], None], kind: type[Exception], capsys: pytest.CaptureFixture[str]
