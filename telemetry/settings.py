@@ -16,6 +16,7 @@ from typing import Any
 
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
+from telemetry.interrupts import is_interrupt
 
 __all__ = [
     "MODES",
@@ -91,6 +92,8 @@ def _parse_folder(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
+        if is_interrupt(error):
+            raise
         raise ValueError(str(error)) from error
 
 
@@ -119,7 +122,9 @@ _first_folder: Path | None = None
 def _working_folder() -> Path:
     try:
         return Path.cwd()
-    except OSError:
+    except OSError as error:
+        if is_interrupt(error):
+            raise
         return Path()  # deleted: a job whose working folder is gone still runs, and so do we
 
 
@@ -164,6 +169,8 @@ def read_token_file(path: Path) -> str:
         # Not chained: the error holds the bytes, which may be a secret.
         raise ConfigurationError(f"the token file {path} (TELEMETRY_TOKEN_FILE) is not UTF-8") from None
     except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(f"the token file {path} (TELEMETRY_TOKEN_FILE) cannot be used: {error}") from error
     if not token:
         raise ConfigurationError(f"the token file {path} (TELEMETRY_TOKEN_FILE) is empty")
@@ -358,6 +365,8 @@ def _parse(name: str, text: str, where: str) -> Any:
     try:
         return _FIELDS[name].metadata["parse"](text)
     except ValueError as error:
+        if is_interrupt(error):
+            raise
         shown = "***" if name == "token" else repr(text)
         raise ConfigurationError(f"{name} = {shown} (from {where}) cannot be used: {error}") from error
 
@@ -379,6 +388,8 @@ def _env_values(env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
             if _parse_bool(offline):
                 found["mode"] = ("offline", "TELEMETRY_OFFLINE_MODE")
         except ValueError as error:
+            if is_interrupt(error):
+                raise
             raise ConfigurationError(f"TELEMETRY_OFFLINE_MODE={offline!r} cannot be used: {error}") from error
     return found
 
@@ -417,6 +428,8 @@ def _read_file(path: Path) -> dict[str, tuple[str, str]]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(f"the settings file {path} cannot be read: {error}") from error
     unknown = sorted(set(document) - set(_FIELDS))
     if unknown:

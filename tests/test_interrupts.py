@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import functools
+import os
 import random
 import signal
 import sys
@@ -24,6 +25,11 @@ from telemetry import Task
 from telemetry.errors import InvalidEvent
 from telemetry.events import to_float, to_iteration
 from telemetry.interrupts import is_interrupt
+from telemetry.sdk import reuse
+from telemetry.sdk.copies import unpacked
+from telemetry.sdk.drafts import packages_text
+from telemetry.sdk.model_index import FOLDER, ModelIndex
+from telemetry.settings import read_token_file
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers that send signals here")
 
@@ -344,3 +350,33 @@ def test_a_trace_function_that_raises_comes_out() -> None:
             to_float(Slow())
     finally:
         sys.settrace(before)
+
+
+# Calls that read a file, and had an `except` for OSError around that: TimeoutError is one.
+READERS: dict[str, Callable[[Path], object]] = {
+    "what made it another error: token file": read_token_file,
+    "what made it another error: requirements": packages_text,
+    "what took it for a file that is not there: a run's note": reuse._read,
+    "what took it for a file that is not there: a model's note": lambda pipe: ModelIndex(pipe.parent.parent).task_of(
+        "x"
+    ),
+    "what cleans up: an archive that is unpacked": unpacked,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_timeout_of_a_watchdog_is_no_error_of_the_disk(
+    alarm: Callable[[Any], None], reader: str, tmp_path: Path
+) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError("the watchdog's")
+
+    alarm(handler)
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    pipe = folder / "id-x.json"
+    os.mkfifo(pipe)  # opening it waits for somebody who writes
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with pytest.raises(TimeoutError, match="the watchdog's"):
+        READERS[reader](pipe)
+    assert list(folder.iterdir()) == [pipe]

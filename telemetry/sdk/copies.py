@@ -21,6 +21,7 @@ from telemetry.archive import open_archive
 from telemetry.blobs import BLOBS, PIECE_BYTES, is_sha256, sha256_of_uri
 from telemetry.disk import make_private_folder
 from telemetry.errors import BlobError, ConfigurationError, JournalError, ServerError, ServerUnreachable
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.parcel import file_stem
 from telemetry.sdk.view import RunningView, ServerView, SessionView, View
@@ -125,6 +126,8 @@ def unpacked(path: Path, *, force: bool = False) -> Path:
         part.rename(folder)
     except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError) as error:
         shutil.rmtree(part, ignore_errors=True)
+        if is_interrupt(error):
+            raise
         if folder.is_dir() and not force:
             return folder  # another process was quicker
         raise BlobError(f"{path} cannot be unpacked: {error}") from error
@@ -141,6 +144,8 @@ def _written(target: Path, sha256: str, label: str) -> Iterator[OnPiece]:
         make_private_folder(target.parent)
         handle, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
     except OSError as error:
+        if is_interrupt(error):
+            raise
         raise BlobError(f"{label} cannot be copied to {target.parent}: {error.strerror or error}") from error
     part, digest = Path(name), hashlib.sha256()
     try:
@@ -158,6 +163,8 @@ def _written(target: Path, sha256: str, label: str) -> Iterator[OnPiece]:
         part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)
+        if is_interrupt(error):
+            raise
         raise BlobError(f"{label} cannot be copied to {target.parent}: {error.strerror or error}") from error
     except BaseException:
         part.unlink(missing_ok=True)
@@ -230,7 +237,9 @@ def _in_session(place: Path, sha256: str) -> bool:
             return (place / BLOBS / sha256).is_file()
         with open_archive(place) as archive:
             return f"{BLOBS}/{sha256}" in archive.NameToInfo
-    except (OSError, JournalError):
+    except (OSError, JournalError) as error:
+        if is_interrupt(error):
+            raise
         return False
 
 
@@ -270,6 +279,8 @@ def _read_url(url: str, on_piece: OnPiece, label: str, timeout_s: float) -> None
         with urlopen(Request(url, headers={"User-Agent": "telemetry"}), timeout=timeout_s) as answer:
             _copy(answer, on_piece)
     except (URLError, OSError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         raise BlobError(f"{label} cannot be read from {url}: {error}") from error
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from telemetry import lifecycle
 from telemetry.blobs import PIECE_BYTES, Blob, blob_uri
 from telemetry.errors import BlobError
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.parcel import Parcel, file_stem, new_scratch_path
 from telemetry.sdk.uploads import Upload, Uploads
 from telemetry.storage import Target
@@ -308,5 +309,7 @@ def _sha256_of(path: Path) -> tuple[str, int]:
                 digest.update(piece)
                 size_bytes += len(piece)
     except OSError as error:
+        if is_interrupt(error):
+            raise
         raise BlobError(f"{path} cannot be read: {error.strerror or error}. Nothing was uploaded") from error
     return digest.hexdigest(), size_bytes

@@ -15,7 +15,8 @@ from typing import Any
 
 from telemetry.errors import BlobError, ConfigurationError
 from telemetry.interrupts import is_interrupt
-from telemetry.sdk.frames import read_csv
+from telemetry.sdk.fidelity import ARRAY_CLASSES
+from telemetry.sdk.frames import read_csv, read_table
 
 __all__ = ["deserialize", "is_pickle"]
 
@@ -84,6 +85,14 @@ def _read_text(path: Path, filename: str, form: Any, allow_pickle: bool) -> str:
 def _read_array(path: Path, filename: str, form: Mapping[str, Any] | None, allow_pickle: bool) -> Any:
     import numpy as np
 
+    array = _plain_array(path, filename, form, allow_pickle)
+    name = form.get("class") if form is not None else None
+    return array.view(getattr(np, name)) if name in ARRAY_CLASSES and hasattr(np, name) else array
+
+
+def _plain_array(path: Path, filename: str, form: Mapping[str, Any] | None, allow_pickle: bool) -> Any:
+    import numpy as np
+
     if filename.endswith(".csv.gz"):
         if form is None:
             with gzip.open(path, "rb") as file:
@@ -104,12 +113,9 @@ def _read_array(path: Path, filename: str, form: Mapping[str, Any] | None, allow
 
 
 def _read_frame(path: Path, filename: str, form: Mapping[str, Any] | None, allow_pickle: bool) -> Any:
-    import pandas as pd
-
-    readers: dict[str, Callable[[Path], Any]] = {".parquet": pd.read_parquet, ".feather": pd.read_feather}
-    for suffix, reader in readers.items():
+    for suffix in (".parquet", ".feather"):
         if filename.endswith(suffix):
-            return reader(path)
+            return read_table(path, suffix, form)
     if filename.endswith(_PICKLES):
         return _read_pickle(path, filename, form, allow_pickle)
     return read_csv(path, form)

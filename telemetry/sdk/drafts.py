@@ -15,6 +15,7 @@ from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_text
 from telemetry.fold import RecordDict
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.masking import mask_text
 from telemetry.sdk.parameters import parameter_entry
 from telemetry.sdk.status import TaskStatus
@@ -108,6 +109,8 @@ def packages_text(packages: bool | str | Path | Sequence[str]) -> str:
         try:
             return clean_text(Path(packages).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
+            if is_interrupt(error):
+                raise
             raise ConfigurationError(f"the requirements file {packages} can't be read: {error}") from error
     if not all(isinstance(line, str) for line in packages):
         raise ConfigurationError("packages: give a list of str such as 'numpy==2.1', a requirements file, or True")

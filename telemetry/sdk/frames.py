@@ -1,21 +1,30 @@
-"""pandas frames as CSV and back: what CSV does not say (dtypes, labels, what is missing) goes into the record.
+"""pandas frames as files and back: what a file does not say (CSV: dtypes, labels, what is missing) is in the record.
 
     {"columns": [label, ...], "dtypes": [text, ...], "index": {"dtype": text, "name": label}, "missing": text}
 
-Exact for numbers, bools, texts and times; of other cells CSV has the text.
+Exact for numbers, bools, texts and times; of other cells CSV has the text. Parquet and Feather keep the dtypes
+themselves, of most columns; the record has the labels and the index's frequency.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from datetime import date, time
 from typing import Any
 
 from telemetry.values import entry, value_of
 
-__all__ = ["csv_form", "read_csv", "write_csv"]
+__all__ = ["csv_form", "read_csv", "read_table", "table_changes", "table_form", "write_csv", "write_table"]
 
 # Above it the dtypes would make the record large; pandas guesses them from the text.
 MAX_COLUMNS = 2000
+
+# A binary format is tried with so many rows: it treats a column's later cells as its first ones.
+_SAMPLE_ROWS = 20
+
+# Of an object column that has only one of these, and None, the cells come back from a binary format.
+_BINARY_CELLS = (bytes, bool, date, time)
 
 # What a missing cell is written as where "" is a text that occurs.
 _MISSING_MARKS = ("", "NaN", "<missing>")
@@ -33,16 +42,29 @@ def csv_form(frame: Any) -> tuple[dict[str, Any] | None, list[str]]:
     columns = [frame.iloc[:, position] for position in range(frame.shape[1])]
     texts: set[str] = set()
     for cells in [*columns, frame.index]:
-        if _is_text(cells.dtype):
+        if str(cells.dtype) == "object":
+            # One by one: what lies in them may be anything, and compare as it likes.
+            texts |= {value for value in cells if isinstance(value, str) and value in _MISSING_MARKS}
+        elif _is_text(cells.dtype):
             texts |= {mark for mark in _MISSING_MARKS if bool((cells == mark).any())}
     texts_only = [repr(str(cells.name)) for cells in columns if not _is_exact(cells)]
     lossy = [f"column {', '.join(texts_only[:5])}"] if texts_only else []
     if not _is_exact(frame.index):
         lossy.append("the index")
     form = {
+        **_label_form(frame),
+        "dtypes": [str(cells.dtype) for cells in columns],
+        "missing": next((mark for mark in _MISSING_MARKS if mark not in texts), "<missing cell>"),
+    }
+    if not _are_same(_labels(form), frame.columns):
+        lossy.append("the columns' labels")
+    return form, lossy + _beside_the_cells(frame)
+
+
+def _label_form(frame: Any) -> dict[str, Any]:
+    return {
         "columns": [entry(label) for label in frame.columns],
         "columns_name": entry(frame.columns.name),
-        "dtypes": [str(cells.dtype) for cells in columns],
         "index": {
             "dtype": str(frame.index.dtype),
             "name": entry(frame.index.name),
@@ -50,13 +72,88 @@ def csv_form(frame: Any) -> tuple[dict[str, Any] | None, list[str]]:
             "freq": getattr(frame.index, "freqstr", None),
         },
         "columns_range": _range_of(frame.columns),
-        "missing": next((mark for mark in _MISSING_MARKS if mark not in texts), "<missing cell>"),
     }
-    if not _are_same(_labels(form), frame.columns):
-        lossy.append("the columns' labels")
-    if frame.attrs:
-        lossy.append("attrs")
-    return form, lossy
+
+
+def _beside_the_cells(frame: Any) -> list[str]:
+    import pandas as pd
+
+    of_class = [] if type(frame) is pd.DataFrame else [f"the class, {type(frame).__name__}"]
+    flags = [] if frame.flags.allows_duplicate_labels else ["flags"]
+    return [*of_class, *flags, *(["attrs"] if frame.attrs else [])]
+
+
+def table_form(frame: Any) -> dict[str, Any] | None:
+    """Return what the record keeps of a frame that is written as Parquet or Feather; None for labels with levels."""
+    if frame.shape[1] > MAX_COLUMNS or frame.index.nlevels > 1 or frame.columns.nlevels > 1:
+        return None
+    return _label_form(frame)
+
+
+def write_table(frame: Any, file: Any, suffix: str) -> None:
+    """Write a frame into a binary file as ".parquet" or ".feather"."""
+    (frame.to_parquet if suffix == ".parquet" else frame.to_feather)(file)
+
+
+def read_table(file: Any, suffix: str, form: Mapping[str, Any] | None) -> Any:
+    """Return the frame in a file or path, with the labels that it had when `form` was made of it."""
+    import pandas as pd
+
+    frame = (pd.read_parquet if suffix == ".parquet" else pd.read_feather)(file)
+    return frame if form is None else _relabelled(frame, form)
+
+
+def table_changes(frame: Any, suffix: str) -> list[str]:
+    """Return what a binary format changes of a frame, in words.
+
+    Some rows are written and read again, so that nothing large is held twice. What pandas raises goes through: the
+    format has no place for the frame, or a package is missing.
+    """
+
+    def again(rows: Any, form: Mapping[str, Any] | None = None) -> Any:
+        file = io.BytesIO()
+        write_table(rows, file, suffix)
+        return read_table(io.BytesIO(file.getvalue()), suffix, form)
+
+    head = frame.head(_SAMPLE_ROWS)
+    read = again(head, table_form(frame))
+    changed = []
+    for position in range(frame.shape[1]):
+        cells, dtype = frame.iloc[:, position], read.dtypes.iloc[position]
+        if str(cells.dtype) == "object":
+            dtype = again(_telling_rows(frame, position)).dtypes.iloc[0]
+        if dtype != cells.dtype or (str(dtype) == "object" and not (_is_exact(cells) or _has_binary_cells(cells))):
+            changed.append(repr(str(cells.name)))
+    changes = [f"column {', '.join(changed[:5])}"] if changed else []
+    if not _are_same(read.index, head.index):
+        changes.append("the index")
+    if not _are_same(read.columns, frame.columns):
+        changes.append("the columns' labels")
+    beside = _beside_the_cells(frame)
+    return changes + [what for what in beside if what != "attrs" or repr(read.attrs) != repr(frame.attrs)]
+
+
+def _relabelled(frame: Any, form: Mapping[str, Any]) -> Any:
+    try:
+        labels, name, freq = _labels(form), value_of(form["index"]["name"]), form["index"].get("freq")
+        frame = frame.set_axis(labels, axis="columns").rename_axis(index=name)
+        if freq and hasattr(frame.index, "freq"):
+            frame.index.freq = freq
+    except (KeyError, ValueError, TypeError):
+        pass  # edited, or written by a later version: the file has labels, too
+    return frame
+
+
+def _telling_rows(frame: Any, position: int) -> Any:
+    """Return one column's first cell that is there, and its first that is missing: together they make its type."""
+    there = frame.iloc[:, position].notna().to_numpy()
+    rows = sorted({int(there.argmax()), int(there.argmin())}) if len(there) else []
+    return frame.iloc[rows, [position]].reset_index(drop=True)
+
+
+def _has_binary_cells(cells: Any) -> bool:
+    kinds = {type(value) for value in cells if value is not None}
+    return len(kinds) <= 1 and kinds <= set(_BINARY_CELLS)
 
 
 def _range_of(index: Any) -> list[int] | None:
@@ -79,7 +176,9 @@ def _are_same(restored: Any, labels: Any) -> bool:
         type(restored) is type(labels)
         and restored.dtype == labels.dtype
         and restored.equals(labels)
-        and restored.name == labels.name
+        and list(restored.names) == list(labels.names)
+        and [level.dtype for level in getattr(restored, "levels", ())]
+        == [level.dtype for level in getattr(labels, "levels", ())]
         and list(map(type, restored)) == list(map(type, labels))
         and getattr(restored, "freq", None) == getattr(labels, "freq", None)
     )

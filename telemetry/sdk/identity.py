@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from telemetry.interrupts import is_interrupt
+
 __all__ = [
     "TASK_VARIABLE",
     "Attempt",
@@ -231,7 +233,9 @@ def launcher_of_this_process() -> str:
                 break
             launcher = int(_process_stat(launcher)[1])
         started = _process_stat(launcher)[19]
-    except (OSError, IndexError, ValueError):
+    except (OSError, IndexError, ValueError) as error:
+        if is_interrupt(error):
+            raise
         boot, started = "", ""
     return f"{boot}:{launcher}:{started}"
 
@@ -249,13 +253,17 @@ def process_started(pid: int) -> str:
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return ""
-    except (OSError, IndexError):
+    except (OSError, IndexError) as error:
+        if is_interrupt(error):
+            raise
         return "?"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""
-    except OSError:
+    except OSError as error:
+        if is_interrupt(error):
+            raise
         return "?"  # another user's
     return "?"
 
@@ -264,7 +272,9 @@ def this_machine() -> str:
     """Return where process numbers mean what they mean here: the host's name, and the container's namespace if any."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - a string, and no path
-    except OSError:
+    except OSError as error:
+        if is_interrupt(error):
+            raise
         namespace = ""
     host = socket.gethostname()
     return host if namespace in ("", _ROOT_NAMESPACE) else f"{host} {namespace}"
@@ -273,7 +283,9 @@ def this_machine() -> str:
 def _started_as_this_rank(pid: int) -> bool:
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
+    except OSError as error:
+        if is_interrupt(error):
+            raise
         return False  # another user's: no wrapper of ours
     mine = [f"{names[0]}={os.environ[names[0]]}" for (names, *_) in _LAUNCHERS if names[0] in os.environ]
     return any(os.fsencode(word) in environ for word in mine)
@@ -318,7 +330,9 @@ class Lineage:
             version, *words = json.loads(base64.urlsafe_b64decode(text.encode("ascii")))
             task_id, project, name, kind, created, pid, urls, *further = words
             (offset,) = further or [0]
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, RecursionError) as error:
+            if is_interrupt(error):
+                raise
             return None
         texts = [task_id, project, name, kind, *urls] if isinstance(urls, list) else [None]
         if version != 1 or not all(isinstance(item, str) for item in texts):

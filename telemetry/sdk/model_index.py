@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry.disk import make_private_folder
+from telemetry.interrupts import is_interrupt
 
 __all__ = ["KnownModel", "ModelIndex"]
 
@@ -61,6 +62,8 @@ class ModelIndex:
             if model.task:
                 self._write(self._folder / f"id-{model.id}.json", {"task": model.task})
         except (OSError, ValueError) as error:
+            if is_interrupt(error):
+                raise
             log.debug("a model file is not in the index: %s", error)
 
     def task_of(self, model_id: str) -> str:
@@ -68,7 +71,9 @@ class ModelIndex:
         try:
             with (self._folder / f"id-{model_id}.json").open("rb") as file:
                 task = json.loads(file.read(_MAX_NOTE_BYTES))["task"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if is_interrupt(error):
+                raise
             return ""
         return task if isinstance(task, str) else ""
 
@@ -91,7 +96,9 @@ class ModelIndex:
             if note["path"] != str(path) or note["mark"] != _mark(path):
                 return None
             texts = [note[name] for name in ("id", "task", "name", "framework")]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if is_interrupt(error):
+                raise
             return None
         return KnownModel(*texts) if all(isinstance(text, str) for text in texts) else None
 

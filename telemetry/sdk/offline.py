@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from telemetry.errors import ConfigurationError, JournalError
+from telemetry.interrupts import is_interrupt
 from telemetry.readdress import Onto
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.masking import mask_url
@@ -59,6 +60,8 @@ def _source(path: Path) -> Source:
     try:
         found = path.stat()
     except OSError as error:
+        if is_interrupt(error):
+            raise
         raise ConfigurationError(
             f"there is no session folder or zip at {path}: {error.strerror}. Nothing was sent"
         ) from error

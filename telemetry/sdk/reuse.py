@@ -22,6 +22,7 @@ from telemetry.clock import unix_ns
 from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 from telemetry.events import RecordChange, TaskHeader
+from telemetry.interrupts import is_interrupt
 from telemetry.sdk.identity import Attempt, process_started, this_machine
 from telemetry.sdk.membership import Membership
 from telemetry.settings import Settings
@@ -184,7 +185,9 @@ def _overwriting(membership: Membership, path: Path | None, asked: str | None, s
     taken = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.taken")
     try:
         path.rename(taken)
-    except OSError:
+    except OSError as error:
+        if is_interrupt(error):
+            raise
         # Another run was quicker; or the disk is not ours to write.
         return membership if asked is None else _refused(membership, asked, "another run has just taken it")
     taken.unlink(missing_ok=True)
@@ -252,6 +255,8 @@ class RunNote:
             for old in files[: max(0, len(files) - _MAX_FILES)]:
                 old.unlink(missing_ok=True)
         except OSError as error:
+            if is_interrupt(error):
+                raise
             log.debug("old notes of runs are left: %s", error)
 
 
@@ -292,7 +297,9 @@ def _path(settings: Settings, place: str, key: Sequence[str]) -> Path:
 def _runs(settings: Settings) -> Iterator[tuple[Path, LastRun]]:
     try:
         paths = sorted(_folder(settings).glob("*.json"))
-    except OSError:
+    except OSError as error:
+        if is_interrupt(error):
+            raise
         return
     for path in paths:
         run = _read(path)
@@ -305,7 +312,9 @@ def _read(path: Path) -> LastRun | None:
     try:
         document: Any = json.loads(path.read_text("utf-8"))
         known = {item.name: document[item.name] for item in fields(LastRun)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_interrupt(error):
+            raise
         return None
     kinds = (str, int, str, int, str, bool, bool, int)
     if not all(type(value) is kind for value, kind in zip(known.values(), kinds, strict=True)):
@@ -322,4 +331,6 @@ def _write(path: Path, run: LastRun) -> None:
             json.dump(asdict(run), file)
         part.replace(path)
     except OSError as error:
+        if is_interrupt(error):
+            raise
         log.debug("%s cannot be written: %s", path, error)

@@ -30,7 +30,15 @@ from typing import Any
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.interrupts import is_interrupt
-from telemetry.sdk.frames import csv_form, write_csv
+from telemetry.sdk.fidelity import (
+    ARRAY_CLASSES,
+    array_changes,
+    image_changes,
+    in_words,
+    json_changes,
+    yaml_changes,
+)
+from telemetry.sdk.frames import csv_form, table_changes, table_form, write_csv, write_table
 from telemetry.sdk.packing import is_url, looks_like_path, pack_path, pack_paths
 from telemetry.sdk.parcel import Parcel, Scratch, content_type_of, file_stem, shortened, text_of_object
 
@@ -130,6 +138,11 @@ def _choose(request: Request, choices: tuple[str, ...]) -> str:
     return choices[0]
 
 
+def _say_changes(request: Request, changes: list[str], form: str, *, hint: str = "keeps them") -> None:
+    if changes:
+        log.warning("artifact %r: %s changes %s; extension_name='.pkl' %s", request.name, form, in_words(changes), hint)
+
+
 def _write(
     request: Request, kind: str, suffix: str, write: Callable[[Scratch], object], *, preview: str = "", form: Any = None
 ) -> Parcel:
@@ -209,7 +222,7 @@ def _array(value: Any, request: Request) -> Parcel:
     import numpy as np
 
     suffix = _choose(request, (".npz", ".csv.gz"))
-    preview = shortened(f"{value.dtype} {value.shape}\n{value!r}")
+    preview = shortened(f"{value.dtype} {value.shape}\n{text_of_object(value)}")
     if suffix == ".csv.gz" and (value.dtype.kind not in "biuf" or value.dtype.itemsize > 8 or not 1 <= value.ndim <= 2):
         log.warning(
             "artifact %r: an array of %d dimensions and dtype %s is no table of numbers; it is stored as .npz",
@@ -218,15 +231,25 @@ def _array(value: Any, request: Request) -> Parcel:
             value.dtype,
         )
         suffix = ".npz"
+    _say_changes(request, array_changes(value, is_text=suffix != ".npz"), suffix)
+    name = type(value).__name__
+    kept_class = {"class": name} if name in ARRAY_CLASSES and type(value) is getattr(np, name, None) else {}
     try:
         if suffix == ".npz":
             # Its key is the artifact's name as in file names, and never one of savez's own arguments.
             key = file_stem(request.name)
             key = f"{key}_" if key in ("file", "allow_pickle") else key
-            return _write(request, "numpy", ".npz", lambda file: np.savez(file, **{key: value}), preview=preview)
+            return _write(
+                request,
+                "numpy",
+                ".npz",
+                lambda file: np.savez(file, **{key: value}),
+                preview=preview,
+                form=kept_class or None,
+            )
         # Text of numpy's shortest kind that reads back as the same number.
         rows = value.astype(np.uint8) if value.dtype.kind == "b" else value
-        form = {"dtype": value.dtype.str, "shape": list(value.shape)}
+        form = {"dtype": value.dtype.str, "shape": list(value.shape), **kept_class}
         return _write(
             request,
             "numpy",
@@ -255,17 +278,13 @@ def _gzipped(file: Any, write: Callable[[Any], object]) -> None:
 
 def _frame(value: Any, request: Request) -> Parcel:
     suffix = _choose(request, (".csv.gz", ".parquet", ".feather", ".pickle"))
-    preview = shortened(repr(value))
+    preview = text_of_object(value)
     nested = value.index.nlevels > 1 or value.columns.nlevels > 1
     if nested and suffix in (".csv.gz", ".feather"):
         suffix = ".pickle"  # neither has levels
-    writers: dict[str, Callable[[Scratch], object]] = {
-        ".parquet": lambda file: value.to_parquet(file),
-        ".feather": lambda file: value.to_feather(file),
-    }
-    if suffix in writers:
+    if suffix in (".parquet", ".feather"):
         try:
-            return _write(request, "pandas", suffix, writers[suffix], preview=preview)
+            return _table(value, request, suffix, preview)
         except Exception as error:  # no pyarrow, or a frame that the format has no place for
             if is_interrupt(error):
                 raise
@@ -277,22 +296,8 @@ def _frame(value: Any, request: Request) -> Parcel:
             )
     if suffix == ".pickle":
         return replace(_pickled(value, request), kind="pandas", filename=request.filename(suffix), preview=preview)
-    form, lossy = csv_form(value)
-    if lossy:
-        log.warning(
-            "artifact %r: CSV has only the text of %s; extension_name='.parquet' or '.pickle' keeps more",
-            request.name,
-            ", ".join(lossy),
-        )
     try:
-        return _write(
-            request,
-            "pandas",
-            ".csv.gz",
-            lambda file: _gzipped(file, lambda inner: write_csv(value, inner, form)),
-            preview=preview,
-            form=form,
-        )
+        return _csv(value, request, preview)
     except OSError as error:
         if is_interrupt(error):
             raise
@@ -304,6 +309,38 @@ def _frame(value: Any, request: Request) -> Parcel:
             f"artifact {request.name!r}: the frame cannot be written as CSV: {error}. Nothing was uploaded. "
             "extension_name='.pickle' may do"
         ) from error
+
+
+def _table(value: Any, request: Request, suffix: str, preview: str) -> Parcel:
+    changes = table_changes(value, suffix)
+    parcel = _write(
+        request,
+        "pandas",
+        suffix,
+        lambda file: write_table(value, file, suffix),
+        preview=preview,
+        form=table_form(value),
+    )
+    _say_changes(request, changes, suffix)
+    return parcel
+
+
+def _csv(value: Any, request: Request, preview: str) -> Parcel:
+    form, lossy = csv_form(value)
+    if lossy:
+        log.warning(
+            "artifact %r: CSV has only the text of %s; extension_name='.parquet' or '.pickle' keeps more",
+            request.name,
+            ", ".join(lossy),
+        )
+    return _write(
+        request,
+        "pandas",
+        ".csv.gz",
+        lambda file: _gzipped(file, lambda inner: write_csv(value, inner, form)),
+        preview=preview,
+        form=form,
+    )
 
 
 def _image(value: Any, request: Request) -> Parcel:
@@ -323,20 +360,31 @@ def _image(value: Any, request: Request) -> Parcel:
                 request,
                 "image",
                 attempt,
-                lambda file, name=image_format: value.save(file, format=name),  # type: ignore[misc]
+                lambda file, name=image_format: value.save(file, format=name, **_save_options(value, name)),  # type: ignore[misc]
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a mode that the format has not, told in many ways
             if is_interrupt(error):
                 raise
             if isinstance(error, OSError) and error.errno is not None:
                 raise _no_room(request, error) from error
             reason: Exception = error
             continue
+        if isinstance(parcel.source, (bytes, Path)):
+            hint = "keeps mode and pixels, a file that is uploaded as such is not changed at all"
+            _say_changes(request, image_changes(value, parcel.source), image_format, hint=hint)
         if attempt != suffix:
             log.warning("artifact %r: %s; it is stored as %s", request.name, reason, attempt)
         content_type = Image.MIME.get(image_format, parcel.content_type)
         return replace(parcel, content_type=content_type, preview=f"{value.width} x {value.height}, {value.mode}")
     return _pickled(value, request)
+
+
+def _save_options(image: Any, image_format: str) -> dict[str, Any]:
+    """Return what PIL is to be told so that a format which can keep everything does."""
+    options: dict[str, Any] = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+    if "exif" in image.info and image_format in ("PNG", "JPEG", "WEBP"):
+        options["exif"] = image.info["exif"]
+    return options
 
 
 # ---- dicts -----------------------------------------------------------------------------------------
@@ -364,21 +412,8 @@ def _json_text(value: dict[Any, Any], request: Request) -> str:
     except TypeError:
         # Keys of several types have no order.
         text = json.dumps(value, indent=4)
-    if not _is_json(value):
-        log.warning(
-            "artifact %r: JSON has text for keys and lists for tuples, and that is what get() will give back; "
-            "extension_name='.pkl' keeps them",
-            request.name,
-        )
+    _say_changes(request, json_changes(value), "JSON")
     return text
-
-
-def _is_json(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(type(key) is str for key in value) and all(map(_is_json, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_json, value))
-    return value is None or type(value) in (bool, int, float, str)
 
 
 def _yaml_text(value: dict[Any, Any], request: Request) -> str:
@@ -389,9 +424,11 @@ def _yaml_text(value: dict[Any, Any], request: Request) -> str:
         return str(yaml.dump(value, Dumper=_plain_dumper(), sort_keys=sort_keys, width=1_000_000))
 
     try:
-        return dumped(request.sort_keys)
+        text = dumped(request.sort_keys)
     except TypeError:
-        return dumped(False)
+        text = dumped(False)
+    _say_changes(request, yaml_changes(value), "YAML")
+    return text
 
 
 def _plain_dumper() -> Any:
@@ -408,7 +445,8 @@ def _plain_dumper() -> Any:
 
 
 def _path_or_text(value: str | Path, request: Request) -> Parcel:
-    text = str(value)
+    # The characters: an enum's own str() is its name.
+    text = str.__str__(value) if isinstance(value, str) else str(value)
     if isinstance(value, str) and is_url(text.strip()):
         uri = text.strip()
         filename = uri.partition("?")[0].rstrip("/").rpartition("/")[2]
@@ -428,5 +466,7 @@ def _path_or_text(value: str | Path, request: Request) -> Parcel:
                 absolute_path(Path()),
             )
     suffix = _choose(request, (".txt", ".md", ".csv", ".json", ".yaml", ".html", ".xml", ".log"))
+    if type(value) is not str:
+        _say_changes(request, [f"its class, {type(value).__name__}"], "text")
     data = text.encode("utf-8", "surrogatepass")
     return _write(request, "string", suffix, lambda file: file.write(data), preview=shortened(text))
