@@ -12,6 +12,7 @@ folder.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import itertools
 import json
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
+# What telemetry.archive takes of strangers, which is not imported where runs begin.
+MAX_MEMBERS = 32_768
 _COPY_BYTES = 1024 * 1024
 
 # Beside the segments of a forked child, which makes no zip of its own: the parent zips them, too, and removes
@@ -352,18 +355,20 @@ def zip_session(
     Returns:
         The members and their sizes in bytes.
     Raises:
-        OSError: the zip cannot be written; the folder is as it was.
+        OSError: the zip cannot be written, or would have more members than a reader takes; the folder is as it was.
     """
     make_private_folder(zip_path.parent)
+    members = [path for path in _members(folder, segments) if path.relative_to(folder).as_posix() not in without]
+    # With the manifest. The folder is read however many there are.
+    if len(members) >= MAX_MEMBERS:
+        raise OSError(errno.EFBIG, f"a session zip holds at most {MAX_MEMBERS} files, and these are {len(members)}")
     part = zip_path.with_name(f".{zip_path.name}.{os.getpid()}.part")
     digests: dict[str, dict[str, object]] = {}
     try:
         with open(part, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as raw:
             with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                for path in _members(folder, segments):
+                for path in members:
                     member = path.relative_to(folder).as_posix()
-                    if member in without:
-                        continue
                     try:
                         digests[member] = _add_member(archive, path, member)
                     except FileNotFoundError:
