@@ -12,6 +12,7 @@ folder.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import itertools
 import json
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
+# What telemetry.archive takes of strangers, which is not imported where runs begin.
+MAX_MEMBERS = 32_768
 _COPY_BYTES = 1024 * 1024
 
 # Beside the segments of a forked child, which makes no zip of its own: the parent zips them, too, and removes
@@ -92,6 +95,8 @@ class LocalZipSink:
         self._journal: Journal | None = None
         self.session_folder: Path | None = None
         self.zip_file: Path | None = None
+        # The zip that lay in our place when the run began, which is an older run's.
+        self._older_zip: tuple[int, int] | None = None
         # Told how many events are lost because somebody took the folder away; they were delivered.
         self.on_lost: Callable[[int], None] = lambda events: None
 
@@ -135,6 +140,7 @@ class LocalZipSink:
                 self.zip_file = self._zip_path.with_stem(f"{self._zip_path.stem}{of_rank}")
             else:
                 self.zip_file = self._zip_path / f"{task.task_id}{of_rank}.zip"
+            self._older_zip = _identity(self.zip_file)
         journal = Journal(
             self.session_folder,
             self._disk,
@@ -233,7 +239,7 @@ class LocalZipSink:
         if not has_new_blobs and not any(path.stat().st_size for path in (*ours, *children)) and self._has_parts:
             zipped = {path.relative_to(folder).as_posix(): 0 for path in ours}
         else:
-            target = _reserve(self.zip_file, folder.name)
+            target = _reserve(self.zip_file, folder.name, self._older_zip)
             segments = None if not others else [*ours, *children]
             zipped = _zip_reserved(folder, target, segments, frozenset(self._zipped_blobs))
             self.zip_file = target
@@ -277,13 +283,27 @@ def _sorted_segments(folder: Path, writer_hex: str) -> tuple[list[Path], list[Pa
     return ours, children, others
 
 
-def _reserve(target: Path, task_id: str) -> Path:
-    """Return the name for the last zip: `target`, or the next number if a process of the same task took it."""
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from the one that replaces it; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _reserve(target: Path, task_id: str, older: tuple[int, int] | None) -> Path:
+    """Return the name for the last zip: `target`, or the next number if another process took it meanwhile.
+
+    That may be of the same task, or another run that was given the same target. Only what was there before the run
+    began, `older`, is replaced.
+    """
     make_private_folder(target.parent)
     try:
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        return _reserve_part(target) if _is_of_task(target, task_id) else target
+        is_older = _identity(target) == older and not _is_of_task(target, task_id)
+        return target if is_older else _reserve_part(target)
     return target
 
 
@@ -301,7 +321,7 @@ def _reserve_part(target: Path) -> Path:
 
 
 def _is_of_task(path: Path, task_id: str) -> bool:
-    """Say whether a file is a zip of this task, or is becoming one; any other is an older run's and is replaced."""
+    """Say whether a file is a zip of this task, or is becoming one."""
     try:
         if path.stat().st_size == 0:
             return True
@@ -335,18 +355,20 @@ def zip_session(
     Returns:
         The members and their sizes in bytes.
     Raises:
-        OSError: the zip cannot be written; the folder is as it was.
+        OSError: the zip cannot be written, or would have more members than a reader takes; the folder is as it was.
     """
     make_private_folder(zip_path.parent)
+    members = [path for path in _members(folder, segments) if path.relative_to(folder).as_posix() not in without]
+    # With the manifest. The folder is read however many there are.
+    if len(members) >= MAX_MEMBERS:
+        raise OSError(errno.EFBIG, f"a session zip holds at most {MAX_MEMBERS} files, and these are {len(members)}")
     part = zip_path.with_name(f".{zip_path.name}.{os.getpid()}.part")
     digests: dict[str, dict[str, object]] = {}
     try:
         with open(part, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as raw:
             with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                for path in _members(folder, segments):
+                for path in members:
                     member = path.relative_to(folder).as_posix()
-                    if member in without:
-                        continue
                     try:
                         digests[member] = _add_member(archive, path, member)
                     except FileNotFoundError:

@@ -19,7 +19,7 @@ from telemetry.importing_blobs import BlobImport
 from telemetry.journal import SegmentDamage
 from telemetry.readdress import Onto, reset_of
 from telemetry.retry import delay_s
-from telemetry.sessions import Missing, Session, Source, is_foreign_zip, open_session
+from telemetry.sessions import Missing, Session, Source, is_foreign_zip, is_unwritten_zip, open_session
 from telemetry.sinks.http import HttpSink
 from telemetry.wire import Frame
 
@@ -43,7 +43,7 @@ class Outcome:
 
     Attributes:
         task_id, label: "" until it could be opened; label is "project/name".
-        skipped: it turned out to be somebody else's zip in a folder of ours.
+        skipped: it turned out to be somebody else's zip in a folder of ours, or one that was never written.
         cut: segments that end inside a frame, as a kill or a copy of a growing session leaves them. All frames
             before are there, so this is no failure.
         error: why it could not be read or sent to its end; "" if it was.
@@ -141,7 +141,7 @@ class _Reader:
 
     def _open(self) -> bool:
         source = self._outcome.source
-        if not source.named and is_foreign_zip(source.path):
+        if is_unwritten_zip(source.path) or (not source.named and is_foreign_zip(source.path)):
             self._outcome.skipped = True
             return False
         session = self._outcome.session = open_session(source.path)

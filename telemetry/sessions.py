@@ -25,6 +25,7 @@ __all__ = [
     "find_sources",
     "holds_task",
     "is_foreign_zip",
+    "is_unwritten_zip",
     "open_session",
     "other_halves",
 ]
@@ -167,6 +168,18 @@ def is_foreign_zip(path: Path) -> bool:
         return False  # a folder, damaged, or refused: opening it will say which
 
 
+def is_unwritten_zip(path: Path) -> bool:
+    """Say whether a zip was still being written when its run was killed, and the folder beside it holds everything."""
+    return _size_of_file(path) == 0 and (path.with_suffix("") / SESSION_FILE).is_file()
+
+
+def _size_of_file(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
+
+
 def open_session(path: Path) -> Session:
     """Return the session in a folder or zip.
 
@@ -177,6 +190,10 @@ def open_session(path: Path) -> Session:
         sizes = [segment.stat().st_size for segment in (path / SEGMENTS).glob("*.frames")]
         blobs = BlobFolder(path / BLOBS).list()
         return Session(path, _header(path, read_session(path)), sum(sizes), lambda: read_segments(path), blobs)
+    if _size_of_file(path) == 0:
+        raise JournalError(
+            f"{path} is empty: its run was killed before it was written; the session's folder has the data"
+        )
     with open_archive(path) as archive:
         try:
             document = read_document(archive, SESSION_FILE)

@@ -175,6 +175,20 @@ def test_somebody_elses_zip_in_a_folder_is_passed_over_and_a_damaged_one_is_not(
     assert f"failed: {damaged} is not a session zip" in capsys.readouterr().err
 
 
+def test_what_a_kill_while_zipping_leaves_is_imported_whole(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "run", 1, frames_of(1))
+    for name in ("run.zip", ".run.zip.77.part", "alone.zip"):
+        (tmp_path / name).touch()
+
+    assert main(["import", str(folder), str(tmp_path / "run.zip"), "--url", url]) == 0
+    assert set(state_of(url)) == {task_id_of(1)}
+    # Nor is one whose folder is elsewhere called damaged.
+    assert main(["import", str(tmp_path / "alone.zip"), "--url", url]) == 1
+    assert "is empty: its run was killed before it was written" in capsys.readouterr().err
+
+
 def test_a_flipped_byte_costs_its_frame_alone(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = frames_of(1)
     flipped = bytearray(first.data)

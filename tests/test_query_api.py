@@ -430,3 +430,66 @@ def test_no_query_takes_time_that_grows_with_a_hostile_pattern(http: Http) -> No
     add_task(http, 1, name="a" * 900)
     answer = ask(http, name="a*a*a*a*a*b")
     assert (answer.status, "too costly for a text of 900 characters" in answer.json["error"]) == (400, True)
+
+
+def tagged_words(count: int) -> list[str]:
+    return [f"word{number}" for number in range(count)]
+
+
+def a_parameter(number: int) -> str:
+    return f"hyperparams.Args.name{number}"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"tags": tagged_words(300_000)}, "tags has 300000 entries; at most 5000"),
+        ({"tags": ["__$and", "a", "__$or", "b"] * 1000}, "tags has 2000 operators; at most 100"),
+        ({"filter": {"project": tagged_words(5001)}}, "project has 5001 entries; at most 5000"),
+        (
+            {"filter": {"project": [f"{word}/*" for word in tagged_words(2000)]}},
+            'project has 2000 entries that end with "/*"',
+        ),
+        (
+            {"filter": {a_parameter(number): "x" for number in range(20_000)}},
+            "the filter has 20000 fields; at most 100",
+        ),
+        ({"filter": {a_parameter(number): tagged_words(5000) for number in range(7)}}, "35000 entries in all"),
+        ({"filter": {"last_update": [">=2024-01-01"] * 10_000}}, "last_update has 10000 entries; at most 100"),
+        ({"filter": {"order_by": ["name"] * 3000}}, "order_by has 3000 entries; at most 100"),
+        ({"filter": {"only_fields": ["name"] * 5000}}, "only_fields has 5000 entries; at most 100"),
+        ({"filter": {"_any_": {"fields": ["name"] * 3000, "pattern": "a"}}}, "_any_.fields has 3000 entries"),
+    ],
+)
+def test_what_is_too_large_for_a_statement_is_a_400(http: Http, body: dict[str, Any], said: str) -> None:
+    add_task(http, 1, name="one")
+    answer = ask(http, **body)
+    assert (answer.status, said in answer.json["error"]) == (400, True), answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tags": ["-" + word for word in tagged_words(5000)]},
+        {"tags": ["__$and", "a", "__$or", "b"] * 50},
+        {"filter": {"project": [f"{word}/*" for word in tagged_words(100)]}},
+        {"filter": {a_parameter(number): "x" for number in range(100)}},
+        {"filter": {metric("loss", str(number), "value"): [0, 1] for number in range(100)}},
+        {"filter": {"last_update": [">=2024-01-01"] * 100}},
+        {"filter": {"order_by": [metric("loss", "train", "value")] * 100}},
+        {
+            "ids": tagged_words(5000),
+            "projects": tagged_words(5000),
+            "tags": tagged_words(5000),
+            "filter": {"status": tagged_words(5000), "type": tagged_words(5000)},
+        },
+    ],
+)
+def test_the_largest_of_each_kind_is_answered(http: Http, body: dict[str, Any]) -> None:
+    add_task(http, 1, {SeriesKey("scalar", "loss", str(number)): rows_of([0.5]) for number in range(100)}, name="one")
+    assert ask(http, **body).status == 200
+
+
+def test_a_search_does_not_end_at_a_nul(http: Http) -> None:
+    add_task(http, 1, name="one")
+    assert filtered(http, search_text="\0two") == []

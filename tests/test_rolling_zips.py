@@ -207,6 +207,25 @@ def test_a_zip_of_an_older_run_is_replaced(tmp_path: Path) -> None:
     assert sequences(tmp_path / "run.zip") == [(1, 0)]
 
 
+def test_runs_that_are_given_one_target_at_the_same_time_each_keep_theirs(tmp_path: Path) -> None:
+    (tmp_path / "run.zip").write_bytes(b"an older run's")
+
+    async def given_two_runs_of_different_tasks() -> list[Path | None]:
+        sinks = []
+        for number in (1, 2):
+            sinks.append(LocalZipSink(tmp_path, tmp_path / "run.zip"))
+            await sinks[-1].open(TaskHeader(f"{number:032x}", bytes([number]) * 16, "p", "n"))
+            await sinks[-1].write(frames(number))
+        for sink in sinks:
+            await sink.close()
+        return [sink.zip_file for sink in sinks]
+
+    named = asyncio.run(given_two_runs_of_different_tasks())
+    assert named == [tmp_path / "run.zip", tmp_path / "run-0001.zip"]
+    tasks = [json.loads(zipfile.ZipFile(path).read("session.json"))["task_id"] for path in named if path]
+    assert tasks == ["1".zfill(32), "2".zfill(32)]
+
+
 def test_the_bound_comes_from_the_url_or_the_setting(tmp_path: Path) -> None:
     def bound(url: str, setting: int | None = None) -> int | None:
         sink = open_sink(url, Settings(state_dir=tmp_path, max_zip_bytes=setting))

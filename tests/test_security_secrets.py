@@ -6,6 +6,7 @@ import asyncio
 import http.server
 import logging
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -183,6 +185,32 @@ def test_the_servers_process_shows_no_token(state_dir: Path) -> None:
 
 
 # ---- modes
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Authorization: Bearer {token}\0",
+        "Authorization: Bearer {token}" + "x" * 9000,
+        "Authorization Bearer {token}",
+        "X-A: b\r\nAuthorization: Bearer {token}\x7f\x01",
+    ],
+)
+def test_a_request_that_is_no_http_leaves_no_copy_in_the_servers_log(
+    store: Path, token: str, header: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), started(store) as server:
+        address = urlsplit(server.url)
+        request = f"GET /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\n{header.format(token=token)}\r\n\r\n"
+        with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=30) as connection:
+            connection.sendall(request.encode())
+            assert connection.makefile("rb").readline().split()[1] == b"400"
+    assert token not in caplog.text
+    said = [record for record in caplog.records if record.name == "telemetry.server.requests"]
+    # A stranger could fill the log with them.
+    assert [(record.levelno, "127.0.0.1 cannot be read" in record.getMessage()) for record in said] == [
+        (logging.DEBUG, True)
+    ]
 
 
 def test_nothing_that_we_write_may_be_read_by_others(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ import pytest
 from telemetry.collectors.scalars import ScalarCollector
 from telemetry.sinks.local_zip import LocalZipSink, open_sink, zip_session
 
+from telemetry import archive
+from telemetry.blobs import BLOBS
 from telemetry.errors import JournalError
 from telemetry.events import ConsoleLine
 from telemetry.journal import SegmentDamage, read_segments, read_session
@@ -93,6 +95,24 @@ def test_a_zip_that_cannot_be_written_leaves_the_folder_and_says_so(
     assert sum(item.events for item in read_segments(sink.session_folder) if isinstance(item, Frame)) == 1001
     assert f"The data are safe in {sink.session_folder}" in caplog.text
     assert [path.name for path in tmp_path.glob(".*.part")] == []
+
+
+def test_what_would_be_too_many_members_for_a_reader_stays_in_the_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given as many images as a reader takes members
+    blobs = tmp_path / "sessions" / make_header().task_id / BLOBS
+    blobs.mkdir(parents=True)
+    for number in range(archive.MAX_MEMBERS):
+        (blobs / f"{number:064x}").touch()
+    sink = LocalZipSink(tmp_path / "sessions", tmp_path / "run.zip")
+    # When the run ends
+    run(sink)
+    # Then they are not put where nobody could take them from
+    assert not (tmp_path / "run.zip").exists()
+    assert "a session zip holds at most 32768 files" in caplog.text
+    assert f"The data are safe in {blobs.parent}" in caplog.text
+    assert len(list(blobs.iterdir())) == archive.MAX_MEMBERS
 
 
 def test_the_error_of_a_failing_rename_is_one_of_ours(tmp_path: Path) -> None:

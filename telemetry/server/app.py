@@ -38,6 +38,7 @@ from telemetry.server.config import CONFIG, STORE, ServerConfig
 from telemetry.server.connections import Connections, note_request
 from telemetry.server.descriptors import raise_descriptor_limit
 from telemetry.server.listening import Site
+from telemetry.server.request_log import request_log
 from telemetry.server.store import Store
 from telemetry.server.tokens import TokenRegistry
 
@@ -91,6 +92,7 @@ async def serve(
     runner = web.AppRunner(
         create_app(config),
         access_log=None,
+        logger=request_log,
         shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
         keepalive_timeout=config.limits.connections.idle_timeout_s,
         # Bodies are taken as they are: an inflated one would escape the limits.

@@ -10,7 +10,7 @@ from telemetry.errors import InvalidQuery
 from telemetry.server.access import access_of
 from telemetry.server.api import read
 from telemetry.server.params import json_object
-from telemetry.server.store import TaskQuery
+from telemetry.server.store import TaskQuery, check_words
 from telemetry.server.tasks_api import MAX_PAGE_SIZE
 from telemetry.tag_query import parse_tags
 
@@ -57,6 +57,7 @@ def _task_query(body: dict[str, Any], within: tuple[str, ...] | None) -> TaskQue
     if body.get("tags") is not None and given.get("tags") is not None:
         raise InvalidQuery("tags are given twice: once beside the filter and once in it")
     tags = body.get("tags")
+    check_words(tags, "tags")
     brief = _flag(body, "brief", False)
     return TaskQuery(
         ids=_texts(body, "ids", _MAX_IDS),

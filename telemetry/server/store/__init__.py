@@ -15,6 +15,7 @@ from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.store import Store, Written
 from telemetry.server.store.table import TASK_SORTS, TasksQuery
+from telemetry.server.store.task_filter import check_words
 from telemetry.server.store.writer import SeriesChange, TaskChange
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "TasksQuery",
     "Written",
     "WrongOffset",
+    "check_words",
     "is_column",
     "json_number",
     "parse_column",

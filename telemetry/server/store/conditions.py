@@ -78,5 +78,5 @@ def status_is(now: int, expression: TagExpression) -> ColumnElement[bool]:
 
 def matches_search(text: str) -> ColumnElement[bool]:
     """Return the condition that a text is in the name, comment, id, project or tags, without regard to case."""
-    # autoescape: % and _ are what the user typed, not wildcards.
-    return _tasks.search_text.contains(text.casefold(), autoescape=True)
+    # Not LIKE: % and _ are what the user typed, and a pattern would end at a NUL.
+    return func.instr(_tasks.search_text, text.casefold()) > 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,11 +28,15 @@ from telemetry.server.store.table import TASK_SORTS, sort_column
 from telemetry.tag_query import parse_tags
 from telemetry.values import text_of
 
-__all__ = ["FILTER_FIELDS", "ParsedFilter", "TextTest", "parse_filter"]
+__all__ = ["FILTER_FIELDS", "ParsedFilter", "TextTest", "check_words", "parse_filter"]
 
 _tasks = schema.tasks.c
 
 MAX_LIST = 5000
+# Of all lists of a filter: SQLite may take 32,766 variables in a statement, and queries have lists of their own.
+_MAX_WORDS = 10_000
+# Each is a condition, a subquery or a level of the statement's tree, of which SQLite takes 1,000.
+_MAX_CONDITIONS = 100
 MAX_PAGE_SIZE = 500
 
 _DATES = {
@@ -147,8 +151,12 @@ def parse_filter(connection: Connection, given: Mapping[str, Any], now: int) -> 
     """Return what a filter asks for. `now`: the server's clock, for the status.
 
     Raises:
-        InvalidQuery: a field is not known or has a form that it cannot have; says which.
+        InvalidQuery: a field is not known, has a form that it cannot have or is too large; says which.
     """
+    _check_count(given, "the filter", "fields")
+    words = sum(len(value) for value in given.values() if isinstance(value, list))
+    if words > _MAX_WORDS:
+        raise InvalidQuery(f"the filter has {words} entries in all; at most {_MAX_WORDS} are taken at once")
     parsed = ParsedFilter()
     reader = _Reader(connection, now, parsed)
     for name, value in given.items():
@@ -190,10 +198,9 @@ class _Reader:
             raise InvalidQuery(f"search_hidden must be true or false, not {value!r:.60}")
 
     def _list(self, name: str, value: Any) -> ColumnElement[bool]:
+        check_words(value, name)
         if name == "project":
             return _projects(value)
-        if isinstance(value, Sequence) and len(value) > MAX_LIST:
-            raise InvalidQuery(f"{name} has {len(value)} entries; at most {MAX_LIST} are taken at once")
         if name.startswith("hyperparams."):
             return self._parameter(name, value if isinstance(value, list) else [value])
         expression = parse_tags(value, name)
@@ -281,15 +288,35 @@ class _Reader:
         setattr(self._parsed, name, value)
 
 
+def check_words(value: Any, name: str) -> None:
+    """Refuse a list of tags, ids or other words that no statement could hold.
+
+    Raises:
+        InvalidQuery: it has too many words, or too many operators among them.
+    """
+    if not isinstance(value, list):
+        return
+    if len(value) > MAX_LIST:
+        raise InvalidQuery(f"{name} has {len(value)} entries; at most {MAX_LIST} are taken at once")
+    operators = [word for word in value if isinstance(word, str) and word.startswith("__$") and word != "__$not"]
+    _check_count(operators, name, "operators")
+
+
+def _check_count(given: Sized, name: str, what: str) -> None:
+    if len(given) > _MAX_CONDITIONS:
+        raise InvalidQuery(f"{name} has {len(given)} {what}; at most {_MAX_CONDITIONS} are taken at once")
+
+
 def texts_of(value: Any, name: str) -> list[str]:
     """Return a text or a list of texts as a list.
 
     Raises:
-        InvalidQuery: it is neither.
+        InvalidQuery: it is neither, or a list of too many.
     """
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        _check_count(value, name, "entries")
         return list(value)
     raise InvalidQuery(f"{name} must be a text or a list of texts, not {value!r:.80}")
 
@@ -300,6 +327,7 @@ def _projects(value: Any) -> ColumnElement[bool]:
     def has_any(names: Sequence[str]) -> ColumnElement[bool]:
         exact = [name for name in names if not name.endswith("/*")]
         below = [name.removesuffix("/*") for name in names if name.endswith("/*")]
+        _check_count(below, "project", 'entries that end with "/*"')
         return or_(
             _tasks.project.in_(exact),
             *(and_(project_condition((name,)), _tasks.project != name) for name in below),
@@ -313,6 +341,7 @@ def _range(
 ) -> ColumnElement[bool]:
     """Return a range as a condition: [least, greatest] with null for an open end, or comparisons such as ">=5"."""
     items = list(value) if isinstance(value, (list, tuple)) else [value]
+    _check_count(items, name, "entries")
     compared = [isinstance(item, str) and _COMPARISON.fullmatch(item) for item in items]
     if items and all(compared):
         conditions = []
