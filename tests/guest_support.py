@@ -94,6 +94,8 @@ def look(place):
 """
 
 _OURS = re.compile(r"^telemetry: .*\n?", re.MULTILINE)
+# Python 3.12 warns of any fork in a process with threads, whose ever they are.
+_FORK_WARNING = re.compile(r"^.*DeprecationWarning: This process .* is multi-threaded, .*\n(  .*\n)?", re.MULTILINE)
 # Where things lie, and how long pytest took.
 _ADDRESS = re.compile(r"0x[0-9a-f]+|\bin \d+\.\d+s")
 
@@ -145,7 +147,7 @@ def run_guest(program: Program, folder: Path, *, with_us: bool, state_dir: Path,
     return Seen(
         status=process.returncode,
         stdout=_ADDRESS.sub("0x", first + stdout),
-        stderr=_ADDRESS.sub("0x", _OURS.sub("", stderr)),
+        stderr=_ADDRESS.sub("0x", _FORK_WARNING.sub("", _OURS.sub("", stderr))),
         looks=[json.loads(line) for line in looks.read_text().splitlines()],
         said=_OURS.findall(stderr),
         took_s=time.monotonic() - began_s,

@@ -99,7 +99,7 @@ def test_a_server_that_is_silent_holds_no_death_up(state_dir: Path) -> None:
         listener.communicate("")
 
     assert (status, took_s < LIMIT_S) == (-signal.SIGTERM, True)
-    assert " on disk. " in stderr.splitlines()[-1]
+    assert " on disk" in stderr.splitlines()[-1]
 
 
 # A task with a collector whose `stop`, which is called when the task ends, is the program's.
