@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from telemetry.blobs import PIECE_BYTES
 from telemetry.disk import absolute_path
 from telemetry.errors import BlobError, ConfigurationError
+from telemetry.threads import start_daemon
 
 __all__ = ["CHECK_TIMEOUT_S", "OnProgress", "Target", "check_target", "is_storage", "open_target", "read_storage"]
 
@@ -121,10 +121,12 @@ def check_target(target: Target, timeout_s: float = CHECK_TIMEOUT_S) -> None:
         except BaseException as error:  # noqa: BLE001  it is raised below, in the caller's thread
             errors.append(error)
 
-    thread = threading.Thread(target=check, name="telemetry-check", daemon=True)
-    thread.start()
-    thread.join(timeout_s + 0.5)
-    if thread.is_alive():
+    thread = start_daemon(check, "telemetry-check")
+    if thread is None:
+        check()  # at the caller's risk: where it hangs, so does the call
+    else:
+        thread.join(timeout_s + 0.5)
+    if thread is not None and thread.is_alive():
         raise ConfigurationError(f"output_uri {target.uri} did not answer within {timeout_s:g} s. No task was started")
     if errors:
         raise errors[0]
