@@ -22,7 +22,7 @@ from typing import Any
 from telemetry.clock import unix_ns
 from telemetry.events import RecordChange, clean_text
 from telemetry.protocols import Emit
-from telemetry.threads import start_daemon
+from telemetry.threads import start_daemon, taking_signals
 
 __all__ = ["ScriptCollector", "find_repository", "imported_packages"]
 
@@ -302,14 +302,15 @@ def _git(root: Path, *arguments: str) -> str | None:
     """Return what git says; None where it is not installed, fails or takes too long."""
     environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=GIT_TIMEOUT_S,
-            env=environ,
-            check=False,
-        )
+        with taking_signals():
+            done = subprocess.run(
+                ["git", "-C", str(root), *arguments],
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=GIT_TIMEOUT_S,
+                env=environ,
+                check=False,
+            )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None

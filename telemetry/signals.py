@@ -264,9 +264,10 @@ def _take_signals() -> None:
     for number, pipe in _watch.pipes.items():
         chained = _is_ours(number)
         if (chained or signal.getsignal(number) is signal.SIG_DFL) and pipe.is_ours:
-            # All threads: of one alone nothing is written where the signal comes to a thread that is not Python's, or
-            # is just beginning or ending, and then it would be lost.
-            faulthandler.register(number, file=pipe.write_end, all_threads=True, chain=chained)
+            # One thread alone: while the others run, their frames cannot be read without the risk of a crash. Of a
+            # thread that is just beginning nothing can be written, so ours take no signals (threads.py), and the
+            # kernel gives them to the main thread, unless it is handing out a thread of the program's that moment.
+            faulthandler.register(number, file=pipe.write_end, all_threads=False, chain=chained)
 
 
 def _give_signals_back() -> None:
@@ -305,7 +306,7 @@ def _die_of(pipe: _Pipe, mine: _Watch) -> None:
     mine.dying.set()
     name = signal.Signals(pipe.number).name
     if not (_is_ours(pipe.number) and mine.on_main.wait(HANDLER_GRACE_S)):
-        where = _of_main_thread(_drain(pipe.read_end)) if mine.is_whole else ""
+        where = _drain(pipe.read_end) if mine.is_whole else ""
         if start_daemon(partial(_tell, mine, name, where), "telemetry-last-words") is None:
             mine.told.set()
     mine.told.wait(LAST_WORDS_S)
@@ -351,13 +352,6 @@ def _drain(descriptor: int) -> str:
             break
         parts.append(part)
     return b"".join(parts).decode("utf-8", "backslashreplace")
-
-
-def _of_main_thread(stacks: str) -> str:
-    """Return the main thread's part of what faulthandler wrote."""
-    name = f"0x{threading.main_thread().ident or 0:016x}"
-    parts = stacks.split("\n\n")
-    return "".join(f"Main thread{part.partition(name)[2]}" for part in parts if name in part.partition("\n")[0])
 
 
 # ---- forks ---------------------------------------------------------------------------------------------
