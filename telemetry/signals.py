@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import threading
+import traceback
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -215,7 +216,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
     if number in _watch.pipes and any(listener.is_ending for listener in _watch.listeners):
         return  # the signal came into the end of the task: the thread sees to it that that is the process's end, too
     _watch.on_main.set()
-    _tell(_watch, signal.Signals(number).name, "")
+    _tell(_watch, signal.Signals(number).name, "".join(traceback.format_stack(frame)))
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
