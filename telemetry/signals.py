@@ -265,9 +265,9 @@ def _take_signals() -> None:
     for number, pipe in _watch.pipes.items():
         chained = _is_ours(number)
         if (chained or signal.getsignal(number) is signal.SIG_DFL) and pipe.is_ours:
-            # One thread alone: while the others run, their frames cannot be read without the risk of a crash. Of a
-            # thread that is just beginning nothing can be written, so ours take no signals (threads.py), and the
-            # kernel gives them to the main thread, unless it is handing out a thread of the program's that moment.
+            # One thread alone: the frames of others, which run meanwhile, cannot be read without the risk of a crash.
+            # Of a thread that just begins nothing can be written, and the signal would be lost: so threads of ours
+            # take none (threads.py). What is left is a signal in the moment in which the program starts a thread.
             faulthandler.register(number, file=pipe.write_end, all_threads=False, chain=chained)
 
 
