@@ -49,11 +49,10 @@ if TYPE_CHECKING:
     from telemetry.ledger import Ledger
     from telemetry.pipeline import Pipeline
     from telemetry.protocols import Collector, Emit, Sink
-    from telemetry.sdk.logger import Logger
     from telemetry.sdk.models import InputModel, Model, OutputModel
     from telemetry.sdk.plugins import open_sink
     from telemetry.sdk.status import TaskStatus
-    from telemetry.sdk.task import Task
+    from telemetry.sdk.task import Logger, Task
     from telemetry.settings import Settings
 
     __version__: str
@@ -136,11 +135,10 @@ _HOMES = {
     "telemetry.ledger": ("Ledger",),
     "telemetry.pipeline": ("Pipeline",),
     "telemetry.protocols": ("Collector", "Emit", "Sink"),
-    "telemetry.sdk.logger": ("Logger",),
     "telemetry.sdk.models": ("InputModel", "Model", "OutputModel"),
     "telemetry.sdk.plugins": ("open_sink",),
     "telemetry.sdk.status": ("TaskStatus",),
-    "telemetry.sdk.task": ("Task",),
+    "telemetry.sdk.task": ("Logger", "Task"),
     "telemetry.settings": ("Settings",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from telemetry.blobs import BLOBS, PIECE_BYTES, Blob, BlobFolder
 from telemetry.errors import BlobError, JournalError, ServerError, SinkUnavailable
+from telemetry.importing_report import Outcome
 from telemetry.journal import SEGMENTS, SESSION_FILE
 from telemetry.retry import delay_s
 from telemetry.sessions import Session
 
 if TYPE_CHECKING:
     from telemetry.client import AsyncClient
-    from telemetry.importing import Outcome
 
 __all__ = ["BlobImport"]
 
@@ -33,7 +33,7 @@ _REFUSALS = frozenset({400, 403, 404, 410, 413})
 _UNREADABLE = (OSError, EOFError, ValueError, JournalError, zipfile.BadZipFile, zlib.error)
 
 # Called with the outcome, and the bytes of it that are done since the last call.
-OnBytes = Callable[["Outcome", int], None]
+OnBytes = Callable[[Outcome, int], None]
 
 
 class BlobImport:

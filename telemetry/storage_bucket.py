@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from telemetry.blobs import PIECE_BYTES
 from telemetry.errors import BlobError, ConfigurationError
-from telemetry.storage import OnProgress
+from telemetry.storage_target import OnProgress
 
 __all__ = ["AwsProfile", "BucketTarget", "aws_profile"]
 

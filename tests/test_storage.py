@@ -15,8 +15,9 @@ import pytest
 from storage_support import S3, s3_server, write_profile
 
 from telemetry.errors import BlobError, ConfigurationError
-from telemetry.storage import FolderTarget, Target, check_target, is_storage, open_target, read_storage
+from telemetry.storage import check_target, is_storage, open_target, read_storage
 from telemetry.storage_bucket import aws_profile
+from telemetry.storage_target import FolderTarget, Target
 
 pytestmark = pytest.mark.filterwarnings(
     # The test server's own: it is not ours to keep tidy.

@@ -12,7 +12,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.ledger import DropReason
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.record import Record
-from telemetry.sdk.references import Referred, key_of, task_of
+from telemetry.sdk.references import Referred, key_of, references
 from telemetry.sdk.running import Running
 from telemetry.sdk.view import View, section_of
 
@@ -30,7 +30,7 @@ class TaskBase(Referred):
         self._logger = core.logger
 
     def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return task_of, key_of(self._core.header)
+        return references.task_class._referred, key_of(self._core.header)
 
     @property
     def _record(self) -> Record:
@@ -44,6 +44,11 @@ class TaskBase(Referred):
     def _running(self) -> Running | None:
         """The core, if this process began the task (it may have ended since)."""
         return self._core if isinstance(self._core, Running) else None
+
+    @property
+    def _keeps_models(self) -> bool:
+        """Whether saved models are uploaded, where nothing else is said."""
+        return self._running is not None and self._running.launched.output.keeps_models
 
     def _section(self, name: str) -> dict[str, Any]:
         """Return a section of the record as it stands; see fold.py."""
@@ -89,6 +94,11 @@ class TaskBase(Referred):
     def task_type(self) -> str:
         """The task's type, such as "training"."""
         return self._core.header.type
+
+    @property
+    def ended(self) -> bool:
+        """True once the task was closed or marked; what is reported after that is counted as dropped."""
+        return not self._core.is_running
 
     def reload(self) -> None:
         """Read anew what other processes, and people on the pages, have changed since."""

@@ -19,7 +19,7 @@ from telemetry.errors import BlobError, ServerError
 from telemetry.pipeline import loop_factory
 from telemetry.retry import delay_s
 from telemetry.settings import Settings
-from telemetry.storage import Target
+from telemetry.storage_target import Target
 from telemetry.terminal import ProgressLine, size_text
 
 if TYPE_CHECKING:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 from telemetry import lifecycle
-
-if TYPE_CHECKING:
-    from telemetry.sdk.task import Task
+from telemetry.sdk.base import TaskBase
 
 __all__ = ["current"]
 
 
 class _Current:
+    """Attributes:
+    task: made by Task.init, or by joining the parent's; stays when it has ended, until the next one.
+    """
+
     def __init__(self) -> None:
-        self.task: Task | None = None
+        self.task: TaskBase | None = None
         self.lock = threading.Lock()
         # How many tasks of one job's name were begun here.
         self.turns: dict[str, int] = {}

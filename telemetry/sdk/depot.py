@@ -23,7 +23,7 @@ from telemetry.errors import BlobError
 from telemetry.interrupts import is_interrupt
 from telemetry.sdk.parcel import Parcel, file_stem, new_scratch_path
 from telemetry.sdk.uploads import Upload, Uploads
-from telemetry.storage import Target
+from telemetry.storage_target import Target
 
 __all__ = [
     "FAILED",

@@ -19,7 +19,7 @@ from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 from telemetry.sdk.logger_media import Uploader
 from telemetry.sdk.logger_plots import PlotReports
-from telemetry.sdk.references import Referred, key_of, logger_of
+from telemetry.sdk.references import Referred, key_of, references
 from telemetry.terminal import unkept
 from telemetry.values import excerpt
 
@@ -56,14 +56,12 @@ class Logger(Referred, PlotReports, ScalarCollector):
     def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self._header is None:
             raise TypeError("this logger belongs to no task, by which a copy could find it")
-        return logger_of, key_of(self._header)
+        return references.task_class._referred_logger, key_of(self._header)
 
     @classmethod
     def current_logger(cls) -> Logger | None:
         """Return the logger of the current task; None where there is no task."""
-        from telemetry.sdk.task import Task  # Task imports this module
-
-        task = Task.current_task()
+        task = references.task_class.current_task()
         return None if task is None else task.get_logger()
 
     def report_single_value(self, name: str, value: Any) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from telemetry.blobs import Blob
-    from telemetry.storage import Target
+    from telemetry.storage_target import Target
 
 __all__ = ["MediaReports", "Place", "Uploader", "place_of", "reported"]
 

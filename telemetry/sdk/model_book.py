@@ -12,29 +12,29 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from telemetry import lifecycle
 from telemetry.clock import unix_ns
 from telemetry.disk import absolute_path
-from telemetry.events import clean_name, clean_text
+from telemetry.events import TaskHeader, clean_name, clean_text
 from telemetry.interrupts import is_interrupt
 from telemetry.iterations import IterationOffset
-from telemetry.sdk.depot import PENDING
+from telemetry.sdk.depot import PENDING, Depot
 from telemetry.sdk.packing import pack_path, pack_paths, remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
+from telemetry.sdk.record import Record
 from telemetry.sdk.references import Referred
-from telemetry.sdk.view import section_of
-from telemetry.storage import Target
-
-if TYPE_CHECKING:
-    from telemetry.sdk.core import TaskCore
+from telemetry.sdk.view import View, section_of
+from telemetry.settings import Settings
+from telemetry.storage_target import Target
 
 __all__ = [
     "INPUT_MODELS",
     "OUTPUT_MODELS",
     "ModelBook",
     "ModelEntry",
+    "ModelOwner",
     "blank_fields",
     "local_fields",
     "new_model_id",
@@ -75,6 +75,16 @@ def blank_fields(task_id: str) -> Fields:
     }
 
 
+class ModelOwner(Protocol):
+    """The core of a task, as far as the entries of its models ask it."""
+
+    header: TaskHeader
+    settings: Settings
+    record: Record
+    view: View
+    depot: Depot
+
+
 class ModelEntry(Referred):
     """One model's entry in the record of a task. Safe from any thread.
 
@@ -83,7 +93,7 @@ class ModelEntry(Referred):
         section: OUTPUT_MODELS or INPUT_MODELS.
     """
 
-    def __init__(self, core: TaskCore, section: str, model_id: str, fields: Mapping[str, Any]) -> None:
+    def __init__(self, core: ModelOwner, section: str, model_id: str, fields: Mapping[str, Any]) -> None:
         self.core = core
         self.section = section
         self.id = model_id
@@ -163,7 +173,7 @@ class ModelEntry(Referred):
 class ModelBook:
     """The models of one task that this process has made or opened. Safe from any thread."""
 
-    def __init__(self, core: TaskCore) -> None:
+    def __init__(self, core: ModelOwner) -> None:
         self._core = core
         self._open: dict[tuple[str, str], ModelEntry] = {}
 
@@ -211,7 +221,7 @@ class ModelBook:
 # ---- files -----------------------------------------------------------------------------------------
 
 
-def weights_parcel(core: TaskCore, name: str, source: Any, *, filename: str | None = None) -> Parcel | None:
+def weights_parcel(core: ModelOwner, name: str, source: Any, *, filename: str | None = None) -> Parcel | None:
     """Return the parcel of a file, or of a folder, wildcard or list of paths as a zip; None if nothing is there.
 
     Raises:

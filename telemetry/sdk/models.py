@@ -14,12 +14,13 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_text
 from telemetry.sdk.artifacts import plain_metadata
+from telemetry.sdk.base import TaskBase
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.current import current
 from telemetry.sdk.depot import READ_TIMEOUT_S
@@ -40,9 +41,6 @@ from telemetry.sdk.options import choose_tags
 from telemetry.sdk.outputs import choose_target
 from telemetry.settings import Settings
 from telemetry.shapes import text
-
-if TYPE_CHECKING:
-    from telemetry.sdk.task import Task
 
 __all__ = ["InputModel", "Model", "OutputModel"]
 
@@ -207,7 +205,7 @@ class InputModel(ReadableModel):
 
     load_model = import_model
 
-    def connect(self, task: Task, name: str | None = None, ignore_remote_overrides: bool = False) -> None:
+    def connect(self, task: TaskBase, name: str | None = None, ignore_remote_overrides: bool = False) -> None:
         """Record it as an input model of a task.
 
         Args:
@@ -247,7 +245,7 @@ class OutputModel(ReadableModel):
 
     def __init__(
         self,
-        task: Task | None = None,
+        task: TaskBase | None = None,
         config_text: str | None = None,
         config_dict: Mapping[str, Any] | None = None,
         label_enumeration: Mapping[str, int] | None = None,
@@ -406,7 +404,7 @@ class OutputModel(ReadableModel):
         """Say that the model is final. It can still be changed."""
         self._entry.update({"published": True})
 
-    def connect(self, task: Task, name: str | None = None, ignore_remote_overrides: bool = False) -> None:
+    def connect(self, task: TaskBase, name: str | None = None, ignore_remote_overrides: bool = False) -> None:
         """Do nothing for the task that makes it; an output model belongs to one task.
 
         Raises:

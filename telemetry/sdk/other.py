@@ -30,7 +30,7 @@ from telemetry.sdk.logger import Logger
 from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.parcel import SCRATCH
 from telemetry.sdk.record import Record
-from telemetry.sdk.references import Referred, core_of, key_of
+from telemetry.sdk.references import Referred, key_of, references
 from telemetry.sdk.reuse import forbid_reuse, forbids_reuse
 from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
@@ -155,7 +155,7 @@ class Other(Referred):
         self.book = ModelBook(self)
 
     def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return core_of, key_of(self.header)
+        return references.task_class._referred_core, key_of(self.header)
 
     @property
     def is_running(self) -> bool:

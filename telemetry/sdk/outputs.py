@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from telemetry.settings import Settings
-from telemetry.storage import Target, check_target, open_target
+from telemetry.storage import check_target, open_target
+from telemetry.storage_target import Target
 
 __all__ = ["Output", "choose_output", "choose_target"]
 

@@ -1,25 +1,19 @@
 """Copies and pickles of what stands for a task: a reference to it, and no second task.
 
 A trainer, a callback or a checkpoint that holds a task or its logger can be copied deeply, pickled and sent to a
-worker. A deep copy has the same task. Where a pickle is loaded, the task is looked for by its id: it is this process's
-own, or its parent's, which the process joins; or else somebody else's, which is read when it is asked for something.
+worker. A deep copy has the same task. Where a pickle is loaded, class Task looks for the task by its id: it is this
+process's own, or its parent's, which the process joins; or else somebody else's, which is read when it is asked for
+something.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from telemetry.events import TaskHeader
-from telemetry.sdk.current import current
-from telemetry.sdk.modes import load_settings
 
-if TYPE_CHECKING:
-    from telemetry.sdk.core import TaskCore
-    from telemetry.sdk.logger import Logger
-    from telemetry.sdk.task import Task
-
-__all__ = ["Referred", "core_of", "key_of", "logger_of", "task_of"]
+__all__ = ["Referred", "TaskClass", "key_of", "references"]
 
 
 class Referred:
@@ -39,33 +33,33 @@ class Referred:
         return self._reference()
 
 
-def task_of(task_id: str, project: str, name: str, task_type: str) -> Task:
-    """Return the task of this id: this process's own, or its parent's, or one to be read."""
-    from telemetry.sdk.other import referred_other
-    from telemetry.sdk.task import Task  # both stand on this module
+class TaskClass(Protocol):
+    """Class Task, as far as what lies below it asks for it. A pickle names its methods, and so imports it."""
 
-    for task in (current.task, Task.current_task()):
-        if task is not None and task.id == task_id:
-            return task
-    header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=task_type)
-    return Task(referred_other(header, load_settings()))
+    def current_task(self) -> Any:
+        """Return this process's task, or its parent's, which the process joins; None for none."""
+
+    def _referred(self, task_id: str, project: str, name: str, task_type: str) -> Any:
+        """Return the task of this id."""
+
+    def _referred_core(self, task_id: str, project: str, name: str, task_type: str) -> Any:
+        """Return the core of the task of this id."""
+
+    def _referred_logger(self, task_id: str, project: str, name: str, task_type: str) -> Any:
+        """Return the logger of the task of this id, or of the task that is this process's own."""
 
 
-def core_of(task_id: str, project: str, name: str, task_type: str) -> TaskCore:
-    """Return the core of the task of this id."""
-    return task_of(task_id, project, name, task_type)._core
+class _References:
+    """Where class Task says that it is there, to what it stands on itself.
 
-
-def logger_of(task_id: str, project: str, name: str, task_type: str) -> Logger:
-    """Return the logger of the task of this id; of one that is not this process's, that of the task that is.
-
-    What was trained in one run goes on reporting in the next one, which loads it from a checkpoint.
+    Attributes:
+        task_class: set once, when task.py is imported; before that there is no task and nothing that refers to one.
     """
-    from telemetry.sdk.task import Task  # it stands on this module
 
-    task = task_of(task_id, project, name, task_type)
-    own = Task.current_task()
-    return (task if own is None or own.id == task_id else own).get_logger()
+    task_class: TaskClass
+
+
+references = _References()
 
 
 def key_of(header: TaskHeader) -> tuple[str, str, str, str]:

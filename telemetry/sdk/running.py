@@ -32,7 +32,7 @@ from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.model_files import ModelFiles
 from telemetry.sdk.progress import Progress
 from telemetry.sdk.record import Record, WriterRecord, start_fields
-from telemetry.sdk.references import Referred, core_of, key_of
+from telemetry.sdk.references import Referred, key_of, references
 from telemetry.sdk.reuse import RunNote, forbid_reuse, forbids_reuse
 from telemetry.sdk.seeds import Seeding, chosen_seed
 from telemetry.sdk.servers import client_of
@@ -131,7 +131,7 @@ class Running(Referred):
         self._follow(tags)
 
     def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return core_of, key_of(self.header)
+        return references.task_class._referred_core, key_of(self.header)
 
     def _follow(self, tags: list[str]) -> None:
         """Note what the next run must know of this one; give a task that goes on its further tags."""

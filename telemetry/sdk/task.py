@@ -14,22 +14,25 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from telemetry.collectors.models import Frameworks
 from telemetry.errors import ConfigurationError, InvalidEvent, TelemetryError
-from telemetry.events import clean_text, to_iteration
+from telemetry.events import TaskHeader, clean_text, to_iteration
 from telemetry.ledger import Ledger
 from telemetry.protocols import Collector, Sink
 from telemetry.sdk import options, reuse
+from telemetry.sdk.core import TaskCore
 from telemetry.sdk.current import current
 from telemetry.sdk.interrupt import release_leaked_import_lock
 from telemetry.sdk.launch import Request, prepare
 from telemetry.sdk.logger import Logger
 from telemetry.sdk.membership import Membership, found_membership, join, lineage_of_this_process
 from telemetry.sdk.modes import load_settings
+from telemetry.sdk.other import referred_other
 from telemetry.sdk.progress import checked_progress
 from telemetry.sdk.record import WriterRecord
+from telemetry.sdk.references import references
 from telemetry.sdk.running import Running
 from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception
 from telemetry.sdk.task_artifacts import TaskArtifacts
@@ -43,7 +46,7 @@ from telemetry.sdk.task_queries import TaskQueries
 from telemetry.sdk.task_reports import TaskReports
 from telemetry.sdk.task_seed import TaskSeed
 
-__all__ = ["Task"]
+__all__ = ["Logger", "Task"]
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +118,7 @@ class Task(
         """
         reuse.continued_id(reuse_last_task_id, continue_last_task)
         with current.lock:
-            running = current.task
+            running = _own()
             if running is not None and not running.ended:
                 if running._is_same(project_name, task_name, task_type):
                     return running
@@ -167,7 +170,7 @@ class Task(
 
         In a child process that has not called Task.init it is the parent's task, to which this process then reports.
         """
-        task = current.task
+        task = _own()
         if task is None:
             task = cls._attach()
         return None if task is None or task.ended else task
@@ -180,7 +183,7 @@ class Task(
         with current.lock:
             lineage = lineage_of_this_process()
             if current.task is not None or lineage is None or lineage.pid == os.getpid():
-                return current.task
+                return _own()
             request = Request(
                 project=lineage.project,
                 name=lineage.name,
@@ -202,11 +205,6 @@ class Task(
     def status(self) -> TaskStatus | str:
         """Where the task stands: of one's own task in_progress until it ends here, of any other as it is read now."""
         return self._core.status
-
-    @property
-    def ended(self) -> bool:
-        """True once the task was closed or marked; what is reported after that is counted as dropped."""
-        return not self._core.is_running
 
     @property
     def page(self) -> str:
@@ -333,6 +331,31 @@ class Task(
             release_leaked_import_lock()
         self._core.end(Outcome(TaskStatus.COMPLETED) if error is None else outcome_of_exception(error))
 
+    # ---- copies and pickles (references.py) ------------------------------------------------------
+
+    @classmethod
+    def _referred(cls, task_id: str, project: str, name: str, task_type: str) -> Task:
+        """Return the task of this id: this process's own, or its parent's, or one to be read."""
+        for task in (_own(), cls.current_task()):
+            if task is not None and task.id == task_id:
+                return task
+        header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=task_type)
+        return cls(referred_other(header, load_settings()))
+
+    @classmethod
+    def _referred_core(cls, task_id: str, project: str, name: str, task_type: str) -> TaskCore:
+        return cls._referred(task_id, project, name, task_type)._core
+
+    @classmethod
+    def _referred_logger(cls, task_id: str, project: str, name: str, task_type: str) -> Logger:
+        """Return the logger of the task of this id; of one that is not this process's, that of the task that is.
+
+        What was trained in one run goes on reporting in the next one, which loads it from a checkpoint.
+        """
+        task = cls._referred(task_id, project, name, task_type)
+        own = cls.current_task()
+        return (task if own is None or own.id == task_id else own).get_logger()
+
     # ---- inside ----------------------------------------------------------------------------------
 
     def _is_same(self, project_name: str | None, task_name: str | None, task_type: str | None) -> bool:
@@ -352,3 +375,11 @@ class Task(
                     f"{argument}={value!r} does not match it. Task.current_task() returns it; to start another "
                     "one, end it first: Task.current_task().close()"
                 )
+
+
+def _own() -> Task | None:
+    """Return this process's task, running or ended. Only class Task makes one current."""
+    return cast("Task | None", current.task)
+
+
+references.task_class = Task

@@ -126,7 +126,7 @@ class TaskModels(TaskParameters):
             chosen = clean_text(model_name or name or os.path.splitext(os.path.basename(os.fspath(model_path)))[0])  # noqa: PTH119, PTH122
             entry = self._core.book.named(chosen, ask=self._running is None)
             model = OutputModel(
-                task=self,  # type: ignore[arg-type]  # a Task is all of its parts
+                task=self,
                 name=chosen,
                 comment=comment,
                 tags=tags,
@@ -157,7 +157,7 @@ class TaskModels(TaskParameters):
         if model_id is None and model_name is None:
             raise ConfigurationError("set_input_model needs a model_id or a model_name. Nothing was changed")
         model = InputModel(model_id=model_id, name=None if model_id else model_name)
-        model.connect(self, name)  # type: ignore[arg-type]  # a Task is all of its parts
+        model.connect(self, name)
         if update_task_labels and model.labels:
             self._record.change_all("labels", model.labels)
         if update_task_design and model.config_text:
@@ -176,15 +176,11 @@ class TaskModels(TaskParameters):
     def connect(self, mutable: _Thing, name: str | None = None, ignore_remote_overrides: bool = False) -> _Thing:
         """See TaskParameters.connect; an InputModel becomes an input of the task, an OutputModel is its own."""
         if isinstance(mutable, (InputModel, OutputModel)):
-            mutable.connect(self, name, ignore_remote_overrides)  # type: ignore[arg-type]
+            mutable.connect(self, name, ignore_remote_overrides)
             return mutable
         return super().connect(mutable, name, ignore_remote_overrides)
 
     # ---- inside ------------------------------------------------------------------------------------
-
-    @property
-    def _keeps_models(self) -> bool:
-        return self._running is not None and self._running.launched.output.keeps_models
 
     def _model_list(self, entries: Mapping[str, tuple[str, Any]]) -> ModelList:
         found = [(model_id, entry) for model_id, entry in entries.values() if isinstance(entry, Mapping)]

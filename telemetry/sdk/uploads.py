@@ -29,7 +29,7 @@ from telemetry.events import TaskHeader
 from telemetry.retry import delay_s
 from telemetry.sdk.carrier import Abandoned, Carrier
 from telemetry.settings import Settings
-from telemetry.storage import Target
+from telemetry.storage_target import Target
 from telemetry.threads import start_daemon
 
 __all__ = ["Left", "Source", "Upload", "Uploads", "task_prefix"]
