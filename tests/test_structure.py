@@ -299,3 +299,13 @@ def test_the_floors_are_drawn_in_the_architecture() -> None:
         short = name.removeprefix("telemetry.")
         if short != "__main__":
             assert drawn.get(short) == floor, f"docs/architecture.md does not have {short} on floor {floor}"
+
+
+def test_zips_are_opened_by_the_bounded_reader_alone() -> None:
+    """Whoever reads a zip by zipfile itself takes whatever a stranger has put into its directory."""
+    for name, path in MODULES.items():
+        if name == "telemetry.archive":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ZipFile"):
+                assert [ast.unparse(mode) for mode in node.args[1:2]] == ["'w'"], f"{name}:{node.lineno} reads a zip"
