@@ -14,7 +14,8 @@ from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
 from telemetry.sdk.copies import has_blob, local_copy, unpacked
 from telemetry.sdk.core import TaskCore
-from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED, was_put_here
+from telemetry.sdk.deposit import FAILED, PENDING, STORED
+from telemetry.sdk.depot import READ_TIMEOUT_S, was_put_here
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
 from telemetry.sdk.references import Referred

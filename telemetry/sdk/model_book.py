@@ -20,7 +20,8 @@ from telemetry.disk import absolute_path
 from telemetry.events import TaskHeader, clean_name, clean_text
 from telemetry.interrupts import is_interrupt
 from telemetry.iterations import IterationOffset
-from telemetry.sdk.depot import PENDING, Depot
+from telemetry.sdk.deposit import PENDING, Deposit
+from telemetry.sdk.depot import Depot
 from telemetry.sdk.packing import pack_path, pack_paths, remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
 from telemetry.sdk.record import Record
@@ -136,33 +137,28 @@ class ModelEntry(Referred):
         *,
         target: Target | bool | None,
         delete_after_upload: bool = False,
-        on_kept: Callable[[str], object] | None = None,
         **fields: Any,
     ) -> None:
-        """Upload weights; until they are stored the entry goes on naming the ones before.
-
-        Args:
-            on_kept: called with the sha256 when the bytes are safe in the session folder.
-        """
+        """Upload weights; until they are stored the entry goes on naming the ones before."""
         self.update({**fields, "time_unix_ns": unix_ns(), "filename": parcel.filename, "error": None})
 
-        def write(found: Mapping[str, Any]) -> None:
+        def tell(found: Mapping[str, Any]) -> None:
             if found.get("state") == PENDING and not found.get("uri"):
                 found = {"state": PENDING}
             elif found.get("state") == "failed":
                 found = {key: value for key, value in found.items() if key != "uri"}
             self.update(found)
-            if on_kept is not None and found.get("sha256"):
-                on_kept(str(found["sha256"]))
 
         self.core.depot.put(
-            self.section,
-            self.id,
-            parcel,
-            write,
-            label=f"model {self._fields['name']!r}",
-            target=target,
-            on_stored=(lambda: remove_originals(parcel)) if delete_after_upload else None,
+            Deposit(
+                parcel=parcel,
+                section=self.section,
+                key=self.id,
+                label=f"model {self._fields['name']!r}",
+                tell=tell,
+                on_stored=(lambda: remove_originals(parcel)) if delete_after_upload else None,
+                target=target,
+            )
         )
 
     def wait(self) -> bool:

@@ -13,7 +13,7 @@ from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import clean_name
 from telemetry.sdk.artifacts import ARTIFACTS, Artifact, Artifacts, artifact_entry
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.depot import NowhereDepot
+from telemetry.sdk.deposit import Deposit
 from telemetry.sdk.packing import remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
 from telemetry.sdk.registered import RegisteredFrame
@@ -64,7 +64,7 @@ class TaskArtifacts(TaskBase):
         Raises:
             TelemetryError: it can't be stored, and the task is not one that this process runs.
         """
-        if isinstance(self._core.depot, NowhereDepot):
+        if not self._core.depot.keeps:
             return True  # telemetry is disabled: it is taken like any other call, and kept nowhere
         try:
             name = _checked_name(name)
@@ -90,12 +90,14 @@ class TaskArtifacts(TaskBase):
         on_stored = (lambda: _delete_originals(request.name, parcel)) if delete else None
         name, record = request.name, self._record
         self._core.depot.put(
-            ARTIFACTS,
-            name,
-            parcel,
-            lambda fields: record.change(ARTIFACTS, name, {**entry, **fields}),
-            label=f"artifact {name!r}",
-            on_stored=on_stored,
+            Deposit(
+                parcel=parcel,
+                section=ARTIFACTS,
+                key=name,
+                label=f"artifact {name!r}",
+                tell=lambda fields: record.change(ARTIFACTS, name, {**entry, **fields}),
+                on_stored=on_stored,
+            )
         )
 
     @property
