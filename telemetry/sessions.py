@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from zipfile import ZipFile
 
 from telemetry.archive import blob_members, member_items, open_archive, open_member, read_document, segment_members
 from telemetry.blobs import BLOBS, Blob, BlobFolder, blob_uri, is_sha256
@@ -23,6 +24,7 @@ __all__ = [
     "Missing",
     "Session",
     "Source",
+    "blobs_at",
     "find_sources",
     "has_blob",
     "holds_task",
@@ -179,10 +181,25 @@ def open_session(path: Path) -> Session:
         try:
             document = read_document(archive, SESSION_FILE)
             sizes = [member.file_size for member, _ in segment_members(archive)]
-            blobs = [Blob(name, item.file_size, blob_uri(name)) for name, item in blob_members(archive).items()]
+            blobs = _blobs_of(archive)
         except JournalError as error:
             raise JournalError(f"{path} is not a session zip: {error}") from error
     return Session(path, _header(path, document), sum(sizes), lambda: _read_zip(path), blobs)
+
+
+def _blobs_of(archive: ZipFile) -> list[Blob]:
+    return [Blob(name, item.file_size, blob_uri(name)) for name, item in blob_members(archive).items()]
+
+
+def blobs_at(path: Path) -> list[Blob]:
+    """Return the blobs that can be read from a session folder or zip: none from a zip that is refused."""
+    if path.is_dir():
+        return BlobFolder(path / BLOBS).list()
+    try:
+        with open_archive(path) as archive:
+            return _blobs_of(archive)
+    except JournalError:
+        return []  # a part that is being written, or is gone by now; opening the session says what is wrong with it
 
 
 @contextmanager

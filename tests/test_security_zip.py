@@ -28,7 +28,7 @@ from telemetry.journal import SegmentDamage
 from telemetry.sdk.copies import local_copy, unpacked
 from telemetry.sdk.report_views import SessionReports
 from telemetry.sdk.view import SessionView
-from telemetry.sessions import has_blob, open_blob, open_session
+from telemetry.sessions import blobs_at, has_blob, open_blob, open_session
 from telemetry.settings import Settings, default_cache_dir
 from telemetry.wire import MAGIC, Frame
 
@@ -339,7 +339,7 @@ def read_by_report(path: Path) -> bytes:
     text = reports._text_of_blob(SHA256)
     if not text:
         raise JournalError("there is no such plot")
-    assert reports._is_there(blob_uri(SHA256))
+    assert SHA256 in [blob.sha256 for blob in blobs_at(path)]
     return text.encode()
 
 

@@ -152,6 +152,21 @@ def test_an_upload_lets_go_of_its_source_and_of_who_was_told(place: Place, tmp_p
     assert held[1]() is None
 
 
+def test_in_a_forked_child_nobody_waits_for_a_lock_of_the_parent(place: Place) -> None:
+    """As at a fork while another thread is about to say that the upload has ended, which in the child it never does."""
+    shelf = Shelf()
+    shelf.is_away = True
+    upload = uploads_to(place, target=shelf).submit(deposit(b"a", "a"))
+    assert upload.wait_kept(30)
+    locked = [upload._kept._cond, upload._ended._cond]  # type: ignore[attr-defined]
+    for condition in locked:
+        condition.acquire()
+    upload.reset_after_fork()
+    assert upload.wait_kept(30) and not upload.wait(0) and not upload.done and upload.blob is not None
+    for condition in locked:
+        condition.release()
+
+
 def test_without_a_folder_it_says_so() -> None:
     upload = uploads_to().submit(deposit(b"a", "a"))
     assert not upload.wait(30) and "there is no session folder" in upload.error

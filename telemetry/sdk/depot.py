@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from telemetry import lifecycle
 from telemetry.blobs import Blob, blob_uri, sha256_and_size
@@ -39,17 +39,18 @@ def was_put_here(sha256: str) -> bool:
     return sha256 in _put_here
 
 
-class Depot(Protocol):
+class Depot:
     """What puts the bytes of entries of the record where they belong.
 
     Attributes:
         keeps: False where no byte is ever kept: nothing needs to be made of an object.
     """
 
-    keeps: bool = True
+    keeps = True
 
     def put(self, deposit: Deposit) -> None:
         """Take bytes to be stored, and tell at once what is known of them; not after the next put for the same key."""
+        raise NotImplementedError
 
     def forget(self, section: str, key: str) -> None:
         """Let an upload that is under way tell nothing more about this key."""

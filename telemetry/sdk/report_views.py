@@ -18,7 +18,7 @@ from telemetry.events import ConsoleLine, Media, Plot, SingleValue
 from telemetry.interrupts import is_interrupt
 from telemetry.sdk.series import Column, SeriesPoints
 from telemetry.sdk.view import ServerView, SessionView, View
-from telemetry.sessions import has_blob, open_blob
+from telemetry.sessions import blobs_at, open_blob
 
 if TYPE_CHECKING:
     from telemetry.client import Client
@@ -140,6 +140,8 @@ class SessionReports:
         ]
 
     def media(self, last: int | None) -> list[FoundMedia]:
+        # An address of something elsewhere, which has no sha256, is not looked for.
+        there = {None, *(blob.sha256 for place in self._view.places() for blob in blobs_at(place))}
         latest = _latest(self._events(Media), lambda event: (event.title, event.series, event.iteration))
         return [
             FoundMedia(
@@ -149,7 +151,7 @@ class SessionReports:
                 event.filename,
                 event.content_type,
                 event.size_bytes,
-                "stored" if self._is_there(event.uri) else "pending",
+                "stored" if sha256_of_uri(event.uri) in there else "pending",
             )
             for key, event in _newest(latest, last)
         ]
@@ -180,10 +182,6 @@ class SessionReports:
             for event in batch.events:
                 if isinstance(event, kind) and _counts(event.time_unix_ns, reset):
                     yield (event.time_unix_ns, frame.writer_id, frame.sequence), event
-
-    def _is_there(self, uri: str) -> bool:
-        sha256 = sha256_of_uri(uri)
-        return sha256 is None or any(has_blob(place, sha256) for place in self._view.places())
 
     def _text_of_blob(self, sha256: str) -> str:
         for place in self._view.places():

@@ -11,7 +11,6 @@ start with the first upload; nothing here raises into the program.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 import time
@@ -132,7 +131,6 @@ class Uploads:
         self._started = False
         self._running: set[str] = set()
         self._moved_at_s = time.monotonic()
-        self._pid = os.getpid()
         # By sha256: uploads that need the blob where it is; and by slot: the sha256 that is in it.
         self._users: Counter[str] = Counter()
         self._slots: dict[str, str] = {}
