@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from server_support import Http, frame_of, started
+from sessions_support import frames_of, session_of, task_id_of, write_folder
 from telemetry.sinks.local_zip import zip_session
-from test_import import frames_of, session_of, task_id_of, write_folder
-from test_watch import until, watching
+from watch_support import until, watching
 
 from telemetry import Task
 from telemetry.blobs import BlobFolder
