@@ -20,13 +20,12 @@ from telemetry.events import Media, clean_name, to_iteration
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
-from telemetry.sdk.deposit import FAILED, STORED, Deposit
-from telemetry.sdk.parcel import Parcel
 from telemetry.values import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from telemetry.sdk.deposit import Deposit
     from telemetry.storage_target import Target
 
 __all__ = ["MediaReports", "Place", "Uploader", "place_of", "reported"]
@@ -179,6 +178,10 @@ class MediaReports:
         uploads = self._uploads
         if uploads is None:
             raise InvalidEvent("only the program that runs a task can report its media; give an url")
+
+        # Not needed by a program that reports scalars alone.
+        from telemetry.sdk.deposit import FAILED, STORED, Deposit
+        from telemetry.sdk.parcel import Parcel
 
         label = f"{place.title!r:.60}/{place.series!r:.60}"
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from telemetry.errors import InvalidEvent
 from telemetry.events import MAX_FIGURE_BYTES, Plot
 from telemetry.ledger import DropReason
-from telemetry.sdk.deposit import FAILED, Deposit
 from telemetry.sdk.logger_media import MediaReports, Place, place_of, reported
-from telemetry.sdk.parcel import Parcel
 
 if TYPE_CHECKING:
     from telemetry.collectors.drawing import Drawn
@@ -326,6 +324,8 @@ class PlotReports(MediaReports):
         uploads = self._uploads
         if uploads is None:
             raise InvalidEvent(f"a figure of {len(text):,} characters is too large to be sent to another's task")
+        from telemetry.sdk.deposit import FAILED, Deposit
+        from telemetry.sdk.parcel import Parcel
 
         label = f"plot {place.title!r:.60}/{place.series!r:.60}"
 
