@@ -10,13 +10,14 @@ from telemetry.events import to_float, to_iteration
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 
-__all__ = ["ScalarCollector"]
+__all__ = ["ScalarReports"]
 
 
-class ScalarCollector:
-    """Pushes scalars onto the event queue at about the cost of a deque append (bench/hot_path.py)."""
+class ScalarReports:
+    """The calls that report scalars, each at about the cost of a deque append (bench/hot_path.py).
 
-    name = "scalars"
+    No Collector: the program itself is the source, so there is nothing to start or to stop.
+    """
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from telemetry.clock import unix_ns
-from telemetry.collectors.scalars import ScalarCollector
+from telemetry.collectors.scalars import ScalarReports
 from telemetry.collectors.terminal_lines import MAX_LINE_CHARS
 from telemetry.errors import InvalidEvent
 from telemetry.events import ConsoleLine, SingleValue, TaskHeader, clean_name, clean_text, to_float
@@ -29,7 +29,7 @@ __all__ = ["Logger"]
 FLUSH_TIMEOUT_S = 10.0
 
 
-class Logger(Referred, PlotReports, ScalarCollector):
+class Logger(Referred, PlotReports, ScalarReports):
     """Reports into one task; made by `Task.get_logger()`. Safe from any thread; no call raises or waits for
     the network or a disk. What cannot be kept is counted with its reason; with strict=True it raises.
 
