@@ -19,7 +19,7 @@ from telemetry.events import RecordChange, TaskHeader
 from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
-from telemetry.protocols import Emit
+from telemetry.protocols import Emit, KeepsSessions
 from telemetry.sdk.announce import end_line, kept_sentence, start_line
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
@@ -209,9 +209,8 @@ class Running(Referred):
             if url.startswith(("http://", "https://")):
                 return ServerView(partial(client_of, url, self.settings), self.header.task_id)
         for sink in destination.sinks:
-            places: Callable[[str], list[Path]] | None = getattr(sink, "places", None)
-            if places is not None:
-                return SessionView(partial(places, self.header.task_id), self.header.task_id)
+            if isinstance(sink, KeepsSessions):
+                return SessionView(partial(sink.places, self.header.task_id), self.header.task_id)
         return None
 
     def session_places(self) -> list[Path]:
