@@ -24,6 +24,7 @@ FOLDERS = {
 FLOORS = {
     "telemetry.errors": 0,
     "telemetry.events": 0,
+    "telemetry.record": 0,
     "telemetry.settings": 0,
     "telemetry.retry": 0,
     "telemetry.ledger": 0,
@@ -178,6 +179,7 @@ def test_a_module_imports_from_its_floor_or_below_and_never_the_facade(name: str
                 "telemetry.disk",
                 "telemetry.lazy",
                 "telemetry.events",
+                "telemetry.record",
                 "telemetry.threads",
             } or within(imported, name), f"{name}:{line} imports {imported}: floor 0 stands alone"
         for who, what in APART:

@@ -10,6 +10,7 @@ from typing import Any
 
 from telemetry.errors import ConfigurationError
 from telemetry.ledger import DropReason
+from telemetry.record import Section
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.record import Record
 from telemetry.sdk.references import Referred, key_of, references
@@ -56,7 +57,7 @@ class TaskBase(Referred):
 
     def _field(self, key: str, default: Any = None) -> Any:
         """Return one of the task's own fields."""
-        return self._section("task").get(key, default)
+        return self._section(Section.TASK).get(key, default)
 
     def _refuse(self, message: str) -> None:
         """Count an invalid call and go on, in a running program; anywhere else raise.

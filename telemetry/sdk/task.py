@@ -21,6 +21,7 @@ from telemetry.errors import ConfigurationError, InvalidEvent, TelemetryError
 from telemetry.events import TaskHeader, clean_text, to_iteration
 from telemetry.ledger import Ledger
 from telemetry.protocols import Collector, Sink
+from telemetry.record import Section, TaskStatus
 from telemetry.sdk import options, reuse
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.current import current
@@ -34,7 +35,7 @@ from telemetry.sdk.progress import checked_progress
 from telemetry.sdk.record import WriterRecord
 from telemetry.sdk.references import references
 from telemetry.sdk.running import Running
-from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception
+from telemetry.sdk.status import Outcome, one_line, outcome_of_exception
 from telemetry.sdk.task_artifacts import TaskArtifacts
 from telemetry.sdk.task_configuration import TaskConfiguration
 from telemetry.sdk.task_create import TaskCreate
@@ -229,7 +230,7 @@ class Task(
             if self._running is not None and self._running.is_running:
                 self._running.progress.set(progress)
             else:
-                self._record.change("task", "progress", checked_progress(progress))
+                self._record.change(Section.TASK, "progress", checked_progress(progress))
         except InvalidEvent as error:
             self._refuse(f"set_progress: {error}")
 

@@ -11,7 +11,8 @@ from typing import Any
 from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import clean_name
-from telemetry.sdk.artifacts import ARTIFACTS, Artifact, Artifacts, artifact_entry
+from telemetry.record import Section
+from telemetry.sdk.artifacts import Artifact, Artifacts, artifact_entry
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.depot import NowhereDepot
 from telemetry.sdk.packing import remove_originals
@@ -82,7 +83,7 @@ class TaskArtifacts(TaskBase):
         except (ConfigurationError, InvalidEvent) as error:
             self._refuse(f"upload_artifact: {error}")
             return False
-        return self._core.depot.wait(ARTIFACTS, name) if wait_on_upload else True
+        return self._core.depot.wait(Section.ARTIFACTS, name) if wait_on_upload else True
 
     def _upload(self, request: Request, value: Any, metadata: Any, *, delete: bool = False) -> None:
         parcel = serialize(value, request)
@@ -90,10 +91,10 @@ class TaskArtifacts(TaskBase):
         on_stored = (lambda: _delete_originals(request.name, parcel)) if delete else None
         name, record = request.name, self._record
         self._core.depot.put(
-            ARTIFACTS,
+            Section.ARTIFACTS,
             name,
             parcel,
-            lambda fields: record.change(ARTIFACTS, name, {**entry, **fields}),
+            lambda fields: record.change(Section.ARTIFACTS, name, {**entry, **fields}),
             label=f"artifact {name!r}",
             on_stored=on_stored,
         )
@@ -112,12 +113,12 @@ class TaskArtifacts(TaskBase):
             delete_from_storage: without effect: bytes at another storage stay, as other tasks may refer to them.
         """
         names = [artifact_names] if isinstance(artifact_names, str) else list(artifact_names)
-        known = self._section(ARTIFACTS)
+        known = self._section(Section.ARTIFACTS)
         missing = [name for name in names if name not in known]
         for name in names:
-            self._core.depot.forget(ARTIFACTS, name)
+            self._core.depot.forget(Section.ARTIFACTS, name)
         if found := [name for name in names if name in known]:
-            self._record.change_all(ARTIFACTS, dict.fromkeys(found))
+            self._record.change_all(Section.ARTIFACTS, dict.fromkeys(found))
         if missing and raise_on_errors:
             raise ConfigurationError(
                 f"task {self.id} has no artifact {', '.join(map(repr, missing))}; the others are gone"
@@ -127,7 +128,7 @@ class TaskArtifacts(TaskBase):
     @property
     def artifacts(self) -> Mapping[str, Artifact]:
         """The task's artifacts by name, read-only, as they are recorded now."""
-        return Artifacts(self._core, self._section(ARTIFACTS))
+        return Artifacts(self._core, self._section(Section.ARTIFACTS))
 
     # ---- frames that are followed ----------------------------------------------------------------
 

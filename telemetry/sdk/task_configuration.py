@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
 from telemetry.interrupts import is_interrupt
+from telemetry.record import Section
 from telemetry.sdk import configuration as objects
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.configuration import CONFIGURATION, ConfigurationSource
+from telemetry.sdk.configuration import ConfigurationSource
 from telemetry.sdk.connected_dict import can_be_connected, connected_dict
 from telemetry.values import excerpt, plain
 
 __all__ = ["TaskConfiguration"]
 
-LABELS = "labels"
 
 _Configuration = TypeVar("_Configuration")
 
@@ -48,7 +48,7 @@ class TaskConfiguration(TaskBase):
                 changed.
         """
         name = objects.name_of(name)
-        overridden = self._core.connected.override_of(CONFIGURATION, name)
+        overridden = self._core.connected.override_of(Section.CONFIGURATION, name)
         kept = None if ignore_remote_overrides else overridden
         given: Any = configuration
         if isinstance(given, (str, os.PathLike)):
@@ -65,7 +65,7 @@ class TaskConfiguration(TaskBase):
 
     def _connect_file(self, path: Any, name: str, description: str, kept: Any) -> Any:
         if kept is None:
-            self._record.change(CONFIGURATION, name, objects.file_entry(path, description))
+            self._record.change(Section.CONFIGURATION, name, objects.file_entry(path, description))
             return path
         suffix = Path(path).suffix
         with tempfile.NamedTemporaryFile(
@@ -111,7 +111,7 @@ class TaskConfiguration(TaskBase):
         else:
             made = objects.configuration_entry(config_dict, description or "")
             made["type"] = config_type or made["type"]
-        self._record.change(CONFIGURATION, objects.name_of(name), made)
+        self._record.change(Section.CONFIGURATION, objects.name_of(name), made)
 
     def get_configuration_object(self, name: str) -> str | None:
         """Return a configuration object's text; None if there is none of this name. A dict's text is JSON."""
@@ -133,7 +133,7 @@ class TaskConfiguration(TaskBase):
 
     def _configurations(self) -> dict[str, Any]:
         self._core.connected.settle()
-        return self._section(CONFIGURATION)
+        return self._section(Section.CONFIGURATION)
 
     # ---- labels ------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class TaskConfiguration(TaskBase):
         Raises:
             ConfigurationError: not a dict from str to int; nothing was changed.
         """
-        overrides = (self._core.connected.overrides or {}).get(LABELS)
+        overrides = (self._core.connected.overrides or {}).get(Section.LABELS)
         if overrides and not ignore_remote_overrides:
             return _numbers(overrides)
         if not isinstance(enumeration, Mapping):
@@ -165,13 +165,13 @@ class TaskConfiguration(TaskBase):
                     f"labels are a dict from name to number, and {excerpt(label)}: {excerpt(number)} is no such pair. "
                     "Nothing was changed"
                 ) from error
-        gone = {label: None for label in self._section(LABELS) if label not in labels}
-        self._record.change_all(LABELS, {**gone, **labels})
+        gone = {label: None for label in self._section(Section.LABELS) if label not in labels}
+        self._record.change_all(Section.LABELS, {**gone, **labels})
         return {str(label): int(number) for label, number in enumeration.items()}
 
     def get_labels_enumeration(self) -> dict[str, int]:
         """Return which number stands for which label."""
-        return _numbers(self._section(LABELS))
+        return _numbers(self._section(Section.LABELS))
 
 
 def _numbers(kept: Mapping[str, Any]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from telemetry.errors import ConfigurationError
+from telemetry.record import Section
 from telemetry.sdk import drafts, options
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.current import current
@@ -106,7 +107,7 @@ class TaskCreate(TaskBase):
             base = open_other(base_task_id, settings, what="Task.create")
             cloned = drafts.clone_sections(record_of(base.view))
             sections = {name: {**cloned.get(name, {}), **sections.get(name, {})} for name in {*cloned, *sections}}
-        sections["task"] = {**sections.get("task", {}), **fields}
+        sections[Section.TASK] = {**sections.get(Section.TASK, {}), **fields}
         return cls(begin_other(sections, settings, what="Task.create"))
 
     @classmethod
@@ -137,21 +138,21 @@ class TaskCreate(TaskBase):
         source = _source(source_task if source_task is not None else _current_task())
         record = record_of(source._view)
         sections = drafts.clone_sections(record)
-        sections["task"] |= drafts.new_fields(
+        sections[Section.TASK] |= drafts.new_fields(
             name=options.choose_name(name or f"Clone Of {source.name}"),
             project=options.choose_project(project or source.project),
-            kind=text(record.get("task", {}).get("type")) or source.task_type,
-            parent=parent or text(record.get("task", {}).get("parent")) or source.id,
+            kind=text(record.get(Section.TASK, {}).get("type")) or source.task_type,
+            parent=parent or text(record.get(Section.TASK, {}).get("parent")) or source.id,
         )
         if comment is not None:
-            sections["task"]["comment"] = str(comment)
+            sections[Section.TASK]["comment"] = str(comment)
         return cls(begin_other(sections, settings, what="Task.clone"))
 
     # ---- what a draft is to run ----------------------------------------------------------------------
 
     def set_repo(self, repo: str | None = None, branch: str | None = None, commit: str | None = None) -> None:
         """Set where the task's code is; None leaves what is there, "" removes it."""
-        self._change("script", {"repository": repo, "branch": branch, "commit": commit})
+        self._change(Section.SCRIPT, {"repository": repo, "branch": branch, "commit": commit})
 
     def set_script(
         self,
@@ -164,7 +165,7 @@ class TaskCreate(TaskBase):
     ) -> None:
         """Set what the task runs; None leaves what is there, "" removes it."""
         self._change(
-            "script",
+            Section.SCRIPT,
             {
                 "repository": repository,
                 "branch": branch,
@@ -177,7 +178,7 @@ class TaskCreate(TaskBase):
 
     def get_script(self) -> dict[str, str]:
         """Return what the task runs: repository, branch, commit, diff, working_dir, entry_point, requirements, ..."""
-        return {key: value for key, value in self._section("script").items() if isinstance(value, str)}
+        return {key: value for key, value in self._section(Section.SCRIPT).items() if isinstance(value, str)}
 
     def set_packages(self, packages: str | Path | Sequence[str]) -> None:
         """Set the packages that the task needs: a requirements file, or lines such as "numpy==2.1".
@@ -185,7 +186,7 @@ class TaskCreate(TaskBase):
         Raises:
             ConfigurationError: the file can't be read; nothing was changed.
         """
-        self._change("script", {"requirements": drafts.packages_text(packages)})
+        self._change(Section.SCRIPT, {"requirements": drafts.packages_text(packages)})
 
     def set_base_docker(
         self,
@@ -196,7 +197,7 @@ class TaskCreate(TaskBase):
         """Set the container to run the task in; None leaves what is there, "" removes it."""
         arguments, setup = docker_arguments, docker_setup_bash_script
         self._change(
-            "container",
+            Section.CONTAINER,
             {
                 "image": docker_image,
                 "arguments": " ".join(arguments) if isinstance(arguments, (list, tuple)) else arguments,
@@ -206,7 +207,7 @@ class TaskCreate(TaskBase):
 
     def get_base_docker(self) -> str:
         """Return the container's image with its arguments; "" without one."""
-        container = self._section("container")
+        container = self._section(Section.CONTAINER)
         return " ".join(part for key in ("image", "arguments") if (part := text(container.get(key))))
 
     def _change(self, section: str, values: dict[str, Any]) -> None:

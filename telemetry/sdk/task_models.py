@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeVar, overload
 
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
-from telemetry.sdk.model_book import INPUT_MODELS, OUTPUT_MODELS
+from telemetry.record import Section
 from telemetry.sdk.models import InputModel, Model, OutputModel
 from telemetry.sdk.task_parameters import TaskParameters
 from telemetry.sdk.view import ServerView
@@ -80,7 +80,7 @@ class TaskModels(TaskParameters):
         """The task's models as they are recorded now, saved and loaded ones of frameworks among them."""
         if self._running is not None:
             self._running.model_files.settle()
-        outputs, inputs = self._section(OUTPUT_MODELS), self._section(INPUT_MODELS)
+        outputs, inputs = self._section(Section.OUTPUT_MODELS), self._section(Section.INPUT_MODELS)
         return TaskModelsView(
             {
                 "input": self._model_list(self._linked(inputs)),
@@ -159,19 +159,19 @@ class TaskModels(TaskParameters):
         model = InputModel(model_id=model_id, name=None if model_id else model_name)
         model.connect(self, name)
         if update_task_labels and model.labels:
-            self._record.change_all("labels", model.labels)
+            self._record.change_all(Section.LABELS, model.labels)
         if update_task_design and model.config_text:
             entry = {"text": model.config_text, "type": "json" if model.config_dict else "", "description": ""}
-            self._record.change("configuration", "design", entry)
+            self._record.change(Section.CONFIGURATION, "design", entry)
 
     def remove_input_models(self, models_to_remove: Iterable[str | Model | InputModel]) -> None:
         """Remove input models, given by id or as objects; those that the task has not are passed over."""
         items = [models_to_remove] if isinstance(models_to_remove, (str, Model, InputModel)) else list(models_to_remove)
         for item in items:
             model_id = item if isinstance(item, str) else item.id
-            for key, (known_id, _) in self._linked(self._section(INPUT_MODELS)).items():
+            for key, (known_id, _) in self._linked(self._section(Section.INPUT_MODELS)).items():
                 if model_id in (key, known_id):
-                    self._core.book.forget(INPUT_MODELS, key)
+                    self._core.book.forget(Section.INPUT_MODELS, key)
 
     def connect(self, mutable: _Thing, name: str | None = None, ignore_remote_overrides: bool = False) -> _Thing:
         """See TaskParameters.connect; an InputModel becomes an input of the task, an OutputModel is its own."""
