@@ -19,7 +19,6 @@ from telemetry.sdk import options
 from telemetry.sdk.current import current
 from telemetry.sdk.interrupt import release_leaked_import_lock
 from telemetry.sdk.logger import Logger
-from telemetry.sdk.membership import lineage_of_this_process
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.progress import checked_progress
 from telemetry.sdk.references import references
@@ -166,6 +165,8 @@ class Task(
     @classmethod
     def _attach(cls) -> Task | None:
         """Join an ancestor's task, if there is one."""
+        from telemetry.sdk.membership import lineage_of_this_process
+
         if lineage_of_this_process() is None:
             return None
         from telemetry.sdk import beginning
