@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,10 +45,9 @@ class TaskConfiguration(TaskBase):
                 changed.
         """
         from telemetry.sdk import configuration as objects
-        from telemetry.sdk.configuration import CONFIGURATION
 
         name = objects.name_of(name)
-        overridden = self._core.connected.override_of(CONFIGURATION, name)
+        overridden = self._core.connected.override_of(objects.CONFIGURATION, name)
         kept = None if ignore_remote_overrides else overridden
         given: Any = configuration
         if isinstance(given, (str, os.PathLike)):
@@ -66,11 +64,12 @@ class TaskConfiguration(TaskBase):
 
     def _connect_file(self, path: Any, name: str, description: str, kept: Any) -> Any:
         from telemetry.sdk import configuration as objects
-        from telemetry.sdk.configuration import CONFIGURATION
 
         if kept is None:
-            self._record.change(CONFIGURATION, name, objects.file_entry(path, description))
+            self._record.change(objects.CONFIGURATION, name, objects.file_entry(path, description))
             return path
+        import tempfile  # a few milliseconds, for the few runs that somebody has set another file for
+
         suffix = Path(path).suffix
         with tempfile.NamedTemporaryFile(
             "w", prefix="configuration-", suffix=suffix, delete=False, encoding="utf-8", newline=""
@@ -80,13 +79,12 @@ class TaskConfiguration(TaskBase):
 
     def _connect_object(self, given: Any, name: str, description: str, kept: Any) -> Any:
         from telemetry.sdk import configuration as objects
-        from telemetry.sdk.configuration import ConfigurationSource
 
         connected = self._core.connected
         if kept is not None:
             given = objects.as_value(name, kept)
         root = connected_dict(given) if can_be_connected(given) else given
-        source = ConfigurationSource(connected, lambda: root, name, description)
+        source = objects.ConfigurationSource(connected, lambda: root, name, description)
         if kept is not None:
             source.adopt()
         connected.add(source, root)
@@ -106,7 +104,6 @@ class TaskConfiguration(TaskBase):
             ConfigurationError: both or neither were given; nothing was changed.
         """
         from telemetry.sdk import configuration as objects
-        from telemetry.sdk.configuration import CONFIGURATION
 
         if (config_text is None) is (config_dict is None):
             raise ConfigurationError(
@@ -121,7 +118,7 @@ class TaskConfiguration(TaskBase):
         else:
             made = objects.configuration_entry(config_dict, description or "")
             made["type"] = config_type or made["type"]
-        self._record.change(CONFIGURATION, objects.name_of(name), made)
+        self._record.change(objects.CONFIGURATION, objects.name_of(name), made)
 
     def get_configuration_object(self, name: str) -> str | None:
         """Return a configuration object's text; None if there is none of this name. A dict's text is JSON."""

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from telemetry.errors import ConfigurationError
 from telemetry.sdk import parameters
+from telemetry.sdk.attributes import attributes_of, class_attributes_of, unrecorded_in
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.connected_dict import can_be_connected, connected_dict
 from telemetry.sdk.parameters import PARAMETERS, PROPERTIES
+from telemetry.sdk.properties import names_of, properties_of, shown_property
 from telemetry.values import excerpt, plain, text_of, value_of
 
 __all__ = ["TaskParameters"]
@@ -126,7 +128,6 @@ class TaskParameters(TaskBase):
         Raises:
             ConfigurationError: nothing that has names and values; nothing was changed.
         """
-        from telemetry.sdk.attributes import attributes_of, class_attributes_of, unrecorded_in
         from telemetry.sdk.connected import ParameterSource
 
         thing: Any = mutable
@@ -189,8 +190,6 @@ class TaskParameters(TaskBase):
         Raises:
             ConfigurationError: an argument in none of these forms; nothing was changed.
         """
-        from telemetry.sdk.properties import properties_of
-
         known = self._known()[PROPERTIES]
         self._record.change_all(PROPERTIES, properties_of(iterables, properties, known))
         return True
@@ -201,8 +200,6 @@ class TaskParameters(TaskBase):
         Args:
             value_only: {name: value}; values have their own types.
         """
-        from telemetry.sdk.properties import shown_property
-
         kept = self._section(PROPERTIES)
         if value_only:
             return {name: value_of(entry) for name, entry in kept.items()}
@@ -210,8 +207,6 @@ class TaskParameters(TaskBase):
 
     def delete_user_properties(self, *iterables: Any) -> bool:
         """Remove user properties, given as names, lists of names or dicts with a "name"; True if one was there."""
-        from telemetry.sdk.properties import names_of
-
         known = self._known()[PROPERTIES]
         gone = dict.fromkeys(name for name in names_of(iterables) if name in known)
         self._record.change_all(PROPERTIES, gone)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from telemetry.errors import ConfigurationError
 from telemetry.sdk.base import TaskBase
+from telemetry.sdk.series import MAX_SAMPLES, X_AXES, by_title, named
 
 if TYPE_CHECKING:
     from telemetry.sdk.report_views import Reports
@@ -27,8 +28,6 @@ class TaskReports(TaskBase):
         `last` is the value at the highest iteration, of several there the latest; `min` and `max` are over the
         finite values, and NaN where there are none. NaN and infinities are floats.
         """
-        from telemetry.sdk.series import named
-
         found = {(title, series, rank): summary for title, series, rank, summary in self._reports().summary()}
         answer: dict[str, dict[str, dict[str, float]]] = {}
         for key, name in sorted(named(found).items(), key=lambda item: (item[0][0], item[1])):
@@ -47,8 +46,6 @@ class TaskReports(TaskBase):
         Raises:
             ValueError: another axis, or a negative number of samples.
         """
-        from telemetry.sdk.series import MAX_SAMPLES, by_title
-
         _check_axis(x_axis)
         if max_samples < 0:
             raise ConfigurationError(f"max_samples is {max_samples}; it must be 0 or more")
@@ -64,8 +61,6 @@ class TaskReports(TaskBase):
         Raises:
             ValueError: another axis.
         """
-        from telemetry.sdk.series import by_title
-
         _check_axis(x_axis)
         return by_title(self._reports().columns(x_axis, None))
 
@@ -143,7 +138,5 @@ class TaskReports(TaskBase):
 
 
 def _check_axis(x_axis: str) -> None:
-    from telemetry.sdk.series import X_AXES
-
     if x_axis not in X_AXES:
         raise ConfigurationError(f"x_axis is {x_axis!r}; it must be one of {', '.join(map(repr, X_AXES))}")
