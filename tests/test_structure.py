@@ -223,7 +223,9 @@ print(sorted(heavy & set(sys.modules)))
     [
         ("import telemetry", set()),
         ("import telemetry; dir(telemetry); telemetry.__all__", set()),
-        ("from telemetry import Task", {"asyncio", "aiofiles", "msgpack"}),
+        ("from telemetry import Task", set()),
+        ("from telemetry import Logger", set()),
+        ("from telemetry import Task; Task.current_task(); Task.is_offline()", set()),
         ("import telemetry.pipeline", {"asyncio", "aiofiles", "msgpack"}),
         ("import telemetry.settings, telemetry.errors", set()),
     ],

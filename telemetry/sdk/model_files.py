@@ -18,8 +18,7 @@ from typing import Any
 from telemetry import lifecycle
 from telemetry.disk import DaemonExecutor
 from telemetry.interrupts import is_interrupt
-from telemetry.sdk.core import TaskCore
-from telemetry.sdk.model_book import INPUT_MODELS, ModelBook, local_fields, weights_parcel
+from telemetry.sdk.model_book import INPUT_MODELS, ModelBook, ModelOwner, local_fields, weights_parcel
 from telemetry.sdk.model_index import KnownModel, ModelIndex
 
 __all__ = ["ModelFiles"]
@@ -46,7 +45,7 @@ class ModelFiles:
         keeps: upload what is saved.
     """
 
-    def __init__(self, core: TaskCore, book: ModelBook, *, keeps: bool) -> None:
+    def __init__(self, core: ModelOwner, book: ModelBook, *, keeps: bool) -> None:
         self._core = core
         self._book = book
         self._keeps = keeps
