@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from telemetry.sdk.running import Running
     from telemetry.sdk.view import View
 
-__all__ = ["TaskBase"]
+__all__ = ["ConnectsItself", "TaskBase"]
 
 
 class TaskBase(Referred):
@@ -105,3 +105,11 @@ class TaskBase(Referred):
     def reload(self) -> None:
         """Read anew what other processes, and people on the pages, have changed since."""
         self._view.reload()
+
+
+class ConnectsItself:
+    """What Task.connect hands the task to, where it follows the values of any other object: a model."""
+
+    def connect(self, task: TaskBase, name: str | None = None, ignore_remote_overrides: bool = False) -> None:
+        """Become a part of the task."""
+        raise NotImplementedError

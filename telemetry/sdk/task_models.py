@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
+from telemetry.sdk.base import ConnectsItself
 from telemetry.sdk.task_parameters import TaskParameters
 from telemetry.shapes import text, whole
 
@@ -184,9 +185,7 @@ class TaskModels(TaskParameters):
 
     def connect(self, mutable: _Thing, name: str | None = None, ignore_remote_overrides: bool = False) -> _Thing:
         """See TaskParameters.connect; an InputModel becomes an input of the task, an OutputModel is its own."""
-        from telemetry.sdk.models import InputModel, OutputModel
-
-        if isinstance(mutable, (InputModel, OutputModel)):
+        if isinstance(mutable, ConnectsItself):
             mutable.connect(self, name, ignore_remote_overrides)
             return mutable
         return super().connect(mutable, name, ignore_remote_overrides)
