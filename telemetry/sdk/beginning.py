@@ -1,8 +1,8 @@
 """What Task.init sets to work: the choice of the run that this process is part of, and the run's core.
 
-Class Task imports this when the first task begins, and not before: the pipeline, the collectors and asyncio stand behind it,
-which a program that only has `from telemetry import Task` at its head has no use for. From then on everything is
-there that scalars, the task's end and the program's need, so that none of them imports anything.
+Class Task imports this when the first task begins, and not before: the pipeline, the collectors and asyncio stand
+behind it, which a program that only has `from telemetry import Task` at its head has no use for. From then on
+everything is there that scalars, the task's end and the program's need, so that none of them imports anything.
 """
 
 from __future__ import annotations
