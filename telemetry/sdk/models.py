@@ -21,7 +21,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.events import clean_text
 from telemetry.record import BlobState, Section
 from telemetry.sdk.artifacts import plain_metadata
-from telemetry.sdk.base import TaskBase
+from telemetry.sdk.base import ConnectsItself, TaskBase
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.current import current
 from telemetry.sdk.depot import READ_TIMEOUT_S
@@ -122,7 +122,7 @@ class Model(ReadableModel):
         return found.core
 
 
-class InputModel(ReadableModel):
+class InputModel(ReadableModel, ConnectsItself):
     """A model that exists, to be used by a task: connect it with `task.connect(input_model)`.
 
     Args:
@@ -230,7 +230,7 @@ class InputModel(ReadableModel):
         return self._core
 
 
-class OutputModel(ReadableModel):
+class OutputModel(ReadableModel, ConnectsItself):
     """A model that a task makes; it is in the task's record from here on.
 
     Args:

@@ -154,6 +154,10 @@ class Other(Referred):
         return references.task_class._referred_core, key_of(self.header)
 
     @property
+    def begun_here(self) -> None:
+        """None: whoever began it, it was not this process."""
+
+    @property
     def is_running(self) -> bool:
         """False: whoever runs it, it is not this process."""
         return False

@@ -178,6 +178,11 @@ class Running(Referred):
     # ---- what it is ------------------------------------------------------------------------------
 
     @property
+    def begun_here(self) -> Running:
+        """Itself."""
+        return self
+
+    @property
     def is_running(self) -> bool:
         """True until the task was closed or marked."""
         return not self._ends

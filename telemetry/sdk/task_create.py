@@ -8,12 +8,10 @@ from typing import Any, Self
 
 from telemetry.errors import ConfigurationError
 from telemetry.record import Section
-from telemetry.sdk import drafts, options
+from telemetry.sdk import options
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.current import current
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import begin_other, open_other
-from telemetry.sdk.view import record_of
 from telemetry.shapes import text
 from telemetry.values import excerpt
 
@@ -67,6 +65,10 @@ class TaskCreate(TaskBase):
             ConfigurationError: an argument that can't be used, no project, no server, offline mode. Nothing was made.
             ServerError: the server can't be reached, or refuses it.
         """
+        from telemetry.sdk import drafts
+        from telemetry.sdk.other import begin_other, open_other
+        from telemetry.sdk.view import record_of
+
         settings = load_settings()
         if settings.mode == "offline":
             raise ConfigurationError(
@@ -134,6 +136,10 @@ class TaskCreate(TaskBase):
             ConfigurationError: there is no such task, no server, or offline mode. Nothing was made.
             ServerError: the server can't be reached, or refuses it.
         """
+        from telemetry.sdk import drafts
+        from telemetry.sdk.other import begin_other
+        from telemetry.sdk.view import record_of
+
         settings = load_settings()
         source = _source(source_task if source_task is not None else _current_task())
         record = record_of(source._view)
@@ -186,6 +192,8 @@ class TaskCreate(TaskBase):
         Raises:
             ConfigurationError: the file can't be read; nothing was changed.
         """
+        from telemetry.sdk import drafts
+
         self._change(Section.SCRIPT, {"requirements": drafts.packages_text(packages)})
 
     def set_base_docker(
@@ -223,6 +231,8 @@ def _current_task() -> TaskBase | None:
 
 
 def _source(task: TaskBase | str | None) -> TaskBase:
+    from telemetry.sdk.other import open_other
+
     if isinstance(task, TaskBase):
         return task
     if not isinstance(task, str):

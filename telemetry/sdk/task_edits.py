@@ -15,7 +15,6 @@ from telemetry.record import Section, TaskKey, TaskStatus, may_become
 from telemetry.sdk import options
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.servers import server_client
 from telemetry.shapes import text, texts
 from telemetry.values import excerpt
 
@@ -185,6 +184,8 @@ class TaskEdits(TaskBase):
         Raises:
             ConfigurationError: there is no server. ServerError: with raise_on_error, what it answered.
         """
+        from telemetry.sdk.servers import server_client
+
         if self._core.is_running:
             raise ConfigurationError(f"task {self.id} is running in this process; close() it before it is deleted")
         settings = load_settings()

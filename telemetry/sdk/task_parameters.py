@@ -12,7 +12,6 @@ from telemetry.record import Section
 from telemetry.sdk import parameters
 from telemetry.sdk.attributes import attributes_of, class_attributes_of, unrecorded_in
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.connected import ParameterSource
 from telemetry.sdk.connected_dict import can_be_connected, connected_dict
 from telemetry.sdk.properties import names_of, properties_of, shown_property
 from telemetry.values import excerpt, plain, text_of, value_of
@@ -129,6 +128,8 @@ class TaskParameters(TaskBase):
         Raises:
             ConfigurationError: nothing that has names and values; nothing was changed.
         """
+        from telemetry.sdk.connected import ParameterSource
+
         thing: Any = mutable
         parser = self._connect_parser(thing, name)
         if parser:
