@@ -32,6 +32,7 @@ from telemetry.events import RecordChange, clean_name, clean_text
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
+from telemetry.record import Section
 from telemetry.values import entry
 
 __all__ = ["SOURCES", "ArgumentCollector", "Selection", "Write"]
@@ -216,11 +217,11 @@ class ArgumentCollector:
             value = "***" if hidden else self._mask(argument.name, argument.value)
             entries[clean_name(f"{section}/{argument.name}")] = entry(value, argument.help, argument.word)
         if entries:
-            self._change({"parameters": entries})
+            self._change({Section.PARAMETERS: entries})
 
     def record_configuration(self, name: str, text: str, kind: str) -> None:
         """Write a configuration object."""
-        self._change({"configuration": {name: {"text": clean_text(text), "type": kind, "description": ""}}})
+        self._change({Section.CONFIGURATION: {name: {"text": clean_text(text), "type": kind, "description": ""}}})
 
     def mask(self, name: str, value: Any) -> Any:
         """Return a value as it may be recorded."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry.errors import InvalidEvent
 from telemetry.events import to_float, to_iteration
 from telemetry.ledger import DropReason
-from telemetry.protocols import Emit
+
+if TYPE_CHECKING:
+    from telemetry.protocols import Emit
 
 __all__ = ["ScalarReports"]
 

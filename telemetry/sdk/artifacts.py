@@ -12,6 +12,7 @@ from typing import Any
 from telemetry.blobs import sha256_of_uri
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
+from telemetry.record import Section
 from telemetry.sdk.copies import has_blob, local_copy, unpacked
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED, was_put_here
@@ -21,12 +22,10 @@ from telemetry.sdk.references import Referred
 from telemetry.shapes import mapping, text, whole
 from telemetry.values import excerpt
 
-__all__ = ["ARTIFACTS", "Artifact", "Artifacts", "artifact_entry", "plain_metadata"]
+__all__ = ["Artifact", "Artifacts", "artifact_entry", "plain_metadata"]
 
 log = logging.getLogger(__name__)
 
-# The record's section: artifact name -> entry.
-ARTIFACTS = "artifacts"
 
 _MAX_METADATA_DEPTH = 16
 
@@ -45,7 +44,7 @@ class Artifact(Referred):
     def __init__(self, core: TaskCore, name: str, entry: Mapping[str, Any]) -> None:
         self._core = core
         self._entry = entry
-        self._upload = core.depot.upload(ARTIFACTS, name)
+        self._upload = core.depot.upload(Section.ARTIFACTS, name)
         self.name = name
         self.type = text(entry.get("type"))
         self.mode = "output"

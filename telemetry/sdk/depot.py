@@ -21,6 +21,7 @@ from telemetry import lifecycle
 from telemetry.blobs import PIECE_BYTES, Blob, blob_uri
 from telemetry.errors import BlobError
 from telemetry.interrupts import is_interrupt
+from telemetry.record import BlobState, Section
 from telemetry.sdk.parcel import Parcel, file_stem, new_scratch_path
 from telemetry.sdk.uploads import Upload, Uploads
 from telemetry.storage_target import Target
@@ -39,9 +40,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-PENDING = "pending"
-STORED = "stored"
-FAILED = "failed"
+PENDING = BlobState.PENDING
+STORED = BlobState.STORED
+FAILED = BlobState.FAILED
 
 # Takes what has become known of the bytes: uri, state, sha256, size_bytes, error.
 Write = Callable[[Mapping[str, Any]], object]
@@ -279,7 +280,7 @@ class NowhereDepot:
         return None
 
 
-_FOLDERS = {"artifacts": "artifacts", "output_models": "models", "input_models": "models"}
+_FOLDERS = {Section.ARTIFACTS: "artifacts", Section.OUTPUT_MODELS: "models", Section.INPUT_MODELS: "models"}
 
 
 def _key_at_target(section: str, key: str, filename: str) -> str:

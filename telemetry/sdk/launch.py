@@ -1,6 +1,6 @@
 """What Task.init puts together: settings, sinks, collectors and the pipeline.
 
-Runs on the caller's thread and must be over in well under 100 ms: it connects to nothing, starts no
+Runs on the caller's thread and must be over in a few milliseconds: it connects to nothing, starts no
 process, and what is slow to import (aiohttp, psutil) is imported by the threads that use it.
 """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry.clock import unix_ns
 from telemetry.collectors.scalars import ScalarReports
@@ -16,12 +16,14 @@ from telemetry.errors import InvalidEvent
 from telemetry.events import ConsoleLine, SingleValue, TaskHeader, clean_name, clean_text, to_float
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
-from telemetry.protocols import Emit
 from telemetry.sdk.logger_media import Uploader
 from telemetry.sdk.logger_plots import PlotReports
 from telemetry.sdk.references import Referred, key_of, references
 from telemetry.terminal import unkept
 from telemetry.values import excerpt
+
+if TYPE_CHECKING:
+    from telemetry.protocols import Emit
 
 __all__ = ["Logger"]
 

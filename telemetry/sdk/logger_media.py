@@ -19,13 +19,13 @@ from telemetry.errors import EventsDropped, InvalidEvent, ServerError
 from telemetry.events import Media, clean_name, to_iteration
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
-from telemetry.protocols import Emit
 from telemetry.values import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from telemetry.blobs import Blob
+    from telemetry.protocols import Emit
     from telemetry.storage_target import Target
 
 __all__ = ["MediaReports", "Place", "Uploader", "place_of", "reported"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from telemetry.blobs import BLOBS, sha256_of_uri
 from telemetry.errors import ServerError
 from telemetry.events import ConsoleLine, Media, Plot, SingleValue
+from telemetry.record import BlobState
 from telemetry.sdk.series import Column, SeriesPoints
 from telemetry.sdk.view import ServerView, SessionView, View
 
@@ -149,7 +150,7 @@ class SessionReports:
                 event.filename,
                 event.content_type,
                 event.size_bytes,
-                "stored" if self._is_there(event.uri) else "pending",
+                BlobState.STORED if self._is_there(event.uri) else BlobState.PENDING,
             )
             for key, event in _newest(latest, last)
         ]
