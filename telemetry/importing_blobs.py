@@ -20,7 +20,7 @@ from telemetry.retry import delay_s
 from telemetry.sessions import Session, open_blob
 
 if TYPE_CHECKING:
-    from telemetry.client import AsyncClient
+    from telemetry.protocols import BlobClient
 
 __all__ = ["BlobImport"]
 
@@ -38,7 +38,7 @@ class BlobImport:
         timeout_s: how long one request may be refused before giving up.
     """
 
-    def __init__(self, client: AsyncClient, *, timeout_s: float, on_bytes: OnBytes) -> None:
+    def __init__(self, client: BlobClient, *, timeout_s: float, on_bytes: OnBytes) -> None:
         self._client = client
         self._timeout_s = timeout_s
         self._on_bytes = on_bytes

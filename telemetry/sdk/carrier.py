@@ -11,19 +11,17 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import Any, Self, TextIO
 
 from telemetry.blobs import Blob, BlobFolder, is_shortage, sha256_and_size
 from telemetry.errors import BlobError, ServerError
 from telemetry.pipeline import loop_factory
+from telemetry.protocols import BlobSender, Sink, StoresBlobs
 from telemetry.retry import delay_s
 from telemetry.sdk.deposit import Upload
 from telemetry.settings import Settings
 from telemetry.storage_target import Target
 from telemetry.terminal import ProgressLine, size_text
-
-if TYPE_CHECKING:
-    from telemetry.client import AsyncClient
 
 __all__ = ["Abandoned", "Carrier"]
 
@@ -59,7 +57,7 @@ class Carrier:
         self.moved_at_s = time.monotonic()  # a byte arrived somewhere
         self._said: set[str] = set()
         self._runner: asyncio.Runner | None = None
-        self._clients: dict[str, AsyncClient] = {}
+        self._clients: dict[str, BlobSender] = {}
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner(loop_factory=loop_factory())
@@ -129,12 +127,11 @@ class Carrier:
                 failures += 1
                 self._wait_to_retry(failures, str(error), None)
 
-    def _send(self, sink: Any, folder: BlobFolder, blob: Blob, on_progress: Any) -> None:
-        make_client = getattr(sink, "blob_client", None)
-        if make_client is None:
+    def _send(self, sink: Sink, folder: BlobFolder, blob: Blob, on_progress: Any) -> None:
+        if not isinstance(sink, StoresBlobs):
             raise BlobError(f"the sink {sink.name} carries events only, no bytes; they are kept in {folder.folder}")
         if sink.name not in self._clients:
-            self._clients[sink.name] = make_client()
+            self._clients[sink.name] = sink.blob_client()
         client = self._clients[sink.name]
         assert self._runner is not None
         failures = damaged = 0

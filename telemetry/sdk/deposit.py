@@ -19,16 +19,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from telemetry.blobs import Blob, BlobFolder
+from telemetry.record import BlobState, Section
 from telemetry.sdk.parcel import Parcel, Source, file_stem
 from telemetry.storage_target import Target
 
-__all__ = ["FAILED", "PENDING", "STORED", "Deposit", "Upload", "fields_of"]
+__all__ = ["Deposit", "Upload", "fields_of"]
 
-PENDING = "pending"
-STORED = "stored"
-FAILED = "failed"
 
-_FOLDERS = {"output_models": "models", "input_models": "models"}
+_FOLDERS = {Section.OUTPUT_MODELS: "models", Section.INPUT_MODELS: "models"}
 
 
 def _tell_nobody(fields: Mapping[str, Any]) -> None:
@@ -122,6 +120,13 @@ class Upload:
         """What is on its way, but for its source. Once it has ended there is none: readers hold uploads for long."""
         assert self._deposit is not None
         return self._deposit
+
+    @property
+    def state(self) -> str:
+        """Where the bytes are by now; one of BlobState."""
+        if self.error:
+            return BlobState.FAILED
+        return BlobState.STORED if self.done else BlobState.PENDING
 
     def reset_after_fork(self) -> None:
         """In a forked child: who waited is in the parent, and may have held a lock; and so is what will be told."""

@@ -17,7 +17,8 @@ from telemetry import lifecycle
 from telemetry.blobs import Blob, blob_uri, sha256_and_size
 from telemetry.errors import BlobError
 from telemetry.interrupts import is_interrupt
-from telemetry.sdk.deposit import PENDING, STORED, Deposit, Upload, fields_of
+from telemetry.record import BlobState
+from telemetry.sdk.deposit import Deposit, Upload, fields_of
 from telemetry.sdk.parcel import Parcel, new_scratch_path
 from telemetry.sdk.uploads import Uploads
 
@@ -96,7 +97,7 @@ class RunningDepot(Depot):
             upload = Upload(replace(deposit, tell=tell))
         with self._lock:
             self._latest[entry] = upload
-            tell({"uri": uri, "state": STORED if uri else PENDING})
+            tell({"uri": uri, "state": BlobState.STORED if uri else BlobState.PENDING})
         if upload is not None:
             self._uploads.start(upload)
 
@@ -138,7 +139,7 @@ class SendingDepot(Depot):
             BlobError: the file can't be read. ServerError: the server can't be reached, or refuses.
         """
         if deposit.parcel.uri:
-            deposit.tell({"uri": deposit.parcel.uri, "state": STORED})
+            deposit.tell({"uri": deposit.parcel.uri, "state": BlobState.STORED})
             return
         path, is_ours = _as_file(deposit.parcel, self._scratch)
         try:
@@ -147,10 +148,10 @@ class SendingDepot(Depot):
             storage = deposit.storage(None)
             if storage is not None:
                 stored = blob.at(storage.put(f"{self._prefix}/{deposit.path}", path))
-                deposit.tell(fields_of(stored, STORED))
+                deposit.tell(fields_of(stored, BlobState.STORED))
             else:
                 # First the record: the server takes bytes that a task refers to.
-                deposit.tell(fields_of(blob, PENDING))
+                deposit.tell(fields_of(blob, BlobState.PENDING))
                 self._send(blob.sha256, path, blob.size_bytes)
         finally:
             if is_ours:
@@ -167,7 +168,7 @@ class NowhereDepot(Depot):
     def put(self, deposit: Deposit) -> None:
         """See Depot."""
         uri = deposit.parcel.uri
-        deposit.tell({"uri": uri, "state": STORED if uri else PENDING})
+        deposit.tell({"uri": uri, "state": BlobState.STORED if uri else BlobState.PENDING})
 
 
 def _as_file(parcel: Parcel, scratch: Path) -> tuple[Path, bool]:

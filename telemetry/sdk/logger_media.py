@@ -19,12 +19,13 @@ from telemetry.errors import EventsDropped, InvalidEvent, ServerError
 from telemetry.events import Media, clean_name, to_iteration
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
-from telemetry.protocols import Emit
+from telemetry.record import BlobState
 from telemetry.values import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from telemetry.protocols import Emit
     from telemetry.sdk.deposit import Deposit
     from telemetry.storage_target import Target
 
@@ -180,17 +181,17 @@ class MediaReports:
             raise InvalidEvent("only the program that runs a task can report its media; give an url")
 
         # Not needed by a program that reports scalars alone.
-        from telemetry.sdk.deposit import FAILED, STORED, Deposit
+        from telemetry.sdk.deposit import Deposit
         from telemetry.sdk.parcel import Parcel
 
         label = f"{place.title!r:.60}/{place.series!r:.60}"
 
         def tell(fields: Mapping[str, Any]) -> None:
-            if fields["state"] == FAILED:
+            if fields["state"] == BlobState.FAILED:
                 self._emit.refuse(DropReason.INVALID, f"the file of {label}: {fields['error']:.300}")
                 return
             # A storage has given it an address of its own: a moment later, so that it is the one that counts.
-            later_ns = int(fields["state"] == STORED)
+            later_ns = int(fields["state"] == BlobState.STORED)
             told = replace(place, time_unix_ns=place.time_unix_ns + later_ns)
             self._emit_media(told, fields["uri"], filename, content_type, fields["size_bytes"])
 

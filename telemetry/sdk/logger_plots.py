@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from telemetry.errors import InvalidEvent
 from telemetry.events import MAX_FIGURE_BYTES, Plot
 from telemetry.ledger import DropReason
+from telemetry.record import BlobState
 from telemetry.sdk.logger_media import MediaReports, Place, place_of, reported
 
 if TYPE_CHECKING:
@@ -324,13 +325,13 @@ class PlotReports(MediaReports):
         uploads = self._uploads
         if uploads is None:
             raise InvalidEvent(f"a figure of {len(text):,} characters is too large to be sent to another's task")
-        from telemetry.sdk.deposit import FAILED, Deposit
+        from telemetry.sdk.deposit import Deposit
         from telemetry.sdk.parcel import Parcel
 
         label = f"plot {place.title!r:.60}/{place.series!r:.60}"
 
         def tell(fields: Mapping[str, Any]) -> None:
-            if fields["state"] == FAILED:
+            if fields["state"] == BlobState.FAILED:
                 self._emit.refuse(DropReason.INVALID, f"the {label}: {fields['error']:.300}")
             else:
                 self._emit_plot(place, "", fields["sha256"])

@@ -16,6 +16,7 @@ from telemetry.blobs import sha256_of_uri
 from telemetry.errors import JournalError, ServerError
 from telemetry.events import ConsoleLine, Media, Plot, SingleValue
 from telemetry.interrupts import is_interrupt
+from telemetry.record import BlobState
 from telemetry.sdk.series import Column, SeriesPoints
 from telemetry.sdk.view import ServerView, SessionView, View
 from telemetry.sessions import blobs_at, open_blob
@@ -151,7 +152,7 @@ class SessionReports:
                 event.filename,
                 event.content_type,
                 event.size_bytes,
-                "stored" if sha256_of_uri(event.uri) in there else "pending",
+                BlobState.STORED if sha256_of_uri(event.uri) in there else BlobState.PENDING,
             )
             for key, event in _newest(latest, last)
         ]

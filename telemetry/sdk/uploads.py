@@ -25,9 +25,10 @@ from telemetry import lifecycle
 from telemetry.blobs import BLOBS, Blob, BlobFolder, is_shortage
 from telemetry.errors import BlobError
 from telemetry.events import TaskHeader
+from telemetry.record import BlobState
 from telemetry.retry import delay_s
 from telemetry.sdk.carrier import Abandoned, Carrier
-from telemetry.sdk.deposit import FAILED, PENDING, STORED, Deposit, Upload, fields_of
+from telemetry.sdk.deposit import Deposit, Upload, fields_of
 from telemetry.settings import Settings
 from telemetry.storage_target import Target
 from telemetry.threads import start_daemon
@@ -300,7 +301,7 @@ class Uploads:
         assert blob is not None
         upload.places = places
         replaced = self._take_slot(upload.slot, blob.sha256)
-        upload.deposit.tell(fields_of(blob, PENDING))
+        upload.deposit.tell(fields_of(blob, BlobState.PENDING))
         upload.note_kept(blob)
         with self._changed:
             self._changed.notify_all()
@@ -370,7 +371,7 @@ class Uploads:
             self._settle(SETTLE_TIMEOUT_S)
         stored = carrier.carry(upload)
         if upload.target is not None:
-            deposit.tell(fields_of(stored, STORED))
+            deposit.tell(fields_of(stored, BlobState.STORED))
         if deposit.on_stored is not None:
             deposit.on_stored()
         upload.blob = stored
@@ -396,7 +397,7 @@ class Uploads:
     def _fail(self, upload: Upload, why: str) -> None:
         log.warning("%s was not stored: %s", upload.label, why)
         try:
-            upload.deposit.tell({"uri": "", "state": FAILED, "error": why})
+            upload.deposit.tell({"uri": "", "state": BlobState.FAILED, "error": why})
         except Exception as error:
             log.error("the record of a failed upload could not be written: %s: %s", type(error).__name__, error)
             log.debug("how that came", exc_info=error)
