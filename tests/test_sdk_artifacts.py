@@ -23,8 +23,8 @@ from telemetry.errors import BlobError, ConfigurationError
 from telemetry.sdk.copies import unpacked
 from telemetry.sdk.deposit import Deposit
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import open_other
 from telemetry.sdk.parcel import Parcel
+from telemetry.sdk.stored import open_stored
 from telemetry.settings import default_cache_dir
 
 
@@ -37,7 +37,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
 
 
 def reopened(task: Task) -> Task:
-    return Task(open_other(task.id, load_settings(), what="the test"))
+    return Task(open_stored(task.id, load_settings(), what="the test"))
 
 
 def test_what_was_uploaded_survives_a_kill(tmp_path: Path) -> None:

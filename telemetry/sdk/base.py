@@ -16,7 +16,7 @@ from telemetry.sdk.references import Referred, key_of, references
 if TYPE_CHECKING:
     from telemetry.sdk.core import TaskCore
     from telemetry.sdk.record import Record
-    from telemetry.sdk.running import Running
+    from telemetry.sdk.running import RunningTask
     from telemetry.sdk.view import View
 
 __all__ = ["ConnectsItself", "TaskBase"]
@@ -44,7 +44,7 @@ class TaskBase(Referred):
         return self._core.view
 
     @property
-    def _running(self) -> Running | None:
+    def _running(self) -> RunningTask | None:
         """The core, if this process began the task (it may have ended since)."""
         return self._core.begun_here
 

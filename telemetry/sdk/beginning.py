@@ -19,7 +19,7 @@ from telemetry.sdk.membership import Membership, found_membership, join, lineage
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.record import WriterRecord
 from telemetry.sdk.reuse import choose_run, continued_id
-from telemetry.sdk.running import Running
+from telemetry.sdk.running import RunningTask
 
 __all__ = ["Request", "begin", "begin_as_child", "continued_id"]
 
@@ -32,7 +32,7 @@ def begin(
     asked: tuple[str | None, str | None, str | None],
     reuse: bool | str,
     continues: bool | str | int,
-) -> Running:
+) -> RunningTask:
     """Return the core of a new run, or of this process's part of the run of its ancestor; `current.lock` is held.
 
     Args:
@@ -56,7 +56,7 @@ def begin(
     return _core(request, membership)
 
 
-def begin_as_child() -> Running | None:
+def begin_as_child() -> RunningTask | None:
     """Return the core of this process's part of an ancestor's task, for reporting alone; `current.lock` is held.
 
     No output is captured, no signal handled. None where there is no ancestor's task, or it cannot be joined.
@@ -80,9 +80,9 @@ def begin_as_child() -> Running | None:
         return None
 
 
-def _core(request: Request, membership: Membership, *, hooks: bool = True) -> Running:
+def _core(request: Request, membership: Membership, *, hooks: bool = True) -> RunningTask:
     part = WriterRecord(membership)
     launched = prepare(request, membership, on_child=part.tell_of_fork)
     if membership.leads and not membership.joined:
         options.warn_of_unknown_frameworks(request.frameworks)
-    return Running(launched, tags=request.tags, part=part, hooks=hooks)
+    return RunningTask(launched, tags=request.tags, part=part, hooks=hooks)

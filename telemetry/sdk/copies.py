@@ -169,11 +169,11 @@ def _written(target: Path, sha256: str, label: str) -> Iterator[OnPiece]:
 
 def _views(core: TaskCore) -> list[View]:
     """Return where the task's blobs may lie, the nearest first."""
-    from telemetry.sdk.running import Running
+    from telemetry.sdk.running import RunningTask
 
     view = core.view
     views: list[View] = []
-    if isinstance(core, Running):
+    if isinstance(core, RunningTask):
         # Until they are on the server they are in the session folder or the spool.
         folders = core.blob_folders
         views.append(SessionView(lambda: folders() + core.session_places(), core.header.task_id))

@@ -2,8 +2,8 @@
 
 Task is a skin over one of two cores:
 
-    Running   (running.py)   this process's own task: events go into the pipeline, nothing waits for a network
-    Other     (other.py)     any other task: changes are sent to the server at once, and an error is raised
+    RunningTask   (running.py)   this process's own task: events go into the pipeline, nothing waits for a network
+    StoredTask    (stored.py)    any other task: changes are sent to the server at once, and an error is raised
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from telemetry.sdk.logger import Logger
     from telemetry.sdk.model_book import ModelBook
     from telemetry.sdk.record import Record
-    from telemetry.sdk.running import Running
+    from telemetry.sdk.running import RunningTask
     from telemetry.sdk.status import Outcome
     from telemetry.sdk.view import View
     from telemetry.settings import Settings
@@ -54,7 +54,7 @@ class TaskCore(Protocol):
     book: ModelBook
 
     @property
-    def begun_here(self) -> Running | None:
+    def begun_here(self) -> RunningTask | None:
         """Return the core itself, if this process began the task (it may have ended since)."""
 
     @property

@@ -10,8 +10,8 @@ from telemetry.record import Section
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.current import current
 from telemetry.sdk.model_index import ModelIndex
-from telemetry.sdk.other import open_other
 from telemetry.sdk.servers import client_of, server_client, server_url
+from telemetry.sdk.stored import open_stored
 from telemetry.sdk.view import section_of
 from telemetry.settings import Settings
 
@@ -42,13 +42,13 @@ def find_model(model_id: str, settings: Settings, *, task: str = "") -> Found:
     task = task or ModelIndex(settings.state_dir).task_of(model_id) or _owner_on_server(model_id, settings)
     if task:
         try:
-            found = _in(open_other(task, settings, what="a model"), model_id)
+            found = _in(open_stored(task, settings, what="a model"), model_id)
         except ConfigurationError:
             found = None
         if found is not None:
             return found
     if settings.mode == "disabled":
-        return Found(open_other("", settings, what="a model"), model_id, {})
+        return Found(open_stored("", settings, what="a model"), model_id, {})
     where = server_url(settings) or "this machine, and no server is set"
     raise ConfigurationError(f"no model {model_id!r:.60} is known to {where}")
 
@@ -70,7 +70,7 @@ def find_models(
     for model in answer:
         task = str(model["task"])
         if task not in cores:
-            cores[task] = open_other(task, settings, what="a model")
+            cores[task] = open_stored(task, settings, what="a model")
         found.append(Found(cores[task], str(model["id"]), model))
     return found
 

@@ -14,7 +14,7 @@ from telemetry.readdress import Onto
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.masking import mask_url
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import open_other
+from telemetry.sdk.stored import open_stored
 from telemetry.sessions import Source, other_halves
 from telemetry.settings import Settings
 
@@ -73,7 +73,7 @@ def _onto(previous_task_id: str | None, iteration_offset: int, settings: Setting
     if previous_task_id is None and not iteration_offset:
         return None
     if previous_task_id is not None:
-        open_other(previous_task_id, settings, what="import_offline_session")
+        open_stored(previous_task_id, settings, what="import_offline_session")
     return Onto(previous_task_id, int(iteration_offset))
 
 

@@ -1,4 +1,4 @@
-"""Running: this process's own task, from Task.init to its end."""
+"""RunningTask: this process's own task, from Task.init to its end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from telemetry.sessions import holds_task
 from telemetry.shapes import texts
 from telemetry.threads import start_daemon
 
-__all__ = ["Running"]
+__all__ = ["RunningTask"]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ UPLOADS_SHARE = 0.7
 SETTLE_TIMEOUT_S = 10.0
 
 
-class Running(Referred):
+class RunningTask(Referred):
     """See core.TaskCore. Made by Task.init; `launched.start()` is still to come.
 
     Args:
@@ -178,7 +178,7 @@ class Running(Referred):
     # ---- what it is ------------------------------------------------------------------------------
 
     @property
-    def begun_here(self) -> Running:
+    def begun_here(self) -> RunningTask:
         """Itself."""
         return self
 

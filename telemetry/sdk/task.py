@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from telemetry.ledger import Ledger
     from telemetry.protocols import Collector, Sink
     from telemetry.sdk.core import TaskCore
-    from telemetry.sdk.running import Running
+    from telemetry.sdk.running import RunningTask
 
 __all__ = ["Logger", "Task"]
 
@@ -145,7 +145,7 @@ class Task(
             )
 
     @classmethod
-    def _started(cls, core: Running) -> Task:
+    def _started(cls, core: RunningTask) -> Task:
         """Make the task current and start its pipeline; the lock is held."""
         task = cls(core)
         current.task = task
@@ -316,10 +316,10 @@ class Task(
         for task in (_own(), cls.current_task()):
             if task is not None and task.id == task_id:
                 return task
-        from telemetry.sdk.other import referred_other
+        from telemetry.sdk.stored import referred_stored
 
         header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=task_type)
-        return cls(referred_other(header, load_settings()))
+        return cls(referred_stored(header, load_settings()))
 
     @classmethod
     def _referred_core(cls, task_id: str, project: str, name: str, task_type: str) -> TaskCore:

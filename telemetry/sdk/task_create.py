@@ -66,7 +66,7 @@ class TaskCreate(TaskBase):
             ServerError: the server can't be reached, or refuses it.
         """
         from telemetry.sdk import drafts
-        from telemetry.sdk.other import begin_other, open_other
+        from telemetry.sdk.stored import begin_stored, open_stored
         from telemetry.sdk.view import record_of
 
         settings = load_settings()
@@ -106,11 +106,11 @@ class TaskCreate(TaskBase):
         )
         sections = drafts.draft_sections(code)
         if base_task_id is not None:
-            base = open_other(base_task_id, settings, what="Task.create")
+            base = open_stored(base_task_id, settings, what="Task.create")
             cloned = drafts.clone_sections(record_of(base.view))
             sections = {name: {**cloned.get(name, {}), **sections.get(name, {})} for name in {*cloned, *sections}}
         sections[Section.TASK] = {**sections.get(Section.TASK, {}), **fields}
-        return cls(begin_other(sections, settings, what="Task.create"))
+        return cls(begin_stored(sections, settings, what="Task.create"))
 
     @classmethod
     def clone(
@@ -137,7 +137,7 @@ class TaskCreate(TaskBase):
             ServerError: the server can't be reached, or refuses it.
         """
         from telemetry.sdk import drafts
-        from telemetry.sdk.other import begin_other
+        from telemetry.sdk.stored import begin_stored
         from telemetry.sdk.view import record_of
 
         settings = load_settings()
@@ -152,7 +152,7 @@ class TaskCreate(TaskBase):
         )
         if comment is not None:
             sections[Section.TASK]["comment"] = str(comment)
-        return cls(begin_other(sections, settings, what="Task.clone"))
+        return cls(begin_stored(sections, settings, what="Task.clone"))
 
     # ---- what a draft is to run ----------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ def _current_task() -> TaskBase | None:
 
 
 def _source(task: TaskBase | str | None) -> TaskBase:
-    from telemetry.sdk.other import open_other
+    from telemetry.sdk.stored import open_stored
 
     if isinstance(task, TaskBase):
         return task
@@ -239,4 +239,4 @@ def _source(task: TaskBase | str | None) -> TaskBase:
         raise ConfigurationError(
             f"Task.clone: source_task is {excerpt(task, 60)}; give a task or its id. Nothing was made"
         )
-    return TaskBase(open_other(task, load_settings(), what="Task.clone"))
+    return TaskBase(open_stored(task, load_settings(), what="Task.clone"))

@@ -55,15 +55,15 @@ class TaskQueries(TaskBase):
             TypeError: tags are given here and in task_filter.
             ServerUnreachable: the server does not answer.
         """
-        from telemetry.sdk.other import open_other
         from telemetry.sdk.servers import server_client
+        from telemetry.sdk.stored import open_stored
 
         settings = load_settings()
         if task_id:
             task = current.task
             if isinstance(task, cls) and task.id == task_id and not task.ended:
                 return task
-            return cls(open_other(task_id, settings, what="Task.get_task"))
+            return cls(open_stored(task_id, settings, what="Task.get_task"))
         asked = (project_name, task_name, tags, task_filter)
         if all(value is None for value in asked):
             raise ConfigurationError("Task.get_task needs a task_id, or a project_name and task_name to look for")
@@ -161,9 +161,9 @@ class TaskQueries(TaskBase):
 
     @classmethod
     def _found(cls, info: QueriedTask, settings: Settings, client: Client) -> Self:
-        from telemetry.sdk.other import found_other
+        from telemetry.sdk.stored import found_stored
 
-        return cls(found_other(info["id"], info["project"], info["name"], info["type"], settings, client.url))
+        return cls(found_stored(info["id"], info["project"], info["name"], info["type"], settings, client.url))
 
 
 def _settle_own() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import open_other
+from telemetry.sdk.stored import open_stored
 from telemetry.sdk.task import Task
 
 WAYS = ("server", "imported", "offline")
@@ -46,13 +46,13 @@ class Way:
         task.close()
         if self.name == "offline":
             assert task.get_offline_mode_folder() is not None
-            return Task(open_other(task.id, load_settings(), what="the test"))
+            return Task(open_stored(task.id, load_settings(), what="the test"))
         if self.name == "imported":
             folder = task.get_offline_mode_folder()
             assert folder is not None
             self.go_online()
             assert Task.import_offline_session(folder) == task.id
-        return Task(open_other(task.id, load_settings(), what="the test"))
+        return Task(open_stored(task.id, load_settings(), what="the test"))
 
     def go_online(self) -> None:
         """From now on speak to the server."""

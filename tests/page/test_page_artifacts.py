@@ -16,7 +16,7 @@ from PIL import Image
 from telemetry import Task
 from telemetry.errors import BlobError, ConfigurationError
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import open_other
+from telemetry.sdk.stored import open_stored
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_artifacts_can_be_added_to_a_task_that_has_ended(server_way: Way, data: 
     assert read.upload_artifact("late", {"a": 1}, wait_on_upload=True)
     assert read.upload_artifact("file", data / "preprocess_data.csv", delete_after_upload=True)
     assert not (data / "preprocess_data.csv").exists()
-    again = Task(open_other(task.id, load_settings(), what="the test"))
+    again = Task(open_stored(task.id, load_settings(), what="the test"))
     assert again.artifacts["late"].get() == {"a": 1}
     assert again.artifacts["file"].state == "stored"
     assert not task.upload_artifact("refused", {})  # the run itself has ended

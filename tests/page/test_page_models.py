@@ -13,7 +13,7 @@ from page_support import Way
 from telemetry import InputModel, Model, OutputModel, Task
 from telemetry.errors import ConfigurationError
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import open_other
+from telemetry.sdk.stored import open_stored
 
 
 @pytest.fixture
@@ -341,6 +341,6 @@ def test_models_of_a_task_that_has_ended_can_be_changed(server_way: Way, weights
     model = OutputModel(task=read, name="late")
     model.update_weights(weights, upload_uri=True)
     model.tags = ["added"]
-    again = Task(open_other(task.id, load_settings(), what="the test")).models["output"]["late"]
+    again = Task(open_stored(task.id, load_settings(), what="the test")).models["output"]["late"]
     assert again.tags == ["added"]
     assert bytes_of(again) == b"the weights"

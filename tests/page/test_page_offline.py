@@ -13,7 +13,7 @@ from telemetry.client import Client
 from telemetry.errors import ConfigurationError
 from telemetry.export import read_series
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import open_other
+from telemetry.sdk.stored import open_stored
 from telemetry.sdk.task import Task
 
 
@@ -154,7 +154,9 @@ def test_of_a_session_folder_that_was_begun_anew_only_the_last_run_counts(
         task.get_logger().report_scalar("loss", "train", value, int(value))
         task.close()
     folder = server_way.folder / "state" / "sessions" / task.id
-    assert len(Task(open_other(task.id, load_settings(), what="the test")).get_reported_scalars()["loss"]["train"]["x"])
+    assert len(
+        Task(open_stored(task.id, load_settings(), what="the test")).get_reported_scalars()["loss"]["train"]["x"]
+    )
     # when it is imported as it is, and as the continuation of another task
     monkeypatch.setenv("TELEMETRY_URL", url)
     Task.import_offline_session(folder)

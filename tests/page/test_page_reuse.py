@@ -18,7 +18,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.export import read_series
 from telemetry.iterations import IterationOffset
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import open_other
+from telemetry.sdk.stored import open_stored
 from telemetry.sdk.task import Task
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import ServerConfig
@@ -44,7 +44,7 @@ def run(way: Way, values: list[float] | None = None, *, first: int = 0, name: st
 
 
 def read(task_id: str) -> Task:
-    return Task(open_other(task_id, load_settings(), what="the test"))
+    return Task(open_stored(task_id, load_settings(), what="the test"))
 
 
 def points(task_id: str) -> Points:

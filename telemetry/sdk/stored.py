@@ -1,7 +1,8 @@
-"""Other: a task that this process does not run. Its changes are sent at once, and whoever makes them hears of errors.
+"""StoredTask: a task as a server or a session folder has it. This process reads it, and does not run it.
 
-The changes travel as a frame, as everything does: an edit of a draft, a tag on a finished run and a clone's record are
-events like those of the run itself. Without a server, a session on this machine can be read, not changed.
+Its changes are sent at once, and whoever makes them hears of errors. They travel as a frame, as everything does: an
+edit of a draft, a tag on a finished run and a clone's record are events like those of the run itself. Without a
+server, a session on this machine can be read, not changed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from telemetry.sdk.view import NowhereView, ServerView, SessionView, View, secti
 from telemetry.settings import Settings
 from telemetry.wire import encode
 
-__all__ = ["Other", "begin_other", "found_other", "open_other", "referred_other"]
+__all__ = ["StoredTask", "begin_stored", "found_stored", "open_stored", "referred_stored"]
 
 
 # What may be said of a task that another program runs; points belong to that program.
@@ -113,7 +114,7 @@ _sender = _Sender()
 class _SendingEmit:
     """An Emit whose events are on the server when the call returns. Scalars have no hot path here."""
 
-    def __init__(self, core: Other) -> None:
+    def __init__(self, core: StoredTask) -> None:
         self.rows: list[Any] = []
         # Every scalar crosses: it is sent by itself.
         self.mark = 0
@@ -133,7 +134,7 @@ class _SendingEmit:
         raise ConfigurationError(message)
 
 
-class Other(Referred):
+class StoredTask(Referred):
     """See core.TaskCore."""
 
     def __init__(self, header: TaskHeader, settings: Settings, view: View, url: str | None) -> None:
@@ -223,8 +224,8 @@ class Other(Referred):
         return self.view
 
 
-class _Nowhere(Other):
-    """Any other task while telemetry is disabled: what is set can be read back from this object, and goes nowhere."""
+class _NowhereTask(StoredTask):
+    """A stored task while telemetry is disabled: what is set can be read back from this object, and goes nowhere."""
 
     def __init__(self, header: TaskHeader, settings: Settings) -> None:
         view = NowhereView(header.task_id)
@@ -236,7 +237,7 @@ class _Nowhere(Other):
         """Send nothing."""
 
 
-def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *, what: str) -> Other:
+def begin_stored(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *, what: str) -> StoredTask:
     """Make a new task on the server, with this record; it is there whole or not at all.
 
     Raises:
@@ -249,7 +250,7 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
     moment = unix_ns()
     header = _header(task_id, fields)
     if settings.mode == "disabled":
-        core = _Nowhere(header, settings)
+        core = _NowhereTask(header, settings)
         core.record.change_sections(sections)
         return core
     url = server_url(settings)
@@ -260,10 +261,10 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
         for key, value in values.items()
     ]
     _sender.send(task_id, changes, settings, url)
-    return Other(header, settings, ServerView(partial(client_of, url, settings), task_id), url)
+    return StoredTask(header, settings, ServerView(partial(client_of, url, settings), task_id), url)
 
 
-def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
+def open_stored(task_id: str, settings: Settings, *, what: str) -> StoredTask:
     """Return the core of a task by its id, read from the server, or offline from this machine's sessions.
 
     While telemetry is disabled nothing is read: it is an empty task.
@@ -278,7 +279,7 @@ def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
             f"a task's id is a str of 32 hexadecimal digits, not {type(task_id).__name__}: {task_id!r:.60}"
         )
     if settings.mode == "disabled":
-        return _Nowhere(TaskHeader(task_id, writer_id=bytes(16), project="", name=""), settings)
+        return _NowhereTask(TaskHeader(task_id, writer_id=bytes(16), project="", name=""), settings)
     url = server_url(settings)
     view: View
     if url is not None:
@@ -302,7 +303,7 @@ def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
     except TelemetryError as error:
         raise ConfigurationError(f"the session of task {task_id} can't be read: {error}") from error
     header = _header(task_id, fields)
-    return Other(header, settings, view, url)
+    return StoredTask(header, settings, view, url)
 
 
 def _header(task_id: str, fields: Mapping[str, Any]) -> TaskHeader:
@@ -316,18 +317,18 @@ def _header(task_id: str, fields: Mapping[str, Any]) -> TaskHeader:
     )
 
 
-def referred_other(header: TaskHeader, settings: Settings) -> Other:
+def referred_stored(header: TaskHeader, settings: Settings) -> StoredTask:
     """Return the core of a task that a copy refers to; nothing is asked for it until it is read."""
     if settings.mode == "disabled":
-        return _Nowhere(header, settings)
+        return _NowhereTask(header, settings)
     url = server_url(settings)
     if url is not None:
-        return Other(header, settings, ServerView(partial(client_of, url, settings), header.task_id), url)
+        return StoredTask(header, settings, ServerView(partial(client_of, url, settings), header.task_id), url)
     places = partial(local_places, settings, header.task_id)
-    return Other(header, settings, SessionView(places, header.task_id), None)
+    return StoredTask(header, settings, SessionView(places, header.task_id), None)
 
 
-def found_other(task_id: str, project: str, name: str, type_: str, settings: Settings, url: str) -> Other:
+def found_stored(task_id: str, project: str, name: str, type_: str, settings: Settings, url: str) -> StoredTask:
     """Return the core of a task that a query has found on a server; nothing is asked for it until it is read."""
     header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=type_ or "training")
-    return Other(header, settings, ServerView(partial(client_of, url, settings), task_id), url)
+    return StoredTask(header, settings, ServerView(partial(client_of, url, settings), task_id), url)
