@@ -51,7 +51,7 @@ class TaskBase(Referred):
     @property
     def _keeps_models(self) -> bool:
         """Whether saved models are uploaded, where nothing else is said."""
-        return self._running is not None and self._running.launched.output.keeps_models
+        return self._core.keeps_models
 
     def _section(self, name: str) -> dict[str, Any]:
         """Return a section of the record as it stands; see fold.py."""

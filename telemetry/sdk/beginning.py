@@ -83,6 +83,8 @@ def begin_as_child() -> RunningTask | None:
 def _core(request: Request, membership: Membership, *, hooks: bool = True) -> RunningTask:
     part = WriterRecord(membership)
     launched = prepare(request, membership, on_child=part.tell_of_fork)
-    if membership.leads and not membership.joined:
+    if membership.leads_from_start:
         options.warn_of_unknown_frameworks(request.frameworks)
-    return RunningTask(launched, tags=request.tags, part=part, hooks=hooks)
+    core = RunningTask(launched, tags=request.tags, part=part, hooks=hooks)
+    core.begin()
+    return core

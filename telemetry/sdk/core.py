@@ -61,6 +61,13 @@ class TaskCore(Protocol):
     def is_running(self) -> bool: ...
 
     @property
+    def keeps_models(self) -> bool:
+        """Return whether saved models are uploaded, where nothing else is said."""
+
+    def moved(self, iteration: int) -> int:
+        """Return an iteration with the task's offset added, as those of scalars are moved on."""
+
+    @property
     def status(self) -> str:
         """Return where the task stands, as far as this process knows."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
-from telemetry.protocols import Sink
+from telemetry.protocols import KeepsSessions, Sink
 from telemetry.sdk.masking import mask_url
 from telemetry.sdk.plugins import open_sink, scheme_of
 from telemetry.settings import Settings
@@ -42,6 +42,16 @@ class Destination:
     page: str
     urls: list[str] = field(default_factory=list)
     afterwards: str = ""
+
+    @property
+    def server(self) -> str:
+        """The URL of the first server; "" where no sink that was given as a URL is one."""
+        return next((url for url in self.urls if url.startswith(("http://", "https://"))), "")
+
+    @property
+    def keeper(self) -> KeepsSessions | None:
+        """The first sink that keeps sessions on this machine."""
+        return next((sink for sink in self.sinks if isinstance(sink, KeepsSessions)), None)
 
 
 def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *, task_id: str) -> Destination | None:

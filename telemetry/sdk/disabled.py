@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
 
 from telemetry.events import Event
+from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
+from telemetry.protocols import Emit, Sink
 
-__all__ = ["DisabledPipeline"]
+__all__ = ["DisabledPipeline", "TaskPipeline"]
+
+
+class TaskPipeline(Protocol):
+    """What a running task asks of its pipeline; see Pipeline for what each means."""
+
+    iteration_offset: IterationOffset
+    on_server_lost: Callable[[int], None]
+
+    @property
+    def emit(self) -> Emit: ...
+
+    @property
+    def spool_folder(self) -> Path | None: ...
+
+    def start(self) -> None: ...
+
+    def flush(self, timeout_s: float | None = None) -> bool: ...
+
+    def session_folders(self, timeout_s: float) -> list[tuple[Sink, Path]]: ...
+
+    def ledger(self) -> Ledger: ...
+
+    def stop_collectors(self) -> None: ...
+
+    def close(self, timeout_s: float | None = None) -> Ledger: ...
 
 
 class NullEmit:
@@ -32,8 +61,12 @@ class NullEmit:
 class DisabledPipeline:
     """Stands in for a pipeline: no thread, no file, no counts."""
 
+    spool_folder: Path | None = None
+
     def __init__(self) -> None:
         self.emit = NullEmit()
+        self.iteration_offset = IterationOffset()
+        self.on_server_lost: Callable[[int], None] = lambda events: None
 
     def start(self) -> None:
         """Start nothing."""
@@ -41,6 +74,10 @@ class DisabledPipeline:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return True: nothing is waiting."""
         return True
+
+    def session_folders(self, timeout_s: float) -> list[tuple[Sink, Path]]:
+        """Return none: nothing is kept."""
+        return []
 
     def stop_collectors(self) -> None:
         """Stop none: none were started."""

@@ -6,23 +6,28 @@ process, and what is slow to import (aiohttp, psutil) is imported by the threads
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telemetry.collectors.arguments import ArgumentCollector
 from telemetry.collectors.matplotlib import FigureCollector
 from telemetry.collectors.models import Frameworks, ModelCollector
-from telemetry.collectors.reporting import ReportingCollector
+from telemetry.collectors.reporting import ReportingCollector, Reports
 from telemetry.collectors.script import ScriptCollector
 from telemetry.collectors.tensorboard import SummaryCollector
 from telemetry.descriptors import hold_standard_descriptors
 from telemetry.events import TaskHeader
+from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Cloneable, Collector, ForwardsFrames, Sink
-from telemetry.sdk.announce import Announcer
+from telemetry.sdk.announce import Announcer, end_line, kept_sentence, start_line
+from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
 from telemetry.sdk.destination import Destination, choose_destination
-from telemetry.sdk.disabled import DisabledPipeline
+from telemetry.sdk.disabled import DisabledPipeline, TaskPipeline
 from telemetry.sdk.green import refuse_green_threads
 from telemetry.sdk.leftovers import Leftovers
 from telemetry.sdk.masking import mask_argument, mask_text
@@ -31,6 +36,12 @@ from telemetry.sdk.modes import load_settings
 from telemetry.sdk.options import choose_resource_interval_s, choose_streams
 from telemetry.sdk.outputs import Output, choose_output
 from telemetry.sdk.plugins import InstalledCollectors
+from telemetry.sdk.record import Record
+from telemetry.sdk.servers import client_of
+from telemetry.sdk.sessions import local_places
+from telemetry.sdk.uploads import Left, Uploads, task_prefix
+from telemetry.sdk.view import NowhereView, ServerView, SessionView, View
+from telemetry.sessions import holds_task
 from telemetry.settings import Settings
 
 if TYPE_CHECKING:
@@ -71,7 +82,7 @@ class Launch:
 
     header: TaskHeader
     settings: Settings
-    pipeline: Pipeline | DisabledPipeline
+    pipeline: TaskPipeline
     models: ModelCollector
     arguments: ArgumentCollector
     script: ScriptCollector | None = None
@@ -95,6 +106,94 @@ class Launch:
             self.installed.start(self.pipeline.emit)
         if self.leftovers is not None:
             self.leftovers.start()
+
+    def stop(self) -> None:
+        """Stop the collectors; the pipeline goes on, and takes what is still to be said."""
+        if self.installed is not None:
+            self.installed.stop()
+        if self.leftovers is not None:
+            self.leftovers.stop()
+        self.pipeline.stop_collectors()
+
+    # ---- what the task is told -----------------------------------------------------------------------
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether nothing of the task goes anywhere."""
+        return self.destination is None
+
+    @property
+    def page(self) -> str:
+        """The link to the task's page on the server; "" where no sink is a server."""
+        return "" if self.destination is None else self.destination.page
+
+    def report_to(self, reports: Reports, record: Record) -> None:
+        """Tell the collectors where what they find is reported and recorded."""
+        self.arguments.write_to(record.change_sections)
+        if self.script is not None:
+            self.script.write_to(record.change_sections)
+        for collector in self.reporting:
+            collector.report_to(reports, record.change_all)
+
+    def make_uploads(self) -> Uploads:
+        """Return what carries the bytes of this process's part of the task; while telemetry is disabled, none."""
+        return Uploads(
+            self.header.task_id,
+            None if self.is_disabled else self.pipeline.session_folders,
+            settings=self.settings,
+            target=self.output.target,
+            prefix=task_prefix(self.header),
+            settle=self.pipeline.flush,
+            stream=sys.stderr,
+        )
+
+    def make_depot(self, uploads: Uploads) -> Depot:
+        """Return what takes the deposits of the task."""
+        return NowhereDepot() if self.is_disabled else RunningDepot(uploads)
+
+    # ---- where its events can be read back -----------------------------------------------------------
+
+    def make_view(self) -> View | None:
+        """Return what reads them back: from a server, else from a session; None where both are missing."""
+        task_id = self.header.task_id
+        if self.destination is None:
+            return NowhereView(task_id)
+        if self.destination.server:
+            return ServerView(partial(client_of, self.destination.server, self.settings), task_id)
+        keeper = self.destination.keeper
+        return None if keeper is None else SessionView(partial(keeper.places, task_id), task_id)
+
+    def session_places(self) -> list[Path]:
+        """Return the folders and zips in which the task's session may lie, there or to come."""
+        if self.destination is None:
+            return []
+        keeper = None if self.destination.server else self.destination.keeper
+        task_id = self.header.task_id
+        return local_places(self.settings, task_id) if keeper is None else list(keeper.places(task_id))
+
+    # ---- what the user is told -----------------------------------------------------------------------
+
+    def say_start(self, *, seed: int | None) -> None:
+        """Say which task has begun and where it can be seen; of many processes the leading one does."""
+        if self.destination is None or not self.membership.leads:
+            return
+        if self.membership.said:
+            self.announcer.say(f"telemetry: {self.membership.said}")
+        self.announcer.say(start_line(self.header.name, self.destination.places, seed=seed, run=self.membership.run))
+
+    def say_end(self, status: str, ledger: Ledger, left: Left) -> None:
+        """Say how the task has ended, and where its data is.
+
+        Of many processes' lines only those are worth reading that say that something is left.
+        """
+        complete = ledger.delivered == ledger.logged and not str(left)
+        if self.destination is None or (complete and not self.membership.leads):
+            return
+        task_id = self.header.task_id
+        folders = [folder for folder in (left.folder, self.pipeline.spool_folder) if folder is not None]
+        left_in = next((folder for folder in folders if holds_task(folder, task_id)), None)
+        kept = kept_sentence(self.destination.sinks, task_id) if self.destination.afterwards else ""
+        self.announcer.say(end_line(status, ledger, left, left_in=left_in, kept=kept))
 
 
 def prepare(
@@ -186,14 +285,13 @@ def _make_pipeline(
     membership: Membership,
     on_child: Callable[[TaskHeader, bool], None] | None,
 ) -> Pipeline:
-    follows = membership.joined and not membership.leads
     pipeline = Pipeline(
         header,
-        sinks=[_follower(sink) for sink in destination.sinks] if follows else destination.sinks,
+        sinks=[_follower(sink) for sink in destination.sinks] if membership.follows else destination.sinks,
         collectors=collectors,
         settings=settings,
         # What an earlier run of the task left in its spool is sent, and removed, by itself.
-        joined=follows or membership.begins_anew or membership.continues,
+        joined=membership.follows or membership.begins_anew or membership.continues,
         on_child=on_child,
     )
     pipeline.iteration_offset.set(membership.iteration_offset)
@@ -202,7 +300,7 @@ def _make_pipeline(
 
 def _leftovers(membership: Membership, settings: Settings, pipeline: Pipeline) -> Leftovers | None:
     """Return what sends the frames that earlier runs have left for the server of this one."""
-    if not membership.leads or membership.joined:
+    if not membership.leads_from_start:
         return None
     server = next((sink for sink in pipeline.sinks if sink.spool and isinstance(sink, ForwardsFrames)), None)
     if server is None:
@@ -249,7 +347,7 @@ def _argument_collector(request: Request, membership: Membership) -> ArgumentCol
 
 def _script_collector(request: Request, membership: Membership, settings: Settings) -> ScriptCollector | None:
     """Return what looks at the program; None in a process that does not lead, which runs the same one."""
-    if not membership.leads or membership.joined:
+    if not membership.leads_from_start:
         return None
     return ScriptCollector(
         repository=framework_is_on(request.frameworks, "detect_repository"),

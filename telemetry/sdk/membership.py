@@ -79,9 +79,24 @@ class Membership:
         return "overwriting" if self.begins_anew else "continuing" if self.continues else ""
 
     @property
+    def leads_from_start(self) -> bool:
+        """Whether it leads from the start, and was not left the task by the program before an exec."""
+        return self.leads and not self.joined
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is a child's: an ancestor began the task, and tells how it ends."""
+        return self.joined and not self.leads
+
+    @property
+    def began_elsewhere(self) -> bool:
+        """Whether other processes have, or may have, a part in the task's record."""
+        return self.joined or not self.leads or self.attempt.number > 1
+
+    @property
     def samples_machine(self) -> bool:
         """Whether this process samples the machine: once a node, and not again for a child."""
-        return self.ranks.leads_node and (self.leads or not self.joined)
+        return self.ranks.leads_node and not self.follows
 
 
 def found_membership(project: str, name: str, environ: Mapping[str, str], turns: dict[str, int]) -> Membership:

@@ -19,7 +19,6 @@ from telemetry.clock import unix_ns
 from telemetry.disk import absolute_path
 from telemetry.events import TaskHeader, clean_name, clean_text
 from telemetry.interrupts import is_interrupt
-from telemetry.iterations import IterationOffset
 from telemetry.record import BlobState, Section
 from telemetry.sdk.deposit import Deposit
 from telemetry.sdk.depot import Depot
@@ -82,6 +81,9 @@ class ModelOwner(Protocol):
     view: View
     depot: Depot
 
+    def moved(self, iteration: int) -> int:
+        """Return an iteration with the task's offset added, as those of scalars are moved on."""
+
 
 class ModelEntry(Referred):
     """One model's entry in the record of a task. Safe from any thread.
@@ -112,9 +114,8 @@ class ModelEntry(Referred):
             return dict(self._fields)
 
     def moved(self, iteration: int) -> int:
-        """Return an iteration with the task's offset added, as those of scalars are moved on."""
-        offset = getattr(self.core, "iteration_offset", None)
-        return iteration + offset.current if isinstance(offset, IterationOffset) else iteration
+        """See ModelOwner."""
+        return self.core.moved(iteration)
 
     def update(self, fields: Mapping[str, Any]) -> None:
         """Give some fields new values, and write the entry."""

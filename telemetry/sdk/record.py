@@ -148,7 +148,7 @@ class WriterRecord:
             record.change_all(Section.TASK, {TaskKey.RESET: header.created_unix_ns, **fields})
         elif membership.continues:
             self._continue(record, fields)
-        elif not membership.leads or membership.joined:
+        elif not membership.leads_from_start:
             # So that the task has a name even if the process that leads it never reaches the server.
             record.default_all(Section.TASK, fields)
         elif membership.attempt.number == 1 and not membership.attempt.restarts:
@@ -159,7 +159,7 @@ class WriterRecord:
             ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
             record.change_all(Section.TASK, {**fields, **ends, "attempt": membership.attempt.number})
         began = unix_ns() if membership.joined else header.created_unix_ns
-        self._enter(header.writer_id, began, os.getppid() if membership.joined and not membership.leads else None)
+        self._enter(header.writer_id, began, os.getppid() if membership.follows else None)
 
     def _continue(self, record: Record, fields: dict[str, Any]) -> None:
         """Go on with a task that another run began: it runs again, and is called what it was called."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,14 +15,11 @@ from telemetry import lifecycle
 from telemetry.clock import unix_ns
 from telemetry.errors import TelemetryError
 from telemetry.events import RecordChange, TaskHeader
-from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
-from telemetry.pipeline import Pipeline
-from telemetry.protocols import Emit, KeepsSessions
+from telemetry.protocols import Emit
 from telemetry.record import Section, TaskStatus
-from telemetry.sdk.announce import end_line, kept_sentence, start_line
 from telemetry.sdk.connected import Connected
-from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
+from telemetry.sdk.depot import Depot
 from telemetry.sdk.identity import Lineage, is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
@@ -36,12 +32,8 @@ from telemetry.sdk.record import Record, WriterRecord, start_fields
 from telemetry.sdk.references import Referred, key_of, references
 from telemetry.sdk.reuse import RunNote, forbid_reuse, forbids_reuse
 from telemetry.sdk.seeds import Seeding, chosen_seed
-from telemetry.sdk.servers import client_of
-from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome, outcome_of_exit
-from telemetry.sdk.uploads import Uploads, task_prefix
-from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View, section_of
-from telemetry.sessions import holds_task
+from telemetry.sdk.view import RunningView, View, section_of
 from telemetry.shapes import texts
 from telemetry.threads import start_daemon
 
@@ -63,9 +55,11 @@ SETTLE_TIMEOUT_S = 10.0
 
 
 class RunningTask(Referred):
-    """See core.TaskCore. Made by Task.init; `launched.start()` is still to come.
+    """See core.TaskCore. Made by Task.init; `begin()` and then `launched.start()` are still to come.
 
     Args:
+        tags: as Task.init was given them.
+        part: writes of this process in the record.
         hooks: watch the program's exit, and leave the task to child processes.
     """
 
@@ -75,77 +69,80 @@ class RunningTask(Referred):
         self.settings = launched.settings
         self.pipeline = launched.pipeline
         self.emit: Emit = self.pipeline.emit
+        self.iteration_offset = self.pipeline.iteration_offset
         self.owner_pid = os.getpid()
-        offset = self.pipeline.iteration_offset if isinstance(self.pipeline, Pipeline) else IterationOffset()
-        self.iteration_offset: IterationOffset = offset
         self.record = Record(self.emit)
-        self.connected = Connected(self.record, watch=launched.destination is not None)
-        self.uploads = self._make_uploads(launched)
-        self.depot: Depot = NowhereDepot() if launched.destination is None else RunningDepot(self.uploads)
+        self.connected = Connected(self.record, watch=not launched.is_disabled)
+        self.uploads = launched.make_uploads()
+        self.depot: Depot = launched.make_depot(self.uploads)
         self.book = ModelBook(self)
-        self.model_files = ModelFiles(self, self.book, keeps=launched.output.keeps_models)
+        self.model_files = ModelFiles(self, self.book, keeps=self.keeps_models)
         self.logger = Logger(self.emit, self.uploads, self.flush, header=self.header)
-        launched.arguments.write_to(self.record.change_sections)
-        if launched.script is not None:
-            launched.script.write_to(self.record.change_sections)
-        for collector in launched.reporting:
-            collector.report_to(self.logger, self.record.change_all)
         self.progress = Progress(lambda value: self.record.change(Section.TASK, "progress", value))
-        self._ends: dict[str, Outcome] = {}
-        self._ended = threading.Event()
-        self._part = part
-        if launched.membership.leads and (self.iteration_offset or launched.membership.continues):
-            self.record.change(Section.TASK, "initial_iteration", self.iteration_offset.current)
-        part.begin(self.record, self.header, start_fields(self.header, tags=tags))
-        membership = launched.membership
-        self._base = self._base_view()
+        self._base = launched.make_view()
         self.view: View = RunningView(
             self.record.own,
             self._base,
             settle=lambda: self.flush(SETTLE_TIMEOUT_S),
-            began_elsewhere=membership.joined or not membership.leads or membership.attempt.number > 1,
+            began_elsewhere=launched.membership.began_elsewhere,
         )
+        self._tags = tags
+        self._part = part
+        self._hooks = hooks
         # Not in a worker: all of them would draw the same numbers, as no forked worker does without us.
-        self._seeding = Seeding(None if membership.joined else chosen_seed())
-        if self._seeding.seed is not None and membership.leads:
-            self.record.change(Section.TASK, "random_seed", self._seeding.seed)
-        self._note: RunNote | None = None
+        self._seeding = Seeding(None if launched.membership.joined else chosen_seed())
         # Whether this run is known to hold what the next one must not overwrite.
-        self._keeps = membership.keep
+        self._keeps = launched.membership.keep
+        self._note: RunNote | None = None
         self._exit_watch: lifecycle.ExitWatch | None = None
         self._heirloom: Heirloom | None = None
-        if launched.destination is None:
+        self._ends: dict[str, Outcome] = {}
+        self._ended = threading.Event()
+
+    # ---- beginning -------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Write the record's first words, watch over the program, and say where the task can be seen.
+
+        Once, on the thread of Task.init; nothing is sent before `launched.start()`.
+        """
+        self.launched.report_to(self.logger, self.record)
+        self._write_begin()
+        if self.launched.is_disabled:
             return
-        launched.models.listen(self.model_files)
-        if hooks:
+        self.launched.models.listen(self.model_files)
+        self.pipeline.on_server_lost = self._on_server_lost
+        self._watch_program()
+        self.launched.say_start(seed=self._seeding.seed)
+        self._tell_next_run()
+        self._add_tags()
+
+    def _write_begin(self) -> None:
+        membership = self.launched.membership
+        if membership.leads and (self.iteration_offset or membership.continues):
+            self.record.change(Section.TASK, "initial_iteration", self.iteration_offset.current)
+        self._part.begin(self.record, self.header, start_fields(self.header, tags=self._tags))
+        self._seeding.begin()
+        if membership.leads and self._seeding.seed is not None:
+            self.record.change(Section.TASK, "random_seed", self._seeding.seed)
+
+    def _watch_program(self) -> None:
+        """Be told of the program's end, and leave the task to its children."""
+        if self._hooks:
             self._exit_watch = lifecycle.ExitWatch(self._on_exit)
             self._heirloom = Heirloom(self._lineage())
-        if membership.joined:
+        if self.launched.membership.joined:
             # Workers of multiprocessing end without atexit.
-            lifecycle.at_worker_exit(self._end_of_worker, also_of_sigterm=not hooks)
-        if membership.leads:
-            if membership.said:
-                launched.announcer.say(f"telemetry: {membership.said}")
-            places = launched.destination.places
-            line = start_line(self.header.name, places, seed=self._seeding.seed, run=membership.run)
-            launched.announcer.say(line)
-        self._follow(tags)
+            lifecycle.at_worker_exit(self._end_of_worker, also_of_sigterm=not self._hooks)
 
-    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return references.task_class._referred_core, key_of(self.header)
-
-    def _follow(self, tags: list[str]) -> None:
-        """Note what the next run must know of this one; give a task that goes on its further tags."""
+    def _tell_next_run(self) -> None:
+        """Note what the next run must know of this one."""
         membership = self.launched.membership
-        if isinstance(self.pipeline, Pipeline):
-            self.pipeline.on_server_lost = self._on_server_lost
         if membership.note is not None and membership.leads:
             self._note = RunNote(membership.note, membership)
             self._note.begin()
         if self._note is not None or membership.joined:
             self.record.listen = self._on_change
-        if membership.continues and membership.leads and tags and self._base is not None:
-            start_daemon(partial(self._add_tags, self._base, tags), "telemetry-tags")
 
     def _on_change(self, change: RecordChange) -> None:
         if not self._keeps and forbids_reuse(change, self.header):
@@ -154,14 +151,20 @@ class RunningTask(Referred):
             if start_daemon(note, "telemetry-note") is None:
                 note()
 
-    def _add_tags(self, base: View, tags: list[str]) -> None:
+    def _add_tags(self) -> None:
+        """Give a task that goes on its further tags."""
+        membership = self.launched.membership
+        if membership.continues and membership.leads and self._tags and self._base is not None:
+            start_daemon(partial(self._add_to_known_tags, self._base), "telemetry-tags")
+
+    def _add_to_known_tags(self, base: View) -> None:
         """Add tags to those that the task has, which only the server or the session knows."""
         try:
             known = texts(section_of(base, Section.TASK).get("tags"))
         except TelemetryError as error:
-            log.warning("the tags %s are not added to task %s: %s", tags, self.header.task_id, error)
+            log.warning("the tags %s are not added to task %s: %s", self._tags, self.header.task_id, error)
             return
-        self.record.change(Section.TASK, "tags", list(dict.fromkeys([*known, *tags])))
+        self.record.change(Section.TASK, "tags", list(dict.fromkeys([*known, *self._tags])))
 
     # ---- iterations ------------------------------------------------------------------------------
 
@@ -175,7 +178,14 @@ class RunningTask(Referred):
     def _lineage(self) -> Lineage:
         return lineage_to(self.header, self.launched.urls, self.iteration_offset.current)
 
+    def moved(self, iteration: int) -> int:
+        """Return an iteration with the task's offset added, as those of scalars are moved on."""
+        return iteration + self.iteration_offset.current
+
     # ---- what it is ------------------------------------------------------------------------------
+
+    def _reference(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return references.task_class._referred_core, key_of(self.header)
 
     @property
     def begun_here(self) -> RunningTask:
@@ -196,8 +206,17 @@ class RunningTask(Referred):
     @property
     def page(self) -> str:
         """The link to the task's page on the server; "" where no sink is a server."""
-        destination = self.launched.destination
-        return "" if destination is None else destination.page
+        return self.launched.page
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process tells how the task ends; False for ranks above 0 and for children."""
+        return self.launched.membership.leads
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether saved models are uploaded, where nothing else is said."""
+        return self.launched.output.keeps_models
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -206,28 +225,12 @@ class RunningTask(Referred):
         view = self.view
         return view.reports() if isinstance(view, RunningView) else view
 
-    def _base_view(self) -> View | None:
-        """Return where this task's events can be read back: a server first, else a session."""
-        destination = self.launched.destination
-        if destination is None:
-            return NowhereView(self.header.task_id)
-        for url in destination.urls:
-            if url.startswith(("http://", "https://")):
-                return ServerView(partial(client_of, url, self.settings), self.header.task_id)
-        for sink in destination.sinks:
-            if isinstance(sink, KeepsSessions):
-                return SessionView(partial(sink.places, self.header.task_id), self.header.task_id)
-        return None
-
     def session_places(self) -> list[Path]:
         """Return the folders and zips in which this task's session may lie, there or to come."""
-        base = self._base
-        return base.places() if isinstance(base, SessionView) else local_places(self.settings, self.header.task_id)
+        return self.launched.session_places()
 
     def blob_folders(self) -> list[Path]:
         """Return the folders, with their blobs, that this process's events are written to on their way."""
-        if not isinstance(self.pipeline, Pipeline):
-            return []
         folders = [folder for _, folder in self.pipeline.session_folders(SETTLE_TIMEOUT_S)]
         spool = self.pipeline.spool_folder
         return folders if spool is None or spool in folders else [*folders, spool]
@@ -238,18 +241,6 @@ class RunningTask(Referred):
         if lost_events:
             # On the pipeline's thread, which no queue holds up: a flush that follows takes it along.
             self.record.tell_again()
-
-    def _make_uploads(self, launched: Launch) -> Uploads:
-        pipeline = launched.pipeline
-        return Uploads(
-            self.header.task_id,
-            pipeline.session_folders if isinstance(pipeline, Pipeline) else None,
-            settings=self.settings,
-            target=launched.output.target,
-            prefix=task_prefix(self.header),
-            settle=pipeline.flush,
-            stream=sys.stderr,
-        )
 
     # ---- ending ----------------------------------------------------------------------------------
 
@@ -303,12 +294,8 @@ class RunningTask(Referred):
         if self._heirloom is not None:
             self._heirloom.take_back()
         self._seeding.stop()
-        if self.launched.installed is not None:
-            self.launched.installed.stop()
-        if self.launched.leftovers is not None:
-            self.launched.leftovers.stop()
         # Before the last words: the ledger they carry is then of all events but itself.
-        self.pipeline.stop_collectors()
+        self.launched.stop()
         self.connected.stop()
         self.model_files.settle()
         # Before the end of the events: they tell of the blobs, and a zip is made of both.
@@ -319,16 +306,7 @@ class RunningTask(Referred):
         self.record.end()
         if self._note is not None:
             self._note.end(keep=self._keeps)
-        # Of many processes' lines only those are worth reading that say that something is left.
-        complete = ledger.delivered == ledger.logged and not str(left)
-        if isinstance(self.pipeline, Pipeline) and (self.launched.membership.leads or not complete):
-            folders = [folder for folder in (left.folder, self.pipeline.spool_folder) if folder is not None]
-            left_in = next((folder for folder in folders if holds_task(folder, self.header.task_id)), None)
-            destination = self.launched.destination
-            kept = ""
-            if destination is not None and destination.afterwards:
-                kept = kept_sentence(destination.sinks, self.header.task_id)
-            self.launched.announcer.say(end_line(outcome.status, ledger, left, left_in=left_in, kept=kept))
+        self.launched.say_end(outcome.status, ledger, left)
 
     def _on_exit(self, cause: lifecycle.ExitCause) -> None:
         timeout_s = self.settings.close_timeout_s
@@ -346,7 +324,7 @@ class RunningTask(Referred):
         """Write how the task ended, and what became of its events."""
         self.progress.settle()
         self._part.end(outcome)
-        if not self.launched.membership.leads:
+        if not self.leads:
             return
         self.record.change_all(Section.TASK, outcome.fields(unix_ns()))
         # The page is to show what became of the events, and that is known once they have arrived. Half of

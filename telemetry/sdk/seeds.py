@@ -58,7 +58,7 @@ def chosen_seed() -> int | None:
 
 
 class Seeding:
-    """Seeds what is imported now, and what will be until `stop`.
+    """Seeds what is imported by `begin`, and what will be until `stop`.
 
     Args:
         seed: None seeds nothing.
@@ -67,6 +67,10 @@ class Seeding:
     def __init__(self, seed: int | None) -> None:
         self.seed = seed
         self._watch: PostImport | None = None
+
+    def begin(self) -> None:
+        """Seed, and go on seeding what is imported."""
+        seed = self.seed
         if seed is None:
             return
         random.seed(seed)

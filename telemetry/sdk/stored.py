@@ -164,6 +164,15 @@ class StoredTask(Referred):
         return False
 
     @property
+    def keeps_models(self) -> bool:
+        """False: its program saves them, and no other."""
+        return False
+
+    def moved(self, iteration: int) -> int:
+        """Return the iteration as it is: those of a task are moved on by the program that runs it."""
+        return iteration
+
+    @property
     def status(self) -> str:
         """Return the status as it is read now."""
         return str(section_of(self.view, Section.TASK).get(TaskKey.STATUS, ""))

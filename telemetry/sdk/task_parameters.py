@@ -221,7 +221,7 @@ class TaskParameters(TaskBase):
         does not replace.
         """
         running = self._running
-        if running is not None and not running.launched.membership.leads:
+        if running is not None and not running.leads:
             own = self._record.own
             return {
                 Section.PARAMETERS: own.section(Section.PARAMETERS),
