@@ -257,6 +257,10 @@ class Emit(Protocol):
     rows: list[Any]
     mark: int
 
+    @property
+    def latest_iteration(self) -> int:
+        """The iteration of the scalar that was reported last; 0 before the first."""
+
     def __call__(self, event: Event) -> bool:
         """Offer an event; False if it was dropped (and counted with its reason)."""
 

@@ -51,6 +51,10 @@ class ListEmit:
         self.mark = 10**12
         self.refused: list[tuple[str, str]] = []
 
+    @property
+    def latest_iteration(self) -> int:
+        return self.rows[-2] if self.rows else 0
+
     def __call__(self, event: Event) -> bool:
         self.events.append(event)
         return True

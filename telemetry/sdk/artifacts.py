@@ -13,7 +13,7 @@ from telemetry.blobs import sha256_of_uri
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
 from telemetry.record import BlobState, Section
-from telemetry.sdk.copies import has_blob, local_copy, unpacked
+from telemetry.sdk.copies import local_copy, unpacked
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.depot import READ_TIMEOUT_S, was_put_here
 from telemetry.sdk.deserialize import deserialize
@@ -84,7 +84,7 @@ class Artifact(Referred):
         state = text(self._entry.get("state"))
         if sha256_of_uri(self.url) is None or state not in (BlobState.PENDING, BlobState.STORED):
             return state
-        return BlobState.STORED if has_blob(self._core, self.hash) else BlobState.PENDING
+        return BlobState.STORED if self._core.view.has_blob(self.hash) else BlobState.PENDING
 
     @property
     def error(self) -> str:

@@ -10,46 +10,28 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from telemetry import sessions
 from telemetry.archive import MALFORMED, open_artifact
 from telemetry.blobs import PIECE_BYTES, is_sha256, sha256_of_uri
 from telemetry.disk import make_private_folder
-from telemetry.errors import BlobError, ConfigurationError, JournalError, ServerError, ServerUnreachable
+from telemetry.errors import BlobError, ConfigurationError, JournalError, ServerError
 from telemetry.interrupts import is_interrupt
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.parcel import file_stem
-from telemetry.sdk.view import RunningView, ServerView, SessionView, View
+from telemetry.sdk.view import OnPiece, View
 from telemetry.settings import Settings, default_cache_dir
 from telemetry.shapes import text
 from telemetry.storage import read_storage
 
-__all__ = ["has_blob", "local_copy", "unpacked"]
+__all__ = ["local_copy", "unpacked"]
 
 # Deflate packs 1032 to 1 at most: whatever claims more has members that share their bytes.
 MAX_UNPACK_RATIO = 1100
-
-OnPiece = Callable[[bytes], object]
-
-
-def has_blob(core: TaskCore, sha256: str) -> bool:
-    """Say whether a blob of the task can be read from here, as far as that can be found out."""
-    for view in _views(core):
-        if isinstance(view, SessionView):
-            if any(sessions.has_blob(place, sha256) for place in view.places()):
-                return True
-        elif isinstance(view, ServerView):
-            try:
-                if view.client.blob_status(view.task_id, sha256).complete:
-                    return True
-            except ServerError:
-                continue
-    return False
 
 
 def local_copy(
@@ -77,7 +59,7 @@ def local_copy(
         if blob is not None:
             if core is None:
                 raise BlobError(f"{label} is {uri}, and of which task is not known")
-            _read_blob(core, blob, on_piece, label)
+            _read_blob(core.view, blob, on_piece, label)
         elif uri.startswith(("http://", "https://")):
             _read_url(uri, on_piece, label, settings.request_timeout_s)
         elif uri:
@@ -164,78 +146,19 @@ def _written(target: Path, sha256: str, label: str) -> Iterator[OnPiece]:
         raise
 
 
-# ---- blobs -----------------------------------------------------------------------------------------
+# ---- places ----------------------------------------------------------------------------------------
 
 
-def _views(core: TaskCore) -> list[View]:
-    """Return where the task's blobs may lie, the nearest first."""
-    from telemetry.sdk.running import RunningTask
-
-    view = core.view
-    views: list[View] = []
-    if isinstance(core, RunningTask):
-        # Until they are on the server they are in the session folder or the spool.
-        folders = core.blob_folders
-        views.append(SessionView(lambda: folders() + core.session_places(), core.header.task_id))
-    if isinstance(view, RunningView):
-        return views + ([view.base] if view.base is not None else [])
-    return [*views, view]
-
-
-def _read_blob(core: TaskCore, sha256: str, on_piece: OnPiece, label: str) -> None:
-    reasons = []
-    for view in _views(core):
-        if isinstance(view, SessionView):
-            places = view.places()
-            place = next((place for place in places if sessions.has_blob(place, sha256)), None)
-            if place is not None:
-                try:
-                    with sessions.open_blob(place, sha256) as file:
-                        _copy(file, on_piece)
-                except JournalError as error:
-                    raise BlobError(f"{label} cannot be read: {error}") from error
-                return
-            reasons.append(f"not in {', '.join(map(str, places)) or 'a session on this machine'}")
-        elif isinstance(view, ServerView):
-            try:
-                _download(view, sha256, on_piece)
-                return
-            except ServerError as error:
-                if error.status not in (None, 404):
-                    raise BlobError(f"{label} cannot be read: {error}") from error
-                reasons.append(str(error))
-    where = "; ".join(reasons) or "the task has no session and no server"
-    raise BlobError(
-        f"the bytes of {label} are nowhere to be found: {where}. "
-        "If its program has just ended, they may still be on their way: `telemetry sync` on its machine sends them"
-    )
-
-
-def _download(view: ServerView, sha256: str, on_piece: OnPiece) -> None:
-    """Download a blob; where the line breaks it goes on from there, as long as each try brings more of it."""
-    received = 0
-
-    def count(piece: bytes) -> None:
-        nonlocal received
-        on_piece(piece)
-        received += len(piece)
-
-    while True:
-        before = received
-        try:
-            view.client.download_blob(view.task_id, sha256, count, start=received)
-            return
-        except ServerUnreachable:
-            if received == before:
-                raise
-
-
-def _copy(file: IO[bytes], on_piece: OnPiece) -> None:
-    while piece := file.read(PIECE_BYTES):
-        on_piece(piece)
-
-
-# ---- other places ----------------------------------------------------------------------------------
+def _read_blob(view: View, sha256: str, on_piece: OnPiece, label: str) -> None:
+    try:
+        reason = view.read_blob(sha256, on_piece)
+    except (JournalError, ServerError) as error:
+        raise BlobError(f"{label} cannot be read: {error}") from error
+    if reason:
+        raise BlobError(
+            f"the bytes of {label} are nowhere to be found: {reason}. If its program has just ended, they may still "
+            "be on their way: `telemetry sync` on its machine sends them"
+        )
 
 
 def _file_of_uri(uri: str, label: str) -> Path:
@@ -251,7 +174,8 @@ def _read_url(url: str, on_piece: OnPiece, label: str, timeout_s: float) -> None
 
     try:
         with urlopen(Request(url, headers={"User-Agent": "telemetry"}), timeout=timeout_s) as answer:
-            _copy(answer, on_piece)
+            while piece := answer.read(PIECE_BYTES):
+                on_piece(piece)
     except (URLError, OSError, ValueError) as error:
         if is_interrupt(error):
             raise

@@ -79,6 +79,3 @@ class TaskCore(Protocol):
 
     def ledger(self) -> Ledger:
         """Return what became of this process's events of the task."""
-
-    def reports(self) -> View:
-        """Return where the reports can be read, which have arrived there when this returns."""

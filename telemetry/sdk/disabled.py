@@ -42,6 +42,8 @@ class TaskPipeline(Protocol):
 class NullEmit:
     """An Emit that keeps nothing. Rows are let go in steps, as the hot path writes them itself."""
 
+    latest_iteration = 0
+
     def __init__(self) -> None:
         self.rows: list[Any] = []
         self.mark = 5_000

@@ -304,7 +304,7 @@ class PlotReports(MediaReports):
     @property
     def latest_iteration(self) -> int:
         """The iteration of the scalar that was reported last; 0 before the first."""
-        return int(getattr(self._emit, "latest_iteration", 0))
+        return self._emit.latest_iteration
 
     # ---- inside ----------------------------------------------------------------------------------
 

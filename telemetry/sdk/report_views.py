@@ -1,6 +1,6 @@
 """Reading back what a task reported: points, single values, console lines, plots and media, from a server or a session.
 
-`reports_of(view)` answers with ServerReports or SessionReports; both say the same of the same events.
+A view's `reports()` is ServerReports or SessionReports; both say the same of the same events.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from telemetry.blobs import sha256_of_uri
@@ -18,14 +19,16 @@ from telemetry.events import ConsoleLine, Media, Plot, SingleValue
 from telemetry.interrupts import is_interrupt
 from telemetry.record import BlobState
 from telemetry.sdk.series import Column, SeriesPoints
-from telemetry.sdk.view import ServerView, SessionView, View
 from telemetry.sessions import blobs_at, open_blob
 
 if TYPE_CHECKING:
     from telemetry.client import Client
     from telemetry.client_types import PlotInfo, SeriesInfo
+    from telemetry.events import Batch
+    from telemetry.fold import RecordFold
+    from telemetry.wire import Frame
 
-__all__ = ["FoundMedia", "FoundPlot", "Reports", "ServerReports", "SessionReports", "reports_of"]
+__all__ = ["FoundMedia", "FoundPlot", "Reports", "ServerReports", "SessionReports"]
 
 # A series of more points is thinned by the server, where only a sample of it is asked for.
 BIG_SERIES = 200_000
@@ -90,22 +93,23 @@ class Reports(Protocol):
         """Return the highest iteration of a scalar; 0 where none was reported."""
 
 
-def reports_of(view: View) -> Reports:
-    """Return what can be read of a task's reports through a view that is a server's or a session's."""
-    if isinstance(view, ServerView):
-        return ServerReports(view)
-    if isinstance(view, SessionView):
-        return SessionReports(view)
-    raise TypeError(f"the reports of a {type(view).__name__} can't be read")
-
-
 # ---- a session -----------------------------------------------------------------------------------
+
+
+class Session(Protocol):
+    """What is asked of view.SessionView."""
+
+    def fold(self) -> RecordFold: ...
+
+    def places(self) -> list[Path]: ...
+
+    def batches(self) -> Iterator[tuple[Frame, Batch]]: ...
 
 
 class SessionReports:
     """See Reports. Reads the frames of a session folder or zip; nothing but the files is needed."""
 
-    def __init__(self, view: SessionView) -> None:
+    def __init__(self, view: Session) -> None:
         self._view = view
 
     def summary(self) -> list[tuple[str, str, int | None, dict[str, float]]]:
@@ -226,10 +230,21 @@ def _newest(found: dict[tuple[str, str, int], Any], last: int | None) -> list[tu
 # ---- a server ------------------------------------------------------------------------------------
 
 
+class TaskOnServer(Protocol):
+    """What is asked of view.ServerView."""
+
+    task_id: str
+
+    @property
+    def client(self) -> Client: ...
+
+    def fold(self) -> RecordFold: ...
+
+
 class ServerReports:
     """See Reports. Asks a server."""
 
-    def __init__(self, view: ServerView) -> None:
+    def __init__(self, view: TaskOnServer) -> None:
         self._view = view
         self._task = view.task_id
 

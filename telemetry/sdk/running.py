@@ -33,7 +33,7 @@ from telemetry.sdk.references import Referred, key_of, references
 from telemetry.sdk.reuse import RunNote, forbid_reuse, forbids_reuse
 from telemetry.sdk.seeds import Seeding, chosen_seed
 from telemetry.sdk.status import Outcome, outcome_of_exit
-from telemetry.sdk.view import RunningView, View, section_of
+from telemetry.sdk.view import RunningView, SessionView, View, section_of
 from telemetry.shapes import texts
 from telemetry.threads import start_daemon
 
@@ -83,6 +83,7 @@ class RunningTask(Referred):
         self.view: View = RunningView(
             self.record.own,
             self._base,
+            near=SessionView(lambda: self.blob_folders() + self.session_places(), self.header.task_id),
             settle=lambda: self.flush(SETTLE_TIMEOUT_S),
             began_elsewhere=launched.membership.began_elsewhere,
         )
@@ -219,11 +220,6 @@ class RunningTask(Referred):
         return self.launched.output.keeps_models
 
     # ---- reading ---------------------------------------------------------------------------------
-
-    def reports(self) -> View:
-        """Return where the reports can be read, which have arrived there when this returns."""
-        view = self.view
-        return view.reports() if isinstance(view, RunningView) else view
 
     def session_places(self) -> list[Path]:
         """Return the folders and zips in which this task's session may lie, there or to come."""

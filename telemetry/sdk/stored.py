@@ -114,6 +114,8 @@ _sender = _Sender()
 class _SendingEmit:
     """An Emit whose events are on the server when the call returns. Scalars have no hot path here."""
 
+    latest_iteration = 0
+
     def __init__(self, core: StoredTask) -> None:
         self.rows: list[Any] = []
         # Every scalar crosses: it is sent by itself.
@@ -227,10 +229,6 @@ class StoredTask(Referred):
     def ledger(self) -> Ledger:
         """Return empty counts: every change was committed or raised."""
         return Ledger(logged=0, delivered=0, on_disk=0, in_memory=0)
-
-    def reports(self) -> View:
-        """Return the view: what is there is there."""
-        return self.view
 
 
 class _NowhereTask(StoredTask):

@@ -199,14 +199,11 @@ class TaskModels(TaskParameters):
 
     def _linked(self, entries: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         """Return (model id, entry) by key; the server is asked which task made a file that this one only read."""
-        from telemetry.sdk.view import ServerView
-
         linked = {key: (key, entry) for key, entry in entries.items() if isinstance(entry, Mapping)}
-        view = self._view
-        if not isinstance(view, ServerView) or all(text(entry.get("task")) for _, entry in linked.values()):
+        if all(text(entry.get("task")) for _, entry in linked.values()):
             return linked
         try:
-            known = view.client.find_models(task=self.id)
+            known = self._view.known_models()
         except ServerError:
             return linked
         for model in known:

@@ -132,9 +132,7 @@ class TaskReports(TaskBase):
         return self._reports().last_iteration()
 
     def _reports(self) -> Reports:
-        from telemetry.sdk.report_views import reports_of
-
-        return reports_of(self._core.reports())
+        return self._view.reports()
 
 
 def _check_axis(x_axis: str) -> None:

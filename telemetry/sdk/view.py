@@ -7,7 +7,7 @@ A view answers in the same words wherever the events are:
     RunningView   in this process: its own changes over what one of the others knows
     NowhereView   while telemetry is disabled: what was set in this process, and no reports
 
-The record is read through `fold()`; reports (points, values, console, plots) have a method each.
+The record is read through `fold()`, the reports (points, values, console, plots) through `reports()`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from telemetry.errors import ConfigurationError, JournalError, ServerError
+from telemetry.blobs import PIECE_BYTES
+from telemetry.errors import ConfigurationError, JournalError, ServerError, ServerUnreachable
 from telemetry.events import Batch, RecordChange
 from telemetry.fold import Entry, RecordDict, RecordFold, newer_part
-from telemetry.sessions import open_session
+from telemetry.sessions import has_blob, open_blob, open_session
 from telemetry.wire import Frame, decode
 
 if TYPE_CHECKING:
     from telemetry.client import Client
+    from telemetry.sdk.report_views import Reports
 
-__all__ = ["NowhereView", "RunningView", "ServerView", "SessionView", "View", "record_of", "section_of"]
+__all__ = ["NowhereView", "OnPiece", "RunningView", "ServerView", "SessionView", "View", "record_of", "section_of"]
 
 log = logging.getLogger(__name__)
+
+OnPiece = Callable[[bytes], object]
 
 # A record that was read from a server is good for this long: a script reads many fields in a row.
 FRESH_S = 1.0
@@ -45,8 +49,25 @@ class View(Protocol):
     def reload(self) -> None:
         """Forget what was read; the next call reads again."""
 
-    def batches(self) -> Iterator[tuple[Frame, Batch]]:
-        """Yield the task's frames, decoded, as far as this view has any; those on a server have none here."""
+    def reports(self) -> Reports:
+        """Return what reads the reports; what this process reported before has arrived there when this returns.
+
+        Raises:
+            ConfigurationError: the task's events go where they can't be read back from.
+        """
+
+    def has_blob(self, sha256: str) -> bool:
+        """Say whether a blob of the task can be read from here, as far as that can be found out."""
+
+    def read_blob(self, sha256: str, on_piece: OnPiece) -> str:
+        """Hand over a blob's bytes, piece by piece. Return "" once that is done, else why it is not here.
+
+        Raises:
+            ServerError, JournalError: it is here, and cannot be read.
+        """
+
+    def known_models(self) -> list[dict[str, Any]]:
+        """Return the task's models as a server knows them; none where no server is asked."""
 
 
 def section_of(view: View, name: str) -> dict[str, Any]:
@@ -98,9 +119,48 @@ class ServerView:
         """Ask the server again at the next call."""
         self._fold = None
 
-    def batches(self) -> Iterator[tuple[Frame, Batch]]:
-        """Yield nothing: a server has rows, not frames."""
-        yield from ()
+    def reports(self) -> Reports:
+        """See View. Each of its answers asks the server."""
+        from telemetry.sdk.report_views import ServerReports
+
+        return ServerReports(self)
+
+    def has_blob(self, sha256: str) -> bool:
+        """See View. False where the server does not answer."""
+        try:
+            return self.client.blob_status(self.task_id, sha256).complete
+        except ServerError:
+            return False
+
+    def read_blob(self, sha256: str, on_piece: OnPiece) -> str:
+        """See View. Where the line breaks it goes on from there, as long as each try brings more of the blob."""
+        received = 0
+
+        def count(piece: bytes) -> None:
+            nonlocal received
+            on_piece(piece)
+            received += len(piece)
+
+        while True:
+            before = received
+            try:
+                self.client.download_blob(self.task_id, sha256, count, start=received)
+                return ""
+            except ServerUnreachable as error:
+                if received == before:
+                    return str(error)
+            except ServerError as error:
+                if error.status not in (None, 404):
+                    raise
+                return str(error)
+
+    def known_models(self) -> list[dict[str, Any]]:
+        """See View.
+
+        Raises:
+            ServerUnreachable, ServerError: the server does not tell.
+        """
+        return self.client.find_models(task=self.task_id)
 
 
 @dataclass(slots=True)
@@ -144,6 +204,31 @@ class SessionView:
     def batches(self) -> Iterator[tuple[Frame, Batch]]:
         """Yield each frame once with what it holds, by writer and in order."""
         yield from self._read().batches
+
+    def reports(self) -> Reports:
+        """See View. The files are read at its first answer, and when they have grown."""
+        from telemetry.sdk.report_views import SessionReports
+
+        return SessionReports(self)
+
+    def has_blob(self, sha256: str) -> bool:
+        """See View."""
+        return any(has_blob(place, sha256) for place in self.places())
+
+    def read_blob(self, sha256: str, on_piece: OnPiece) -> str:
+        """See View."""
+        places = self.places()
+        place = next((place for place in places if has_blob(place, sha256)), None)
+        if place is None:
+            return f"not in {', '.join(map(str, places)) or 'a session on this machine'}"
+        with open_blob(place, sha256) as file:
+            while piece := file.read(PIECE_BYTES):
+                on_piece(piece)
+        return ""
+
+    def known_models(self) -> list[dict[str, Any]]:
+        """Return none: the files are all that is asked."""
+        return []
 
     def _read(self) -> _Story:
         places = [path for path in self._places() if path.exists()]
@@ -201,6 +286,7 @@ class RunningView:
     Args:
         own: the fold of this process's changes, which goes on growing.
         base: None where the events can't be read back (standard output, a sink of the user's).
+        near: what lies on this machine, bytes that are on their way to `base` among it.
         settle: brings what was reported so far to where `base` reads; False if it did not within its time.
         began_elsewhere: other processes have a part in the record.
     """
@@ -210,18 +296,15 @@ class RunningView:
         own: RecordFold,
         base: View | None,
         *,
+        near: View,
         settle: Callable[[], bool],
         began_elsewhere: bool,
     ) -> None:
         self._own = own
         self._base = base
+        self._blob_views = [near] if base is None else [near, base]
         self._settle = settle
         self._asks_base = began_elsewhere
-
-    @property
-    def base(self) -> View | None:
-        """Where the task's events can be read back; None if nowhere."""
-        return self._base
 
     def fold(self) -> RecordFold:
         """Return the record; without an answer from elsewhere, what this process knows of it."""
@@ -242,23 +325,33 @@ class RunningView:
             self._settle()
             self._base.reload()
 
-    def reports(self) -> View:
-        """Return where what was reported so far can be read; it has arrived there when this returns.
-
-        Raises:
-            ConfigurationError: the task's events go where they can't be read back from.
-        """
+    def reports(self) -> Reports:
+        """See View."""
         if self._base is None:
             raise ConfigurationError(
                 "the reports of this task can't be read back: its events go to a sink that only takes. "
                 "Give it a server (TELEMETRY_URL) or a session folder (the default)"
             )
         self._settle()
-        return self._base
+        return self._base.reports()
 
-    def batches(self) -> Iterator[tuple[Frame, Batch]]:
-        """Yield the frames of the session, if this task has one."""
-        yield from self.reports().batches()
+    def has_blob(self, sha256: str) -> bool:
+        """See View. The nearest place is asked first."""
+        return any(view.has_blob(sha256) for view in self._blob_views)
+
+    def read_blob(self, sha256: str, on_piece: OnPiece) -> str:
+        """See View. The nearest place is asked first."""
+        reasons = []
+        for view in self._blob_views:
+            reason = view.read_blob(sha256, on_piece)
+            if not reason:
+                return ""
+            reasons.append(reason)
+        return "; ".join(reasons)
+
+    def known_models(self) -> list[dict[str, Any]]:
+        """Return none: what the program did itself, it knows without asking anybody."""
+        return []
 
 
 def _signature(places: Sequence[Path]) -> tuple[tuple[str, int], ...]:
