@@ -146,7 +146,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         ({"frames": ["stored"]}, "answered 200"),
         ({"frames": [{"sequence": "0", "result": "stored"}]}, "answered 200"),
         ({"frames": []}, "did not name 3 of 3"),
-        ({"frames": [receipt(FRAMES[0])]}, "did not name 2 of 3"),
+        pytest.param({"frames": [receipt(FRAMES[0])]}, "did not name 2 of 3", id="one receipt of three"),
         ({"ok": True}, "answered 200"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value))[:30],
