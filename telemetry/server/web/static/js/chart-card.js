@@ -22,7 +22,14 @@ const FEW_MACHINES = 16;
  */
 
 /** @returns {import("./chart-figure.js").View} a chart as it is before anyone touched it */
-export const freshView = () => ({ range: null, yRange: null, log: null, hidden: new Set(), allSeries: false, eachRank: null });
+export const freshView = () => ({
+  range: null,
+  yRange: null,
+  log: null,
+  hidden: new Set(),
+  allSeries: false,
+  eachRank: null,
+});
 
 export class ChartCard {
   /**
@@ -49,18 +56,44 @@ export class ChartCard {
   #build(onClose) {
     this.badge = el("span", { class: "badge bad", hidden: true });
     this.more = el("button", { type: "button", class: "badge more", hidden: true, onclick: () => this.#showAll() });
-    this.ranksButton = el("button", { type: "button", class: "badge more", hidden: true, onclick: () => this.#toggleRanks() });
+    this.ranksButton = el("button", {
+      type: "button",
+      class: "badge more",
+      hidden: true,
+      onclick: () => this.#toggleRanks(),
+    });
     this.resetButton = iconButton("reset", "Reset zoom (double-click)", () => this.resetZoom());
     this.logButton = iconButton("log", "Logarithmic y axis", () => this.#toggleLog());
-    const last = onClose ? iconButton("close", "Close full screen", onClose) : iconButton("expand", "Full screen", () => this.host.openFull?.(this.group));
+    const last = onClose
+      ? iconButton("close", "Close full screen", onClose)
+      : iconButton("expand", "Full screen", () => this.host.openFull?.(this.group));
     this.legend = el("div", { class: "legend" });
     this.plot = el("div", { class: "plot" });
     this.message = el("p", { class: "plot-message", hidden: true });
     const title = el("h3", { title: this.group.title }, this.group.title || "(no title)");
     this.element = el(
-      "article", { class: "card", tabindex: 0, "aria-label": `Chart ${this.group.title}`, "data-title": this.group.title, onkeydown: (event) => this.#onKey(event) },
-      el("header", {}, title, this.badge, this.ranksButton, this.more, el("span", { class: "spacer" }), this.resetButton, this.logButton, last),
-      this.legend, el("div", { class: "plot-box" }, this.plot, this.message),
+      "article",
+      {
+        class: "card",
+        tabindex: 0,
+        "aria-label": `Chart ${this.group.title}`,
+        "data-title": this.group.title,
+        onkeydown: (event) => this.#onKey(event),
+      },
+      el(
+        "header",
+        {},
+        title,
+        this.badge,
+        this.ranksButton,
+        this.more,
+        el("span", { class: "spacer" }),
+        this.resetButton,
+        this.logButton,
+        last,
+      ),
+      this.legend,
+      el("div", { class: "plot-box" }, this.plot, this.message),
     );
     this.#showHead();
   }
@@ -104,7 +137,11 @@ export class ChartCard {
     const { x, halfLife, allAttempts } = this.host.settings();
     const { signal } = this.abort;
     try {
-      const found = await this.#fetch({ x, ...this.#range(), ...(allAttempts && { attempts: "all" }) }, halfLife, signal);
+      const found = await this.#fetch(
+        { x, ...this.#range(), ...(allAttempts && { attempts: "all" }) },
+        halfLife,
+        signal,
+      );
       if (signal.aborted) return;
       this.found = found;
       this.#say("");
@@ -143,14 +180,28 @@ export class ChartCard {
     const colors = this.host.table.colorsOf(group).map((index) => theme[`series${index}`]);
     const coarse = matchMedia("(pointer: coarse)").matches;
     const { traces, layout } = figure({
-      group, points: this.found, colors, view: this.view, x, log: this.view.log ?? log, smooth: halfLife !== undefined,
-      width: this.plot.clientWidth, height: this.plot.clientHeight, theme,
+      group,
+      points: this.found,
+      colors,
+      view: this.view,
+      x,
+      log: this.view.log ?? log,
+      smooth: halfLife !== undefined,
+      width: this.plot.clientWidth,
+      height: this.plot.clientHeight,
+      theme,
       // A finger on a chart in the list scrolls the page; in full screen it zooms.
       drag: coarse && !this.full ? false : "zoom",
     });
     this.undrawn = false;
     const first = !this.plot.classList.contains("js-plotly-plot");
-    Plotly.react(this.plot, traces, layout, { displayModeBar: false, doubleClick: false, scrollZoom: this.full, showTips: false, responsive: false });
+    Plotly.react(this.plot, traces, layout, {
+      displayModeBar: false,
+      doubleClick: false,
+      scrollZoom: this.full,
+      showTips: false,
+      responsive: false,
+    });
     if (first) this.#listen();
     this.plot.dataset.points = String(traces.reduce((sum, trace) => sum + trace.x.length, 0));
     this.#showHead();
@@ -192,9 +243,14 @@ export class ChartCard {
   #onKey(event) {
     if (event.target !== this.element || event.ctrlKey || event.metaKey || event.altKey) return;
     const act = {
-      ArrowLeft: () => this.#moveRange(-STEP, 1), ArrowRight: () => this.#moveRange(STEP, 1),
-      "+": () => this.#moveRange(0, 0.5), "=": () => this.#moveRange(0, 0.5), "-": () => this.#moveRange(0, 2),
-      0: () => this.resetZoom(), f: () => this.host.openFull?.(this.group), l: () => this.#toggleLog(),
+      ArrowLeft: () => this.#moveRange(-STEP, 1),
+      ArrowRight: () => this.#moveRange(STEP, 1),
+      "+": () => this.#moveRange(0, 0.5),
+      "=": () => this.#moveRange(0, 0.5),
+      "-": () => this.#moveRange(0, 2),
+      0: () => this.resetZoom(),
+      f: () => this.host.openFull?.(this.group),
+      l: () => this.#toggleLog(),
     }[event.key];
     if (!act) return;
     event.preventDefault();
@@ -222,7 +278,9 @@ export class ChartCard {
     const [low, high] = this.view.range;
     const margin = (high - low) * MARGIN;
     return {
-      from: Math.floor(low - margin), to: Math.ceil(high + margin), max_samples: Math.ceil(samples * (1 + 2 * MARGIN)),
+      from: Math.floor(low - margin),
+      to: Math.ceil(high + margin),
+      max_samples: Math.ceil(samples * (1 + 2 * MARGIN)),
     };
   }
 
@@ -281,7 +339,9 @@ export class ChartCard {
     this.ranksButton.hidden = !this.group.bands;
     const banded = this.#all() === this.group.bands;
     setText(this.ranksButton, banded ? "mean of ranks" : "each rank");
-    this.ranksButton.title = banded ? "The mean of all ranks, between the lowest and the highest; show each rank by itself" : "Each rank by itself; show their mean between the lowest and the highest";
+    this.ranksButton.title = banded
+      ? "The mean of all ranks, between the lowest and the highest; show each rank by itself"
+      : "Each rank by itself; show their mean between the lowest and the highest";
     this.ranksButton.setAttribute("aria-pressed", String(!banded));
     this.resetButton.hidden = !this.view.range && !this.view.yRange;
     this.logButton.setAttribute("aria-pressed", String(this.view.log ?? this.host.settings().log));
@@ -300,12 +360,19 @@ export class ChartCard {
       }
       const [dot, name, value] = /** @type {any} */ (item.children);
       item.onclick = () => this.#toggleSeries(one.label);
-      item.title = one.ranks ? `${one.label}: mean of ${count(one.ranks.length)} ranks; show or hide` : `${one.label}: show or hide`;
+      item.title = one.ranks
+        ? `${one.label}: mean of ${count(one.ranks.length)} ranks; show or hide`
+        : `${one.label}: show or hide`;
       item.setAttribute("aria-pressed", String(!this.view.hidden.has(one.label)));
       dot.style.background = `var(--series-${colors[index]})`;
       setText(name, one.label);
       // Of a machine's figures nobody wants the fifth digit.
-      const last = typeof one.last !== "number" ? one.last : this.group.unit ? Number((one.last / unit.factor).toPrecision(3)) : one.last;
+      const last =
+        typeof one.last !== "number"
+          ? one.last
+          : this.group.unit
+            ? Number((one.last / unit.factor).toPrecision(3))
+            : one.last;
       setText(value, `${measure(last)}${unit.label && !isNonFinite(last) ? ` ${unit.label}` : ""}`);
       value.classList.toggle("bad", isNonFinite(last));
     });

@@ -39,7 +39,8 @@ const ADDRESSES = new Set(["href", "src"]);
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === false || value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null)) continue;
+    if (value === false || value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null))
+      continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
     else element.setAttribute(name, value === true ? "" : String(value));
   }
@@ -57,7 +58,8 @@ export function setText(element, text) {
 
 /** Set an attribute, only when it changes; null removes it. */
 export function setAttribute(element, name, value) {
-  if (value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null)) element.removeAttribute(name);
+  if (value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null))
+    element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, String(value));
 }
 
