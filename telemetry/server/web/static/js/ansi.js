@@ -101,9 +101,9 @@ function colorOf([kind, ...numbers]) {
 /** @returns {Color} of the 256: 16 with names, a cube of 6 x 6 x 6, 24 greys */
 function indexed(index) {
   if (index < 16) return index;
-  if (index > 231) return [0, 0, 0].map(() => 8 + 10 * (index - 232));
+  if (index > 231) return /** @type {Color} */ ([0, 0, 0].map(() => 8 + 10 * (index - 232)));
   const level = (step) => (step ? 55 + 40 * step : 0);
-  return [36, 6, 1].map((weight) => level(Math.floor((index - 16) / weight) % 6));
+  return /** @type {Color} */ ([36, 6, 1].map((weight) => level(Math.floor((index - 16) / weight) % 6)));
 }
 
 /** @param {Style} style */

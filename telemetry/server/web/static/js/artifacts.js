@@ -223,7 +223,8 @@ async function nameOf(id) {
   }
 }
 
-const byName = ([a], [b]) => a.localeCompare(b, "en", { numeric: true });
+const byName = (/** @type {[string, any]} */ [a], /** @type {[string, any]} */ [b]) =>
+  a.localeCompare(b, "en", { numeric: true });
 const byTime = ([, a], [, b]) => (b?.time_unix_ns ?? 0) - (a?.time_unix_ns ?? 0);
 const plainJson = (value) => (value && Object.keys(value).length ? el("pre", {}, valueText(value, 2)) : "");
 

@@ -17,7 +17,7 @@ const FEW_MACHINES = 16;
 /**
  * What a card is given by the tab it lives in.
  * @typedef {{points: import("./points.js").Points, table: import("./series.js").SeriesTable,
- *   settings: () => {x: "iteration" | "time", log: boolean, halfLife: number | undefined},
+ *   settings: () => {x: "iteration" | "time", log: boolean, halfLife: number | undefined, allAttempts?: boolean},
  *   viewOf: (key: string) => import("./chart-figure.js").View, openFull: ((group: import("./series.js").Group) => void) | null}} Host
  */
 
@@ -50,10 +50,7 @@ export class ChartCard {
     this.abort = new AbortController();
     this.refreshLive = coalesce(() => this.load(), LIVE_EVERY_MS);
     this.zoomed = debounce(() => this.load(), ZOOM_DELAY_MS);
-    this.#build(onClose);
-  }
-
-  #build(onClose) {
+    this.settleTimer = 0;
     this.badge = el("span", { class: "badge bad", hidden: true });
     this.more = el("button", { type: "button", class: "badge more", hidden: true, onclick: () => this.#showAll() });
     this.ranksButton = el("button", {
@@ -64,14 +61,19 @@ export class ChartCard {
     });
     this.resetButton = iconButton("reset", "Reset zoom (double-click)", () => this.resetZoom());
     this.logButton = iconButton("log", "Logarithmic y axis", () => this.#toggleLog());
-    const last = onClose
-      ? iconButton("close", "Close full screen", onClose)
-      : iconButton("expand", "Full screen", () => this.host.openFull?.(this.group));
     this.legend = el("div", { class: "legend" });
     this.plot = el("div", { class: "plot" });
     this.message = el("p", { class: "plot-message", hidden: true });
+    this.element = this.#build(onClose);
+    this.#showHead();
+  }
+
+  #build(onClose) {
+    const last = onClose
+      ? iconButton("close", "Close full screen", onClose)
+      : iconButton("expand", "Full screen", () => this.host.openFull?.(this.group));
     const title = el("h3", { title: this.group.title }, this.group.title || "(no title)");
-    this.element = el(
+    return el(
       "article",
       {
         class: "card",
@@ -95,7 +97,6 @@ export class ChartCard {
       this.legend,
       el("div", { class: "plot-box" }, this.plot, this.message),
     );
-    this.#showHead();
   }
 
   /** Charts draw themselves only while they can be seen. */
@@ -353,7 +354,7 @@ export class ChartCard {
     const largest = Math.max(0, ...this.group.series.map(({ max }) => Math.abs(max ?? 0)));
     const unit = displayUnit(this.group.unit ?? "", largest);
     series.forEach((one, index) => {
-      let item = this.legend.children[index];
+      let item = /** @type {HTMLButtonElement | undefined} */ (this.legend.children[index]);
       if (!item) {
         item = el("button", { type: "button" }, el("i", { "aria-hidden": "true" }), el("span", {}), el("b", {}));
         this.legend.append(item);

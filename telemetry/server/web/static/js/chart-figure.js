@@ -56,6 +56,7 @@ export function figure(input) {
   };
 }
 
+/** @returns {any[]} one trace, or the raw and the smoothed one */
 function linesOf({ series, color, data }, input, factor, shift) {
   if (data.mean) return bandOf({ series, color, data }, factor, shift);
   const xs = shift ? data.x.map((value) => value + shift) : data.x;

@@ -150,10 +150,9 @@ export class Configuration {
     );
     const { diff, requirements, ...scriptRest } = script;
     add("Script", scriptRest, () => definitionsPanel("script", "Script", named(scriptRest, SCRIPT_FIELDS)));
-    const [heading, kind] = isChanges(script)
-      ? ["Uncommitted changes", "diff"]
-      : [fileName(script.entry_point) || "Script text", "text"];
-    add(heading, diff ? { diff } : {}, () => codePanel("diff", heading, diff, kind));
+    const changes = isChanges(script);
+    const heading = changes ? "Uncommitted changes" : fileName(script.entry_point) || "Script text";
+    add(heading, diff ? { diff } : {}, () => codePanel("diff", heading, diff, changes ? "diff" : "text"));
     add("Packages", requirements ? { requirements } : {}, () =>
       codePanel("packages", "Packages", textOfRequirements(requirements), "text"),
     );
@@ -245,7 +244,8 @@ export class Configuration {
   }
 }
 
-const byKey = ([a], [b]) => a.localeCompare(b, "en", { numeric: true });
+const byKey = (/** @type {[string, any]} */ [a], /** @type {[string, any]} */ [b]) =>
+  a.localeCompare(b, "en", { numeric: true });
 const idOf = (kind, name) => `${kind}-${name.replace(/[^\w-]+/g, "-")}`;
 
 /** Parameters by section; those that are being filled, too. */

@@ -56,7 +56,7 @@ function coloured(runs, search) {
 
 /** @returns {[number, number][]} where the search occurs in the visible text, whatever its colours */
 function hitsIn(text, search) {
-  const hits = [];
+  const hits = /** @type {[number, number][]} */ ([]);
   if (!search) return hits;
   const low = text.toLowerCase();
   const wanted = search.toLowerCase();

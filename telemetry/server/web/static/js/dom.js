@@ -31,10 +31,11 @@ const ADDRESSES = new Set(["href", "src"]);
 /**
  * Make an element. `attributes`: "class", "data-*" and so on are set as attributes; functions under "on..."
  * become listeners; false, null and undefined are left out, true is an empty attribute.
- * @param {string} tag
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
  * @param {Record<string, unknown>} [attributes]
  * @param {...(Node | string | number | null | undefined)} children
- * @returns {HTMLElement}
+ * @returns {HTMLElementTagNameMap[Tag]}
  */
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -70,7 +71,7 @@ export function setAttribute(element, name, value) {
  */
 export function arrange(parent, children) {
   const focused = document.activeElement;
-  const wanted = new Set(children);
+  const wanted = /** @type {Set<Element>} */ (new Set(children));
   for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
   let at = parent.firstElementChild;
   for (const child of children) {

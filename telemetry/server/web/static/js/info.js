@@ -79,7 +79,8 @@ export class Info {
   }
 }
 
-const byKey = ([a], [b]) => a.localeCompare(b, "en", { numeric: true });
+const byKey = (/** @type {[string, any]} */ [a], /** @type {[string, any]} */ [b]) =>
+  a.localeCompare(b, "en", { numeric: true });
 const sentence = (name) => (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ");
 
 /** A recorded value as a person would type it. */

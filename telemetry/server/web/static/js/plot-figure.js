@@ -6,7 +6,10 @@ const CLEAR = "rgba(0,0,0,0)";
 // Plotly's own ink: what an author saw who chose a ground and no ink.
 const INK = "#444";
 
-/** Kinds of subplots, which have grounds and axes of their own: their names in a layout, and how they are drawn. */
+/**
+ * Kinds of subplots, which have grounds and axes of their own: their names in a layout, and how they are drawn.
+ * @type {[RegExp, string, (layout: any, theme: Record<string, string>) => object][]}
+ */
 const SUBPLOTS = [
   [/^scene\d*$/, "scene", sceneOf],
   [/^polar\d*$/, "polar", subplotOf(["radialaxis", "angularaxis"])],

@@ -37,7 +37,7 @@ export class Resources {
       const section = el(
         "section",
         { class: "resource-group", hidden: true, "aria-label": name },
-        el("h2", {}, name),
+        el("h2", {}, /** @type {string} */ (name)),
         element,
       );
       byId("resource-groups").append(section);

@@ -68,7 +68,9 @@ async function fetchTask() {
   }
 }
 
-/** Tabs with nothing in them step back. A draft has only a configuration: that is shown, unless one chose. */
+/** Tabs with nothing in them step back. A draft has only a configuration: that is shown, unless one chose.
+ * @param {{record?: Record<string, object>, counts?: Record<string, number>, status: string}} task
+ */
 function markTabs({ record = {}, counts = {}, status }) {
   const size = (...sections) => sections.reduce((sum, section) => sum + Object.keys(record[section] ?? {}).length, 0);
   markTab("scalars", counts.points ?? 1);

@@ -66,9 +66,10 @@ export function readQuery(text) {
 export function writeQuery(query) {
   const out = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
-    if (NAMES.includes(name)) for (const item of value) out.append(name, item);
-    else if (WORDS.includes(name)) value.length && out.set(name, value.join(","));
-    else if (value !== DEFAULTS[name]) out.set(name, String(name === "page" ? Number(value) + 1 : value));
+    if (Array.isArray(value)) {
+      if (NAMES.includes(name)) for (const item of value) out.append(name, item);
+      else if (value.length) out.set(name, value.join(","));
+    } else if (value !== DEFAULTS[name]) out.set(name, String(name === "page" ? Number(value) + 1 : value));
   }
   const text = out.toString().replaceAll("%2C", ",").replaceAll("%2F", "/").replaceAll("%3A", ":");
   return text ? `?${text}` : "";

@@ -1,7 +1,7 @@
 /** The chosen tasks, and the bar that says what can be done with them. */
 
 import { sendChanges } from "./changes.js";
-import { byId, el, setAttribute, setText } from "./dom.js";
+import { byId, setAttribute, setText } from "./dom.js";
 import { count } from "./format.js";
 
 const ARCHIVED = "archived";
