@@ -176,7 +176,7 @@ class PlotReports(MediaReports):
         xaxis: str | None = None,
         yaxis: str | None = None,
         zaxis: str | None = None,
-        labels: list[str] | None = None,
+        labels: list[str] | list[list[str]] | None = None,
         mode: str = "markers",
         fill: bool = False,
         comment: str | None = None,
