@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 from server_support import Http, frame_of, started
+from sessions_support import frames_of, session_of, task_id_of, write_folder
 from telemetry.sinks.local_zip import zip_session
-from test_import import frames_of, session_of, task_id_of, write_folder
-from test_watch import until, watching
+from watch_support import until, watching
 
 from telemetry import Task
 from telemetry.blobs import BlobFolder
 from telemetry.cli import main
 from telemetry.events import RecordChange
+from telemetry.sdk.deposit import Deposit
+from telemetry.sdk.parcel import Parcel
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import ServerConfig
 from telemetry.wire import Frame
@@ -174,9 +176,10 @@ def test_zips_in_parts_carry_each_blob_once(tmp_path: Path, url: str, monkeypatc
     for number, data in enumerate(blobs):
         entry = {"uri": f"blob:{sha256(data)}", "size_bytes": len(data)}
         upload = task._running.uploads.submit(
-            data,
-            filename="a.bin",
-            on_blob=lambda blob, name=f"a{number}", entry=entry: task._record.change("artifacts", name, entry),  # type: ignore[misc]
+            Deposit(
+                parcel=Parcel(filename="a.bin", source=data),
+                tell=lambda fields, name=f"a{number}", entry=entry: task._record.change("artifacts", name, entry),  # type: ignore[misc]
+            )
         )
         assert upload.wait(30)
         for iteration in range(number * 3000, number * 3000 + 3000):

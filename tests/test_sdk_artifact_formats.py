@@ -179,7 +179,7 @@ def test_a_masked_array_keeps_its_mask(tmp_path: Path) -> None:
 def test_a_large_array_goes_straight_into_a_file(tmp_path: Path) -> None:
     value = np.zeros(MAX_MEMORY_BYTES, dtype="uint8")
     parcel = parcel_of(value, tmp_path)
-    assert isinstance(parcel.source, Path) and parcel.scratch
+    assert isinstance(parcel.source, Path) and parcel.removes_source
     assert parcel.source.parent == tmp_path / "scratch"
     value[:] = 1  # no later change can show
     assert not round_trip_parcel(parcel, tmp_path).any()
@@ -457,7 +457,7 @@ def test_an_existing_file_goes_as_it_is(spelled: str, tree: Path, tmp_path: Path
     assert (parcel.kind, parcel.filename, parcel.content_type) == ("custom", "a.csv", "text/csv")
     assert parcel.preview == "text of a.csv"
     assert file_of(parcel, tmp_path).read_text() == "text of a.csv"
-    assert not parcel.scratch
+    assert not parcel.removes_source
 
 
 def test_a_folder_becomes_a_zip_of_all_that_is_in_it(tree: Path, tmp_path: Path) -> None:

@@ -9,50 +9,23 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from sdk_support import environment
 from server_support import Http
-from test_import import POINTS, frames_of, session_of, task_id_of, write_folder, write_zip
+from sessions_support import POINTS, frames_of, session_of, task_id_of, write_folder, write_zip
+from watch_support import until, watching
 
 from telemetry.cli import main
 from telemetry.client import Client
 from telemetry.errors import ServerError
-from telemetry.server.app import BackgroundServer
-from telemetry.server.config import ServerConfig
 from telemetry.server.watch_files import Memory, Place, read_growth
 from telemetry.wire import Frame
-
-T = TypeVar("T")
-
-# What is waited for takes a second or two here; on a machine that is busy with all other tests, more.
-PATIENCE_S = 60.0
-
-
-@contextmanager
-def watching(tmp_path: Path, *folders: Path) -> Iterator[str]:
-    """Run a server that watches folders; by default tmp_path/runs."""
-    config = ServerConfig(tmp_path / "server", port=0, watch=folders or (tmp_path / "runs",))
-    with BackgroundServer(config) as server:
-        yield server.url
-
-
-def until(fact: Callable[[], T | None]) -> T:
-    """Wait for a fact: ask again until it is there."""
-    give_up_s = time.monotonic() + PATIENCE_S
-    while True:
-        found = fact()
-        if found:
-            return found
-        assert time.monotonic() < give_up_s, "it did not come true"
-        threading.Event().wait(0.02)  # another process's fact: there is nothing of ours to wait on
 
 
 def points_of(url: str, number: int) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 import msgpack
 from sqlalchemy import Connection, delete, insert, select, update
 
-from telemetry.fold import RESET_KEY, is_void, reset_moment
+from telemetry.fold import is_void, reset_moment
+from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of, tags_of
 
@@ -20,12 +21,12 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
     """Write anew what follows from section "task" of a task's record. `task`: its row id."""
     columns = schema.records.c
     query = select(columns.key, columns.value, columns.time).where(
-        columns.task == task, columns.section == "task", columns.key.in_(RECORD_COLUMNS)
+        columns.task == task, columns.section == Section.TASK, columns.key.in_(RECORD_COLUMNS)
     )
     rows = {
         key: (time, None if value is None else msgpack.unpackb(value)) for key, value, time in connection.execute(query)
     }
-    moment, reset = rows.get(RESET_KEY, (0, None))
+    moment, reset = rows.get(TaskKey.RESET, (0, None))
     since = reset_moment(reset, moment)
     # As telemetry/fold.py has it: what is older than the reset does not count, but for defaults.
     record: dict[str, Any] = {
