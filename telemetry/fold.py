@@ -16,7 +16,6 @@ from telemetry.record import Section, TaskKey
 
 __all__ = ["Entry", "RecordDict", "RecordFold", "is_void", "newer_part", "reset_moment"]
 
-
 # section -> key -> value
 RecordDict: TypeAlias = dict[str, dict[str, Any]]
 

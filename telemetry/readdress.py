@@ -22,16 +22,9 @@ __all__ = ["Onto", "reset_of"]
 # What the previous task is: how and when it began, and what people have called it since.
 _OF_THE_PREVIOUS = frozenset(
     {
-        *(
-            TaskKey.NAME,
-            TaskKey.PROJECT,
-            TaskKey.TYPE,
-            TaskKey.TAGS,
-            TaskKey.SYSTEM_TAGS,
-            TaskKey.PARENT,
-            TaskKey.PUBLISHED,
-        ),
-        *("started_unix_ns", TaskKey.RESET, "attempt", TaskKey.CONTINUED, "initial_iteration"),
+        *(TaskKey.NAME, TaskKey.PROJECT, TaskKey.TYPE, TaskKey.TAGS, TaskKey.SYSTEM_TAGS, TaskKey.PARENT),
+        TaskKey.PUBLISHED,
+        *(TaskKey.STARTED, TaskKey.RESET, TaskKey.ATTEMPT, TaskKey.CONTINUED, TaskKey.INITIAL_ITERATION),
     }
 )
 # In these sections the key is a writer's id.

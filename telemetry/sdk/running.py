@@ -20,7 +20,7 @@ from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit, KeepsSessions
-from telemetry.record import Section, TaskStatus
+from telemetry.record import Section, TaskKey, TaskStatus
 from telemetry.sdk.announce import end_line, kept_sentence, start_line
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
@@ -90,12 +90,12 @@ class Running(Referred):
             launched.script.write_to(self.record.change_sections)
         for collector in launched.reporting:
             collector.report_to(self.logger, self.record.change_all)
-        self.progress = Progress(lambda value: self.record.change(Section.TASK, "progress", value))
+        self.progress = Progress(lambda value: self.record.change(Section.TASK, TaskKey.PROGRESS, value))
         self._ends: dict[str, Outcome] = {}
         self._ended = threading.Event()
         self._part = part
         if launched.membership.leads and (self.iteration_offset or launched.membership.continues):
-            self.record.change(Section.TASK, "initial_iteration", self.iteration_offset.current)
+            self.record.change(Section.TASK, TaskKey.INITIAL_ITERATION, self.iteration_offset.current)
         part.begin(self.record, self.header, start_fields(self.header, tags=tags))
         membership = launched.membership
         self._base = self._base_view()
@@ -157,18 +157,18 @@ class Running(Referred):
     def _add_tags(self, base: View, tags: list[str]) -> None:
         """Add tags to those that the task has, which only the server or the session knows."""
         try:
-            known = texts(section_of(base, Section.TASK).get("tags"))
+            known = texts(section_of(base, Section.TASK).get(TaskKey.TAGS))
         except TelemetryError as error:
             log.warning("the tags %s are not added to task %s: %s", tags, self.header.task_id, error)
             return
-        self.record.change(Section.TASK, "tags", list(dict.fromkeys([*known, *tags])))
+        self.record.change(Section.TASK, TaskKey.TAGS, list(dict.fromkeys([*known, *tags])))
 
     # ---- iterations ------------------------------------------------------------------------------
 
     def set_iteration_offset(self, offset: int) -> None:
         """Add this to each iteration that is reported from now on, here and by children that begin from now on."""
         self.iteration_offset.set(offset)
-        self.record.change(Section.TASK, "initial_iteration", offset)
+        self.record.change(Section.TASK, TaskKey.INITIAL_ITERATION, offset)
         if self._heirloom is not None:
             self._heirloom.renew(self._lineage())
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.errors import FrameError, InvalidEvent
 from telemetry.events import INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
-from telemetry.record import Section, TaskKey, TaskStatus, may_become, may_change
+from telemetry.record import PROGRAM_SECTIONS, Section, TaskKey, TaskStatus, may_become, may_change
 from telemetry.server.access import access_of
 from telemetry.server.api import json_response
 from telemetry.server.config import CONFIG, STORE
@@ -125,7 +125,9 @@ def _check_status(status: str, wanted: list[tuple[str, str, Any]]) -> None:
         )
     for section, key, value in wanted:
         if (section, key) == (Section.TASK, TaskKey.STATUS) and not may_become(status, str(value or "")):
-            raise web.HTTPConflict(text=f"a task that is {status} cannot become {value}. Nothing was changed")
+            raise web.HTTPConflict(
+                text=f"a task that is {status or 'no draft'} cannot become {value}. Nothing was changed"
+            )
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -177,7 +179,7 @@ def _checked(change: Any) -> tuple[str, str, Any]:
     for name in (section, key):
         if not isinstance(name, str) or not name or len(name) > MAX_NAME_CHARS:
             raise web.HTTPBadRequest(text=f"a section and a key are texts of 1 to {MAX_NAME_CHARS} characters")
-    if section in (Section.WRITERS, Section.HEARTBEATS):
+    if section in PROGRAM_SECTIONS:
         raise web.HTTPBadRequest(text=f"section {section!r} is what the programs tell of themselves")
     if value is not None and not _fits(section, key, value):
         raise web.HTTPBadRequest(text=f"{value!r:.100} is not what {section}/{key:.100} can be; nothing was changed")

@@ -69,7 +69,7 @@ def _starts(connection: Connection, task: int) -> list[int]:
     columns = schema.records.c
     query = select(columns.value).where(columns.task == task, columns.value.is_not(None))
     # Written by an attempt that is not the first: nearly all tasks have none, and some have thousands of writers.
-    if connection.execute(query.where(columns.section == Section.TASK, columns.key == "attempt")).first() is None:
+    if connection.execute(query.where(columns.section == Section.TASK, columns.key == TaskKey.ATTEMPT)).first() is None:
         return []
     begins: dict[tuple[int, int, int], int] = {}
     for value in connection.execute(query.where(columns.section == Section.WRITERS)).scalars():

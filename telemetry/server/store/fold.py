@@ -32,7 +32,7 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
     record: dict[str, Any] = {
         key: value for key, (time, value) in rows.items() if value is not None and not is_void(time, since)
     }
-    changed, _ = rows.get("status", (0, None))
+    changed, _ = rows.get(TaskKey.STATUS, (0, None))
     status_changed = changed if changed > 0 else None
     connection.execute(
         update(schema.tasks)
@@ -43,8 +43,8 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
 
 
 def _write_tags(connection: Connection, task: int, record: dict[str, Any]) -> None:
-    wanted = {(schema.TAG, tag) for tag in tags_of(record, "tags")}
-    wanted |= {(schema.SYSTEM_TAG, tag) for tag in tags_of(record, "system_tags")}
+    wanted = {(schema.TAG, tag) for tag in tags_of(record, TaskKey.TAGS)}
+    wanted |= {(schema.SYSTEM_TAG, tag) for tag in tags_of(record, TaskKey.SYSTEM_TAGS)}
     there = {(kind, tag) for kind, tag in connection.execute(select(_tags.kind, _tags.tag).where(_tags.task == task))}
     # Nearly always nothing: the record changes with every step of the progress.
     if there == wanted:
