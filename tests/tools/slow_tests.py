@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 # Seconds, of all tests on two busy cores: what is left then takes less than a minute on idle ones.
-MOST_OF_A_CASE = 0.2  # on average
+MOST_OF_A_CASE = 0.15  # on average
 MOST_OF_A_FUNCTION = 3.0  # for all its cases together
 
 HEAD = "# The fast part leaves these out: they take long. Written by tests/tools/slow_tests.py.\n"
