@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 
 from telemetry.errors import FrameError, JournalError, SinkUnavailable
 from telemetry.importing_blobs import BlobImport
-from telemetry.importing_report import Outcome, Report
+from telemetry.importing_report import ImportOutcome, ImportReport
 from telemetry.journal import SegmentDamage
 from telemetry.readdress import Onto, reset_of
 from telemetry.retry import delay_s
-from telemetry.sessions import Source, is_foreign_zip, is_unwritten_zip, open_session
+from telemetry.sessions import SessionSource, is_foreign_zip, is_unwritten_zip, open_session
 from telemetry.sinks.http import HttpSink
 from telemetry.wire import Frame
 
-__all__ = ["Outcome", "Report", "import_sources"]
+__all__ = ["ImportOutcome", "ImportReport", "import_sources"]
 
 # One request: large enough to carry some dozens of short runs, small enough to be sent again whole.
 BODY_BYTES = 4 * 1024 * 1024
@@ -32,29 +32,29 @@ BODY_FRAMES = 1024
 # Requests under way: while the server commits one it decodes the next, and more would only wait there.
 WORKERS = 4
 # Called with the bytes of all sources that are done, and the task they belong to.
-OnProgress = Callable[[int, str], None]
+OnSourceProgress = Callable[[int, str], None]
 
 
 @dataclass(slots=True)
-class _Block:
+class _FrameBlock:
     """What one visit to the reading thread brought; `ended` is the end of the source."""
 
     frames: list[Frame] = field(default_factory=list)
     ended: bool = False
 
 
-class _Reader:
+class _SourceReader:
     """Reads one source block by block. Every call blocks: they belong on a thread, one at a time."""
 
-    def __init__(self, outcome: Outcome, onto: Onto | None) -> None:
+    def __init__(self, outcome: ImportOutcome, onto: Onto | None) -> None:
         self._outcome = outcome
         self._onto = onto
         self._reset_unix_ns = 0
         self._items: Iterator[Frame | SegmentDamage] | None = None
 
-    def next_block(self, max_bytes: int, max_frames: int) -> _Block:
+    def next_block(self, max_bytes: int, max_frames: int) -> _FrameBlock:
         """Return the next frames. What cannot be read ends the source and is noted in its outcome."""
-        block = _Block()
+        block = _FrameBlock()
         try:
             if self._items is None and not self._open():
                 block.ended = True
@@ -79,7 +79,7 @@ class _Reader:
             self._reset_unix_ns = reset_of(session.read())
         return True
 
-    def _fill(self, block: _Block, max_bytes: int, max_frames: int) -> None:
+    def _fill(self, block: _FrameBlock, max_bytes: int, max_frames: int) -> None:
         assert self._items is not None
         size = 0
         for item in self._items:
@@ -108,14 +108,14 @@ class _Import:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[SessionSource],
         make_sink: Callable[[], HttpSink],
         timeout_s: float,
-        on_progress: OnProgress,
+        on_progress: OnSourceProgress,
         onto: Onto | None,
     ) -> None:
         self._onto = onto
-        self.report = Report([Outcome(source) for source in sources])
+        self.report = ImportReport([ImportOutcome(source) for source in sources])
         self._left = iter(self.report.outcomes)
         self._make_sink = make_sink
         self._timeout_s = timeout_s
@@ -123,7 +123,7 @@ class _Import:
         self._done_bytes = 0
         self._threads = ThreadPoolExecutor(WORKERS, "telemetry-import")
 
-    async def run(self) -> Report:
+    async def run(self) -> ImportReport:
         count = max(1, min(WORKERS, len(self.report.outcomes)))
         try:
             await asyncio.gather(*(self._work() for _ in range(count)))
@@ -146,7 +146,7 @@ class _Import:
         finally:
             await client.close()
 
-    def _note_blob_bytes(self, outcome: Outcome, done_bytes: int) -> None:
+    def _note_blob_bytes(self, outcome: ImportOutcome, done_bytes: int) -> None:
         self._done_bytes += done_bytes
         self._on_progress(self._done_bytes, outcome.label)
 
@@ -154,8 +154,8 @@ class _Import:
         # A sink each: one connection that is kept alive, one request at a time.
         sink = self._make_sink()
         await sink.connect()
-        body: list[tuple[Outcome, Frame]] = []
-        read: list[Outcome] = []
+        body: list[tuple[ImportOutcome, Frame]] = []
+        read: list[ImportOutcome] = []
         try:
             for outcome in self._left:
                 await self._read(outcome, body, sink, read)
@@ -169,10 +169,10 @@ class _Import:
             outcome.error = "not sent"
 
     async def _read(
-        self, outcome: Outcome, body: list[tuple[Outcome, Frame]], sink: HttpSink, read: list[Outcome]
+        self, outcome: ImportOutcome, body: list[tuple[ImportOutcome, Frame]], sink: HttpSink, read: list[ImportOutcome]
     ) -> None:
         """Read a source to its end; `body` is sent whenever it is full, with ends of other sources in it."""
-        reader = _Reader(outcome, self._onto)
+        reader = _SourceReader(outcome, self._onto)
         loop = asyncio.get_running_loop()
         ended = False
         while not ended and self.report.stopped_by is None:
@@ -188,7 +188,7 @@ class _Import:
         if not ended and not outcome.error:
             outcome.error = "not sent to its end"
 
-    async def _send(self, body: list[tuple[Outcome, Frame]], sink: HttpSink, read: list[Outcome]) -> None:
+    async def _send(self, body: list[tuple[ImportOutcome, Frame]], sink: HttpSink, read: list[ImportOutcome]) -> None:
         """Send `body` and empty it; the sources in `read` are then done, and it is emptied too."""
         if body and self.report.stopped_by is None:
             try:
@@ -220,7 +220,7 @@ class _Import:
                 attempt += 1
                 await asyncio.sleep(wait_s)
 
-    def _note_sent(self, outcome: Outcome, frame: Frame, refusal: str | None) -> None:
+    def _note_sent(self, outcome: ImportOutcome, frame: Frame, refusal: str | None) -> None:
         if refusal is None:
             outcome.frames += 1
             outcome.events += frame.events
@@ -234,13 +234,13 @@ class _Import:
 
 
 async def import_sources(
-    sources: Sequence[Source],
+    sources: Sequence[SessionSource],
     make_sink: Callable[[], HttpSink],
     *,
     timeout_s: float,
-    on_progress: OnProgress = lambda done_bytes, label: None,
+    on_progress: OnSourceProgress = lambda done_bytes, label: None,
     onto: Onto | None = None,
-) -> Report:
+) -> ImportReport:
     """Send every frame of the sources, several sources at once; return what became of each.
 
     A source that cannot be read is noted and the others go on. Only a server that is gone ends it early.

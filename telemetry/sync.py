@@ -10,9 +10,9 @@ from pathlib import Path
 
 from telemetry.credentials import with_scheme
 from telemetry.errors import ConfigurationError, ServerError
-from telemetry.importing import Report, import_sources
+from telemetry.importing import ImportReport, import_sources
 from telemetry.readdress import Onto
-from telemetry.sessions import Source, find_sources, other_halves
+from telemetry.sessions import SessionSource, find_sources, other_halves
 from telemetry.settings import Settings
 from telemetry.sinks.http import HttpSink, open_sink
 from telemetry.terminal import ProgressLine, size_text
@@ -35,7 +35,7 @@ def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float
     if not sources and not missing:
         print(f"nothing to send in {', '.join(map(str, paths or [settings.state_dir]))}")
         return 0
-    report = Report()
+    report = ImportReport()
     if sources:
         report = _run_with_progress(sources, url=url, settings=settings, timeout_s=timeout_s, onto=onto)
     report.missing = missing
@@ -70,8 +70,8 @@ def onto_task(url: str, settings: Settings, previous_task_id: str | None, iterat
 
 
 def _run_with_progress(
-    sources: Sequence[Source], *, url: str, settings: Settings, timeout_s: float, onto: Onto | None
-) -> Report:
+    sources: Sequence[SessionSource], *, url: str, settings: Settings, timeout_s: float, onto: Onto | None
+) -> ImportReport:
     total_bytes = sum(source.size_bytes for source in sources)
     print(f"sending {_count(len(sources), 'session')}, {size_text(total_bytes)}, to {url}", flush=True)
     line = ProgressLine(total_bytes, sys.stderr)
@@ -88,7 +88,7 @@ def _run_with_progress(
         line.close()
 
 
-def _print_report(report: Report) -> int:
+def _print_report(report: ImportReport) -> int:
     frames = sum(item.frames for item in report.outcomes)
     events = sum(item.events for item in report.outcomes)
     tasks = len({item.task_id for item in report.outcomes if item.frames})

@@ -15,7 +15,7 @@ from telemetry.sdk.announce import Announcer
 from telemetry.sdk.masking import mask_url
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.other import open_other
-from telemetry.sessions import Source, other_halves
+from telemetry.sessions import SessionSource, other_halves
 from telemetry.settings import Settings
 
 __all__ = ["import_offline_session"]
@@ -47,7 +47,7 @@ def import_offline_session(
     return task_id
 
 
-def _sources(path: Path) -> list[Source]:
+def _sources(path: Path) -> list[SessionSource]:
     path = path.expanduser()
     zipped = path.with_name(f"{path.name}.zip")
     if not path.exists() and zipped.is_file():
@@ -56,7 +56,7 @@ def _sources(path: Path) -> list[Source]:
     return [_source(path)]
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> SessionSource:
     try:
         found = path.stat()
     except OSError as error:
@@ -65,7 +65,7 @@ def _source(path: Path) -> Source:
         raise ConfigurationError(
             f"there is no session folder or zip at {path}: {error.strerror}. Nothing was sent"
         ) from error
-    return Source(path, 0 if stat.S_ISDIR(found.st_mode) else found.st_size, named=True)
+    return SessionSource(path, 0 if stat.S_ISDIR(found.st_mode) else found.st_size, named=True)
 
 
 def _onto(previous_task_id: str | None, iteration_offset: int, settings: Settings) -> Onto | None:
@@ -77,7 +77,7 @@ def _onto(previous_task_id: str | None, iteration_offset: int, settings: Setting
     return Onto(previous_task_id, int(iteration_offset))
 
 
-def _send(sources: list[Source], url: str, settings: Settings, onto: Onto | None) -> tuple[str, str]:
+def _send(sources: list[SessionSource], url: str, settings: Settings, onto: Onto | None) -> tuple[str, str]:
     """Return the task's id and what to tell the user."""
     import asyncio
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from telemetry.blobs import BLOBS, sha256_of_uri
 from telemetry.errors import ServerError
 from telemetry.events import ConsoleLine, Media, Plot, SingleValue
-from telemetry.sdk.series import Column, SeriesPoints
+from telemetry.sdk.series import Curve, SeriesPoints
 from telemetry.sdk.view import ServerView, SessionView, View
 
 if TYPE_CHECKING:
     from telemetry.client import Client
-    from telemetry.client_types import PlotInfo, SeriesInfo
+    from telemetry.client_types import PlotInfo, SeriesSummary
 
 __all__ = ["FoundMedia", "FoundPlot", "Reports", "ServerReports", "SessionReports", "reports_of"]
 
@@ -70,7 +70,7 @@ class Reports(Protocol):
     def summary(self) -> list[tuple[str, str, int | None, dict[str, float]]]:
         """Return (title, series, rank, {last, min, max}) of each scalar series."""
 
-    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
+    def curves(self, x_axis: str, max_samples: int | None) -> list[Curve]:
         """Return each scalar series along an axis, thinned to `max_samples` points; None for all of them."""
 
     def single_values(self) -> dict[str, float]:
@@ -110,8 +110,8 @@ class SessionReports:
     def summary(self) -> list[tuple[str, str, int | None, dict[str, float]]]:
         return [(points.title, points.series, points.rank, points.summary()) for points in self._series()]
 
-    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
-        return [points.column(x_axis, max_samples) for points in self._series()]
+    def curves(self, x_axis: str, max_samples: int | None) -> list[Curve]:
+        return [points.curve(x_axis, max_samples) for points in self._series()]
 
     def last_iteration(self) -> int:
         return max((max(points.iterations) for points in self._series()), default=0)
@@ -260,13 +260,13 @@ class ServerReports:
             for info in self._client.series(self._task, kind="scalar")
         ]
 
-    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
+    def curves(self, x_axis: str, max_samples: int | None) -> list[Curve]:
         big: set[int] = set()
         series = self._client.series(self._task, kind="scalar")
         if max_samples is not None and not self._reset and x_axis != "iso_time":
             big = {info["id"] for info in series if info["count"] > max(BIG_SERIES, max_samples)}
         wanted = [info for info in series if info["id"] not in big]
-        found = [points.column(x_axis, max_samples) for points in self._read_points(wanted if big else None)]
+        found = [points.curve(x_axis, max_samples) for points in self._read_points(wanted if big else None)]
         for start in range(0, len(big), _POINTS_AT_ONCE):
             some = [info for info in series if info["id"] in big][start : start + _POINTS_AT_ONCE]
             found += self._thinned(some, x_axis, max_samples or 0)
@@ -310,13 +310,13 @@ class ServerReports:
     def _reset(self) -> int:
         return self._view.fold().reset_unix_ns
 
-    def _last(self, info: SeriesInfo) -> float:
+    def _last(self, info: SeriesSummary) -> float:
         """Return the value at the highest iteration; the server keeps the latest by time, which nearly always is it."""
         if info["last_iteration"] == info["highest_iteration"]:
             return _number(info["last"])
         return self._read_points([info])[0].summary()["last"]
 
-    def _read_points(self, wanted: list[SeriesInfo] | None = None) -> list[SeriesPoints]:
+    def _read_points(self, wanted: list[SeriesSummary] | None = None) -> list[SeriesPoints]:
         """Return the points of scalar series, every bit; of those `wanted`, or of all."""
         found: dict[tuple[str, str, int | None], SeriesPoints] = {}
         if wanted is None:
@@ -352,13 +352,13 @@ class ServerReports:
                 return
             after = f"{page['next'][0]},{page['next'][1]}"
 
-    def _thinned(self, series: list[SeriesInfo], x_axis: str, max_samples: int) -> list[Column]:
+    def _thinned(self, series: list[SeriesSummary], x_axis: str, max_samples: int) -> list[Curve]:
         x = "iteration" if x_axis == "iter" else "time"
         ids = [info["id"] for info in series]
         answer = self._client.points(self._task, ids, x=x, max_samples=max(2, max_samples))
         names = {info["id"]: info for info in series}
         return [
-            Column(
+            Curve(
                 names[part["id"]]["title"],
                 names[part["id"]]["series"],
                 names[part["id"]]["rank"],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["MAX_SAMPLES", "X_AXES", "Column", "SeriesPoints", "by_title", "iso_time", "named", "sample_indices"]
+__all__ = ["MAX_SAMPLES", "X_AXES", "Curve", "SeriesPoints", "by_title", "iso_time", "named", "sample_indices"]
 
 # Of one series in an answer of get_reported_scalars.
 MAX_SAMPLES = 5000
@@ -71,12 +71,12 @@ class SeriesPoints:
             "max": max(finite, default=math.nan),
         }
 
-    def column(self, x_axis: str, max_samples: int | None) -> Column:
+    def curve(self, x_axis: str, max_samples: int | None) -> Curve:
         """Return x and y along an axis; at most `max_samples` points of them, None for all."""
         points = self.by(x_axis)
         if max_samples is not None and len(points) > max_samples:
             points = points._rows(sample_indices(points.values, max_samples))
-        return Column(self.title, self.series, self.rank, points.x(x_axis), points.values.tolist())
+        return Curve(self.title, self.series, self.rank, points.x(x_axis), points.values.tolist())
 
     def _rows(self, rows: Sequence[int]) -> SeriesPoints:
         return SeriesPoints(
@@ -90,7 +90,7 @@ class SeriesPoints:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Curve:
     """A series as an answer holds it: x of one of X_AXES, y as floats."""
 
     title: str
@@ -133,9 +133,9 @@ def named(ranks: Iterable[tuple[str, str, int | None]]) -> dict[tuple[str, str, 
     return names
 
 
-def by_title(columns: Iterable[Column]) -> dict[str, dict[str, dict[str, Any]]]:
+def by_title(curves: Iterable[Curve]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return {title: {series: {"name", "x", "y"}}}, in order of title and series."""
-    found = {(column.title, column.series, column.rank): column for column in columns}
+    found = {(curve.title, curve.series, curve.rank): curve for curve in curves}
     answer: dict[str, dict[str, dict[str, Any]]] = {}
     for key, name in sorted(named(found).items(), key=lambda item: (item[0][0], item[1])):
         answer.setdefault(key[0], {})[name] = {"name": name, "x": found[key].x, "y": found[key].y}
