@@ -19,7 +19,7 @@ from telemetry.fold import RESET_KEY
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import project_condition
-from telemetry.server.store.plain import json_value
+from telemetry.server.store.plain import Json, json_value
 from telemetry.shapes import text, texts
 
 __all__ = ["INPUT_MODELS", "OUTPUT_MODELS", "ModelsQuery", "find_models", "index_models", "link_models", "read_model"]
@@ -35,8 +35,6 @@ _MAX_TEXT_CHARS = 4000
 _index = schema.task_models.c
 _records = schema.records.c
 _tasks = schema.tasks.c
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgpack
 from sqlalchemy import ColumnElement, Connection, Row, func, select
@@ -15,14 +15,12 @@ from telemetry.server.store.conditions import has_tags
 from telemetry.server.store.gate import project_condition
 from telemetry.server.store.metrics import md5_of
 from telemetry.server.store.patterns import Pattern
-from telemetry.server.store.plain import json_number, json_value
+from telemetry.server.store.plain import Json, json_number, json_value
 from telemetry.server.store.table import summaries
 from telemetry.server.store.task_filter import MAX_PAGE_SIZE, ParsedFilter, TextTest, parse_filter, text_column
 from telemetry.tag_query import TagExpression
 
 __all__ = ["TaskQuery", "read_query"]
-
-Json: TypeAlias = dict[str, Any]
 
 _tasks = schema.tasks.c
 _SLICE = 500

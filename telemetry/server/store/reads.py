@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgpack
 from sqlalchemy import Connection, Row, Table, func, select, tuple_
@@ -18,7 +18,7 @@ from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import project_condition
 from telemetry.server.store.model_index import INPUT_MODELS, link_models
-from telemetry.server.store.plain import json_number, json_value, unix_ms
+from telemetry.server.store.plain import Json, json_number, json_value, unix_ms
 from telemetry.server.store.table import summaries
 
 __all__ = [
@@ -35,8 +35,6 @@ __all__ = [
     "read_values",
     "task_row_id",
 ]
-
-Json: TypeAlias = dict[str, Any]
 
 _tasks = schema.tasks.c
 

@@ -26,7 +26,7 @@ from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import ProjectLimits
-from telemetry.server.store.points import PointsQuery, SeriesPoints, query_points
+from telemetry.server.store.points import PointsQuery, SampledSeries, query_points
 from telemetry.server.store.queries import TaskQuery, read_query
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
@@ -254,7 +254,7 @@ class Store:
         with self._database.snapshot() as connection:
             return reads.read_series(connection, task_id, kind)
 
-    def points(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, SeriesPoints]]:
+    def points(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, SampledSeries]]:
         """Return the points or outlines of some series of a task, all from one state of the store.
 
         Raises:

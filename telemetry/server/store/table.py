@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select
@@ -14,13 +14,11 @@ from telemetry.server.store import schema
 from telemetry.server.store.columns import Column, parse_column, read_columns, sort_value
 from telemetry.server.store.conditions import has_tags, matches_search
 from telemetry.server.store.gate import project_condition
-from telemetry.server.store.plain import json_number, unix_ms
+from telemetry.server.store.plain import Json, json_number, unix_ms
 from telemetry.server.store.status import status_at, status_of
 from telemetry.tag_query import TagExpression
 
 __all__ = ["METRIC_SORT", "TASK_SORTS", "TasksQuery", "read_choices", "read_tasks", "sort_column", "summaries"]
-
-Json: TypeAlias = dict[str, Any]
 
 _tasks = schema.tasks.c
 

@@ -158,7 +158,7 @@ def parse_filter(connection: Connection, given: Mapping[str, Any], now: int) -> 
     if words > _MAX_WORDS:
         raise InvalidQuery(f"the filter has {words} entries in all; at most {_MAX_WORDS} are taken at once")
     parsed = ParsedFilter()
-    reader = _Reader(connection, now, parsed)
+    reader = _FilterParser(connection, now, parsed)
     for name, value in given.items():
         # None is what callers put where they have nothing to say.
         if value is not None:
@@ -166,7 +166,7 @@ def parse_filter(connection: Connection, given: Mapping[str, Any], now: int) -> 
     return parsed
 
 
-class _Reader:
+class _FilterParser:
     def __init__(self, connection: Connection, now: int, parsed: ParsedFilter) -> None:
         self._connection = connection
         self._now = now
