@@ -28,12 +28,12 @@ from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
 from telemetry.values import entry
 
-__all__ = ["ArgumentCollector", "Selection", "Write"]
+__all__ = ["ArgumentCollector", "Selection", "WriteArguments"]
 
 _log = logging.getLogger(__name__)
 
 # The record's section -> key -> value.
-Write: TypeAlias = Callable[[Mapping[str, Mapping[str, Any]]], None]
+WriteArguments: TypeAlias = Callable[[Mapping[str, Mapping[str, Any]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +113,13 @@ class ArgumentCollector:
         self._mask = mask
         self._clock = clock
         self._emit: Emit | None = None
-        self._write: Write | None = None
+        self._write: WriteArguments | None = None
         self._owner_pid = os.getpid()
         self._hooks = Hooks()
         self._post_import: PostImport | None = None
         self._argparse: ArgparseSource | None = None
 
-    def write_to(self, write: Write) -> None:
+    def write_to(self, write: WriteArguments) -> None:
         """Let changes go through this from now on, and not straight into the stream."""
         self._write = write
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["CpuUse", "Limits", "MemoryUse", "find_limits"]
+__all__ = ["ControlGroups", "CpuUse", "MemoryUse", "find_limits"]
 
 # "No limit" in version 1 is the largest page-aligned int64; nothing near it is a limit either.
 _V1_UNLIMITED_BYTES = 2**60
@@ -67,7 +67,7 @@ class _Hierarchy:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ControlGroups:
     """The control groups of a process, found once and read often. Safe from any thread."""
 
     _memory: _Hierarchy | None
@@ -114,7 +114,7 @@ class Limits:
         return CpuUse(limit_cores, used_s, statistics.get("nr_periods"), statistics.get("nr_throttled"))
 
 
-def find_limits(pid: int | str = "self", *, root: Path = Path("/")) -> Limits | None:
+def find_limits(pid: int | str = "self", *, root: Path = Path("/")) -> ControlGroups | None:
     """Find a process's control groups; None where there are none (not Linux, no /proc).
 
     Args:
@@ -131,7 +131,7 @@ def find_limits(pid: int | str = "self", *, root: Path = Path("/")) -> Limits | 
         for controller in controllers.split(","):
             paths[controller] = path
     found = {controller: _hierarchy(controller, paths, mounts, root) for controller in ("memory", "cpu", "cpuacct")}
-    return Limits(found["memory"], found["cpu"], found["cpuacct"])
+    return ControlGroups(found["memory"], found["cpu"], found["cpuacct"])
 
 
 def _hierarchy(controller: str, paths: dict[str, str], mounts: str, root: Path) -> _Hierarchy | None:

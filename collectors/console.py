@@ -61,7 +61,7 @@ _STOP_WAIT_S = 1.0
 _STOP_LOOK_S = 0.001
 
 
-class _Cursor:
+class _TerminalCursor:
     """Where the program's output has left the cursor of one terminal or file.
 
     Attributes:
@@ -87,7 +87,7 @@ class _Capture:
         stream: StreamName,
         emit: Emit,
         *,
-        cursor: _Cursor,
+        cursor: _TerminalCursor,
         refuse: Callable[[Exception], None],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
@@ -371,10 +371,10 @@ def _streams(name: StreamName) -> list[Any]:
     return [stream for stream in (current, own) if stream is not None]
 
 
-def _cursors() -> dict[StreamName, _Cursor]:
+def _cursors() -> dict[StreamName, _TerminalCursor]:
     """Return the cursor that each stream moves: one for both where they show on the same terminal."""
-    stdout = _Cursor()
-    return {"stdout": stdout, "stderr": stdout if _terminal(sys.stdout) == _terminal(sys.stderr) else _Cursor()}
+    stdout = _TerminalCursor()
+    return {"stdout": stdout, "stderr": stdout if _terminal(sys.stdout) == _terminal(sys.stderr) else _TerminalCursor()}
 
 
 def _terminal(stream: Any) -> object:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
-from telemetry.collectors.cgroups import Limits
+from telemetry.collectors.cgroups import ControlGroups
 
 from telemetry.events import Reading
 
@@ -140,7 +140,7 @@ class ProcessTree:
 class MachineReader:
     """The readings that are cheap enough for each second: call `read` with a monotonic time in seconds."""
 
-    def __init__(self, limits: Limits | None, tree: ProcessTree | None = None) -> None:
+    def __init__(self, limits: ControlGroups | None, tree: ProcessTree | None = None) -> None:
         self._limits = limits
         self._tree = tree or ProcessTree()
         self._rates = Rates()

@@ -36,7 +36,7 @@ from telemetry.events import INT64_MAX, INT64_MIN, clean_text
 from telemetry.interrupts import is_interrupt
 
 __all__ = [
-    "Entry",
+    "ValueEntry",
     "cast_like",
     "cast_text",
     "check_depth",
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 # What the record keeps for a parameter or property: {"value", "type", "description"}.
-Entry: TypeAlias = dict[str, Any]
+ValueEntry: TypeAlias = dict[str, Any]
 
 # A record value is at most 64 deep, an entry and the tags around tuples take some of it.
 _MAX_DEPTH = 60
@@ -152,7 +152,7 @@ def load(stored: Any, word: str) -> Any:
     return _unpack(stored)
 
 
-def entry(value: Any, description: str = "", word: str | None = None) -> Entry:
+def entry(value: Any, description: str = "", word: str | None = None) -> ValueEntry:
     """Return what the record keeps for a value: a value nested too deep is kept as text.
 
     Args:

@@ -32,7 +32,7 @@ from telemetry.sdk.parameters import (
 )
 from telemetry.sdk.record import Record
 from telemetry.threads import start_daemon
-from telemetry.values import Entry, cast_like, value_of
+from telemetry.values import ValueEntry, cast_like, value_of
 
 __all__ = ["Connected", "ParameterSource", "Source"]
 
@@ -183,7 +183,7 @@ class ParameterSource:
         self._read = read
         self._prefix = (place or DEFAULT_SECTION).strip("/") or DEFAULT_SECTION
         # Outermost name -> the record's key -> entry, as last written, and the value that they are of.
-        self._written: dict[str, dict[str, Entry]] = {}
+        self._written: dict[str, dict[str, ValueEntry]] = {}
         self._seen: dict[str, Any] = {}
         # The same for the values inside of others, by the record's key.
         self._seen_inside: dict[str, Any] = {}
@@ -205,7 +205,7 @@ class ParameterSource:
             looked_at = {
                 name for name in looked_at if name not in values or not _is_same(self._seen, name, values[name])
             }
-            changes: dict[str, Entry | None] = {}
+            changes: dict[str, ValueEntry | None] = {}
             seen_inside: dict[str, Any] = {}
             entries = {
                 name: self._entries(name, values[name], seen_inside) for name in sorted(looked_at & values.keys())
@@ -274,7 +274,7 @@ class ParameterSource:
                 continue
             taken.add(full)
 
-    def _entries(self, name: str, value: Any, seen_inside: dict[str, Any]) -> dict[str, Entry]:
+    def _entries(self, name: str, value: Any, seen_inside: dict[str, Any]) -> dict[str, ValueEntry]:
         """Return the entries of an outermost name, and put what they are of into `seen_inside`."""
         written = self._written.get(name, {})
         entries = {}
@@ -292,7 +292,7 @@ class ParameterSource:
             self._seen_inside.pop(gone, None)
         return entries
 
-    def _write(self, changes: Mapping[str, Entry | None]) -> None:
+    def _write(self, changes: Mapping[str, ValueEntry | None]) -> None:
         sections: dict[str, dict[str, Any]] = {}
         for name, entry in changes.items():
             section, key = place_of(name)
@@ -300,8 +300,8 @@ class ParameterSource:
         self._connected.record.change_sections(sections)
 
 
-def _difference(old: Mapping[str, Entry], new: Mapping[str, Entry]) -> dict[str, Entry | None]:
-    changes: dict[str, Entry | None] = {name: None for name in old if name not in new}
+def _difference(old: Mapping[str, ValueEntry], new: Mapping[str, ValueEntry]) -> dict[str, ValueEntry | None]:
+    changes: dict[str, ValueEntry | None] = {name: None for name in old if name not in new}
     for name, entry in new.items():
         known = old.get(name)
         # By text: True is equal to 1, and 0.0 to -0.0.

@@ -17,7 +17,7 @@ from telemetry.sdk.depot import NowhereDepot
 from telemetry.sdk.packing import remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
 from telemetry.sdk.registered import RegisteredFrame
-from telemetry.sdk.serialize import Request, serialize
+from telemetry.sdk.serialize import StoreOptions, serialize
 from telemetry.values import excerpt
 
 __all__ = ["TaskArtifacts"]
@@ -69,7 +69,7 @@ class TaskArtifacts(TaskBase):
         try:
             name = _checked_name(name)
             self._refuse_when_ended(name)
-            request = Request(
+            request = StoreOptions(
                 name=name,
                 scratch=self._scratch,
                 extension=extension_name,
@@ -84,7 +84,7 @@ class TaskArtifacts(TaskBase):
             return False
         return self._core.depot.wait(ARTIFACTS, name) if wait_on_upload else True
 
-    def _upload(self, request: Request, value: Any, metadata: Any, *, delete: bool = False) -> None:
+    def _upload(self, request: StoreOptions, value: Any, metadata: Any, *, delete: bool = False) -> None:
         parcel = serialize(value, request)
         entry = artifact_entry(parcel, metadata, unix_ns())
         on_stored = (lambda: _delete_originals(request.name, parcel)) if delete else None
@@ -147,7 +147,7 @@ class TaskArtifacts(TaskBase):
         frame = RegisteredFrame(
             name,
             artifact,
-            lambda: self._upload(Request(name=name, scratch=self._scratch), artifact, metadata),
+            lambda: self._upload(StoreOptions(name=name, scratch=self._scratch), artifact, metadata),
             is_last=lambda: self._core.connected.ending or name not in self._registered,
         )
         self._registered[name] = frame
