@@ -38,7 +38,7 @@ from telemetry.sdk.fidelity import (
     json_changes,
     yaml_changes,
 )
-from telemetry.sdk.frames import csv_form, table_changes, table_form, write_csv, write_table
+from telemetry.sdk.dataframes import csv_form, table_changes, table_form, write_csv, write_table
 from telemetry.sdk.packing import is_url, looks_like_path, pack_path, pack_paths
 from telemetry.sdk.parcel import Parcel, Scratch, content_type_of, file_stem, shortened, text_of_object
 
