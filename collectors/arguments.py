@@ -217,10 +217,10 @@ class ArgumentCollector:
         if self._write is not None:
             self._write(sections)
             return
-        moment = self._clock()
+        now_unix_ns = self._clock()
         for section, values in sections.items():
             for key, value in values.items():
-                emit(RecordChange(moment, section, key, value))
+                emit(RecordChange(now_unix_ns, section, key, value))
 
     def _refuse(self, message: str) -> None:
         emit = self._emit

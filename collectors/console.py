@@ -348,10 +348,10 @@ class ConsoleCollector:
             return False
         try:
             assembler = LineAssembler()
-            now = self._clock()
-            lines = assembler.feed(_message(record), now) + assembler.finish(now)
+            now_unix_ns = self._clock()
+            lines = assembler.feed(_message(record), now_unix_ns) + assembler.finish(now_unix_ns)
             for _, text in lines:
-                emit(ConsoleLine(now, "log", clean_text(text), record.levelno))
+                emit(ConsoleLine(now_unix_ns, "log", clean_text(text), record.levelno))
         except EventsDropped:
             return True  # strict mode; counted already
         except Exception as error:  # e.g. arguments that do not fit; the handlers say so themselves

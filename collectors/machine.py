@@ -39,13 +39,13 @@ class Rates:
     def __init__(self) -> None:
         self._last: dict[str, tuple[float, float]] = {}
 
-    def rate(self, name: str, value: float, now: float) -> float | None:
-        """Growth of a counter since the last call, by unit of `now`; None at first and after a reset."""
+    def rate(self, name: str, value: float, now_s: float) -> float | None:
+        """Growth of a counter since the last call, by unit of `now_s`; None at first and after a reset."""
         last = self._last.get(name)
-        self._last[name] = (value, now)
-        if last is None or value < last[0] or now <= last[1]:
+        self._last[name] = (value, now_s)
+        if last is None or value < last[0] or now_s <= last[1]:
             return None
-        return (value - last[0]) / (now - last[1])
+        return (value - last[0]) / (now_s - last[1])
 
 
 class _Absences:

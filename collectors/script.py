@@ -104,9 +104,9 @@ class ScriptCollector:
         if self._write is not None:
             self._write({SECTION: found})
             return
-        moment = unix_ns()
+        now_unix_ns = unix_ns()
         for key, value in found.items():
-            emit(RecordChange(moment, SECTION, key, value))
+            emit(RecordChange(now_unix_ns, SECTION, key, value))
 
     def find(self) -> dict[str, Any]:
         """Return what is known of the program: key -> text. Blocks, on files and on git."""

@@ -204,15 +204,15 @@ def _pages(client: Client, task_id: str, part: str, cursor: Callable[[Any], str]
 
 
 def _sorted_series(key: tuple[str, str, str, str, int | None], parts: list[list[bytes]]) -> Series:
-    iterations, times, values = (
+    iterations, times_unix_ns, values = (
         np.frombuffer(b"".join([part[column] for part in parts]), kind)
         for column, kind in enumerate(("<i8", "<i8", "<f8"))
     )
-    series = Series(*key, iterations, times, values)
+    series = Series(*key, iterations, times_unix_ns, values)
     # A run that reported in order, which is nearly every one, is not sorted again: 0.3 us a point.
     if len(series) > 1 and not bool((iterations[1:] > iterations[:-1]).all()):
-        order = np.lexsort((values.view("<u8"), times, iterations))
-        series = Series(*key, iterations[order], times[order], values[order])
+        order = np.lexsort((values.view("<u8"), times_unix_ns, iterations))
+        series = Series(*key, iterations[order], times_unix_ns[order], values[order])
     return series
 
 

@@ -165,11 +165,11 @@ class SessionReports:
                     found[name] = SeriesPoints(*name)
                 homes.append(found[name] if key.kind == "scalar" else None)
             rows = zip(columns.series_index, columns.iterations, columns.times_unix_ns, columns.values, strict=True)
-            for index, iteration, time, value in rows:
+            for index, iteration, time_unix_ns, value in rows:
                 home = homes[index]
                 if home is not None:
                     home.iterations.append(iteration)
-                    home.times.append(time)
+                    home.times_unix_ns.append(time_unix_ns)
                     home.values.append(value)
         reset = self._view.fold().reset_unix_ns
         return [points for series in found.values() if len(points := series.since(reset) if reset else series)]
@@ -280,7 +280,7 @@ class ServerReports:
 
     def single_values(self) -> dict[str, float]:
         page = self._client.export_page(self._task, "events")
-        return {name: value for name, time, value in page["values"] if _counts(time, self._reset)}
+        return {name: value for name, time_unix_ns, value in page["values"] if _counts(time_unix_ns, self._reset)}
 
     def console(self, lines: int) -> list[str]:
         found: list[str] = []
@@ -339,14 +339,14 @@ class ServerReports:
         """Read pages from `after` on, up to the first series that is not among `names`."""
         while True:
             page = self._client.export_page(self._task, "points", after)
-            for kind, title, series, _, rank, iterations, times, values in page["runs"]:
+            for kind, title, series, _, rank, iterations, times_unix_ns, values in page["runs"]:
                 if kind != "scalar":
                     continue
                 if names is not None and (title, series, rank) not in names:
                     return
                 points = found.setdefault((title, series, rank), SeriesPoints(title, series, rank))
                 _extend(points.iterations, iterations)
-                _extend(points.times, times)
+                _extend(points.times_unix_ns, times_unix_ns)
                 _extend(points.values, values)
             if page["next"] is None:
                 return

@@ -30,6 +30,7 @@ from typing import Any
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.interrupts import is_interrupt
+from telemetry.sdk.dataframes import csv_form, table_changes, table_form, write_csv, write_table
 from telemetry.sdk.fidelity import (
     ARRAY_CLASSES,
     array_changes,
@@ -38,7 +39,6 @@ from telemetry.sdk.fidelity import (
     json_changes,
     yaml_changes,
 )
-from telemetry.sdk.dataframes import csv_form, table_changes, table_form, write_csv, write_table
 from telemetry.sdk.packing import is_url, looks_like_path, pack_path, pack_paths
 from telemetry.sdk.parcel import Parcel, Scratch, content_type_of, file_stem, shortened, text_of_object
 

@@ -32,20 +32,26 @@ class SeriesPoints:
     series: str
     rank: int | None = None
     iterations: array[int] = field(default_factory=lambda: array("q"))
-    times: array[int] = field(default_factory=lambda: array("q"))
+    times_unix_ns: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def since(self, moment: int) -> SeriesPoints:
+    def since(self, since_unix_ns: int) -> SeriesPoints:
         """Return the points that are not from before a moment (Unix ns); times of 0 and before are kept."""
-        rows = [row for row, time in enumerate(self.times) if time >= moment or time <= 0]
+        rows = [
+            row
+            for row, time_unix_ns in enumerate(self.times_unix_ns)
+            if time_unix_ns >= since_unix_ns or time_unix_ns <= 0
+        ]
         return self if len(rows) == len(self) else self._rows(rows)
 
     def by(self, x_axis: str) -> SeriesPoints:
         """Return the points in order: by iteration and time, or by time and iteration; then by the value's bits."""
-        first, second = (self.iterations, self.times) if x_axis == "iter" else (self.times, self.iterations)
+        first, second = (
+            (self.iterations, self.times_unix_ns) if x_axis == "iter" else (self.times_unix_ns, self.iterations)
+        )
         # A run that reported in order, which is nearly every one, is not sorted again.
         if all(first[row] < first[row + 1] for row in range(len(first) - 1)):
             return self
@@ -57,14 +63,14 @@ class SeriesPoints:
         if x_axis == "iter":
             return self.iterations.tolist()
         if x_axis == "timestamp":
-            return [time // _NS_PER_MS for time in self.times]
-        return [iso_time(time) for time in self.times]
+            return [time_unix_ns // _NS_PER_MS for time_unix_ns in self.times_unix_ns]
+        return [iso_time(time_unix_ns) for time_unix_ns in self.times_unix_ns]
 
     def summary(self) -> dict[str, float]:
         """Return the value at the highest iteration (of several the latest), and the extremes of the finite ones."""
         finite = [value for value in self.values if math.isfinite(value)]
         bits = memoryview(self.values).cast("B").cast("Q")
-        last = max(range(len(self)), key=lambda row: (self.iterations[row], self.times[row], bits[row]))
+        last = max(range(len(self)), key=lambda row: (self.iterations[row], self.times_unix_ns[row], bits[row]))
         return {
             "last": self.values[last],
             "min": min(finite, default=math.nan),
@@ -84,7 +90,7 @@ class SeriesPoints:
             self.series,
             self.rank,
             array("q", [self.iterations[row] for row in rows]),
-            array("q", [self.times[row] for row in rows]),
+            array("q", [self.times_unix_ns[row] for row in rows]),
             array("d", [self.values[row] for row in rows]),
         )
 

@@ -140,14 +140,14 @@ class Ingest:
         body: bytes,
         *,
         projects: tuple[str, ...] | None = None,
-        sent_time: int | None = None,
+        sent_unix_ns: int | None = None,
         alive: bool = True,
     ) -> list[dict[str, Any]]:
         """Store the frames of a body and return the answer for each, in order.
 
         Args:
             projects: those that the sender may write to; None for all.
-            sent_time: the sender's clock as it sent the body, Unix ns; None if it did not say.
+            sent_unix_ns: the sender's clock as it sent the body, Unix ns; None if it did not say.
             alive: the frames are a sign of life of the task's programs; a change from a page is none.
         Raises:
             FrameError: the body is not whole frames; nothing was kept.
@@ -155,7 +155,7 @@ class Ingest:
         """
         frames, unpacked_bytes = await self._loop.run_in_executor(self._decoders, self._cut, body)
         with self._room_for(unpacked_bytes):
-            return await self._store_frames(frames, projects, sent_time, alive)
+            return await self._store_frames(frames, projects, sent_unix_ns, alive)
 
     @contextmanager
     def _room_for(self, unpacked_bytes: int) -> Iterator[None]:
@@ -169,14 +169,14 @@ class Ingest:
             self._unpacked_bytes -= unpacked_bytes
 
     async def _store_frames(
-        self, frames: Sequence[Frame], projects: tuple[str, ...] | None, sent_time: int | None, alive: bool
+        self, frames: Sequence[Frame], projects: tuple[str, ...] | None, sent_unix_ns: int | None, alive: bool
     ) -> list[dict[str, Any]]:
         items = await self._loop.run_in_executor(
             self._decoders, lambda: [self._decode(frame, projects) for frame in frames]
         )
         for item in items:
             if item.content is not None:
-                item.content.sent_time, item.content.alive = sent_time, alive
+                item.content.sent_unix_ns, item.content.alive = sent_unix_ns, alive
         weight_bytes = sum(item.content.weight_bytes for item in items if item.content is not None)
         if weight_bytes:
             job = _PendingWrite([item for item in items if item.content], self._loop.create_future(), weight_bytes)
@@ -373,7 +373,9 @@ async def post_frames(request: web.Request) -> web.Response:
             async with asyncio.timeout(_BODY_TIMEOUT_S):
                 body = await request.read()
             answers = await ingest.take(
-                body, projects=access_of(request).projects, sent_time=_sent_time(request.headers.get(SENT_HEADER, ""))
+                body,
+                projects=access_of(request).projects,
+                sent_unix_ns=_sent_time(request.headers.get(SENT_HEADER, "")),
             )
             receipt = await ingest.receipt(answers)
     except TimeoutError as error:

@@ -198,19 +198,19 @@ def _entries(connection: Connection, query: Select[Any], within: tuple[str, ...]
 def _reset_of(connection: Connection, task: int) -> int:
     query = select(_records.value).where(_records.task == task, _records.section == "task", _records.key == RESET_KEY)
     value = connection.execute(query).scalar()
-    moment = None if value is None else msgpack.unpackb(value)
-    return moment if type(moment) is int else 0
+    reset_unix_ns = None if value is None else msgpack.unpackb(value)
+    return reset_unix_ns if type(reset_unix_ns) is int else 0
 
 
-def _columns(entry: Json, time: int) -> Json:
-    size, moment = entry.get("size_bytes"), entry.get("time_unix_ns")
+def _columns(entry: Json, changed_unix_ns: int) -> Json:
+    size, time_unix_ns = entry.get("size_bytes"), entry.get("time_unix_ns")
     return {
         "name": _text(entry.get("name")).casefold(),
         "uri": _text(entry.get("uri")),
         "path": _text(entry.get("path")),
         "host": _text(entry.get("host")),
         "size": size if _is_int64(size) else None,
-        "time": moment if _is_int64(moment) else time,
+        "time": time_unix_ns if _is_int64(time_unix_ns) else changed_unix_ns,
     }
 
 

@@ -293,14 +293,14 @@ def _lost_of(connection: Connection, whole: list[_Chunk], raw: _Samples, by_time
             break
     for points in _read_chunks(connection, wanted):
         bad = ~np.isfinite(points.values)
-        x = (points.times if by_time else points.iterations)[bad]
+        x = (points.times_unix_ns if by_time else points.iterations)[bad]
         named += zip(x.tolist(), points.values[bad].tolist(), strict=True)
     named.sort(key=lambda item: item[0])
     return named[:MAX_NON_FINITE]
 
 
 def _sorted(points: Points, by_time: bool) -> _Samples:
-    x = points.times if by_time else points.iterations
+    x = points.times_unix_ns if by_time else points.iterations
     if len(x) > 1 and bool((x[1:] < x[:-1]).any()):
         order = np.argsort(x, kind="stable")
         return _Samples(x[order], points.values[order])
@@ -329,8 +329,8 @@ def _chunks(
     )
     found = []
     for *row, first, last, lowest_iteration, highest_iteration in connection.execute(spans):
-        touching = [cut for cut in cuts if first < cut.time and highest_iteration >= cut.iteration]
-        if not any(last < cut.time and lowest_iteration >= cut.iteration for cut in touching):
+        touching = [cut for cut in cuts if first < cut.time_unix_ns and highest_iteration >= cut.iteration]
+        if not any(last < cut.time_unix_ns and lowest_iteration >= cut.iteration for cut in touching):
             found.append(replace(_Chunk(*row), mixed=bool(touching)))
     return found
 

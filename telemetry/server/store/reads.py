@@ -88,9 +88,9 @@ def read_projects_of(connection: Connection, task_ids: Sequence[str]) -> dict[st
     return found
 
 
-def read_summary(connection: Connection, task_id: str, now: int) -> Json:
+def read_summary(connection: Connection, task_id: str, now_unix_ns: int) -> Json:
     """Return a task as the table of tasks shows it."""
-    return summaries(connection, [_task_row(connection, task_id)], now)[0]
+    return summaries(connection, [_task_row(connection, task_id)], now_unix_ns)[0]
 
 
 def read_stands(connection: Connection, task_id: str, keys: Sequence[tuple[str, str]]) -> tuple[str, int]:
@@ -106,7 +106,7 @@ def read_stands(connection: Connection, task_id: str, keys: Sequence[tuple[str, 
     return row.status, latest
 
 
-def read_task(connection: Connection, task_id: str, now: int) -> Json:
+def read_task(connection: Connection, task_id: str, now_unix_ns: int) -> Json:
     """Return a task's summary, its whole record and its counts."""
     row = _task_row(connection, task_id)
     columns = schema.records.c
@@ -118,7 +118,7 @@ def read_task(connection: Connection, task_id: str, now: int) -> Json:
     ):
         record.setdefault(section, {})[key] = json_value(msgpack.unpackb(value))
     link_models(connection, record.get(INPUT_MODELS, {}))
-    return summaries(connection, [row], now)[0] | {
+    return summaries(connection, [row], now_unix_ns)[0] | {
         "record": record,
         "counts": {
             "points": row.points,

@@ -144,7 +144,7 @@ class Store:
                     if self._cache is None:
                         self._cache = WriterCache(connection)
                     transaction = Transaction(
-                        connection, self._cache, self._known_ranges, self._project_limits, now=self._clock()
+                        connection, self._cache, self._known_ranges, self._project_limits, now_unix_ns=self._clock()
                     )
                     stored = [transaction.apply(content) for content in contents]
                     transaction.finish()
@@ -243,11 +243,11 @@ class Store:
         with self._database.snapshot() as connection:
             return reads.read_summary(connection, task_id, self._clock())
 
-    def moved_by_time(self, since: int) -> tuple[list[str], int]:
+    def moved_by_time(self, since_unix_ns: int) -> tuple[list[str], int]:
         """Return the ids of tasks whose status has changed since a moment by time alone, and the moment now."""
-        now = self._clock()
+        now_unix_ns = self._clock()
         with self._database.snapshot() as connection:
-            return status.moved_by_time(connection, since, now), now
+            return status.moved_by_time(connection, since_unix_ns, now_unix_ns), now_unix_ns
 
     def series(self, task_id: str, kind: str | None = None) -> dict[str, Any]:
         """Return the statistics of a task's series."""
