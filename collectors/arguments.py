@@ -3,8 +3,8 @@
 Nothing is patched before the collector starts, and nothing is imported for it. A parser of argparse that ran before
 is found by its result: the caller's variables and those of the main module are searched for its Namespace.
 
-Each library has its class in argument_sources.py; here is what they share: which arguments are wanted, what is hidden,
-and how they are written.
+Each library has a file of its own, and SOURCES names them all; here is what they share: which arguments are wanted,
+what is hidden, and how they are written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from telemetry.collectors.argument_sources import SOURCES, ArgparseSource, Argument, Source
+from telemetry.collectors.arguments_absl import AbslSource
+from telemetry.collectors.arguments_argparse import ArgparseSource
+from telemetry.collectors.arguments_click import ClickSource
+from telemetry.collectors.arguments_fire import FireSource
+from telemetry.collectors.arguments_hydra import HydraSource
+from telemetry.collectors.arguments_jsonargparse import JsonargparseSource
+from telemetry.collectors.arguments_source import Argument, ArgumentSource
 from telemetry.collectors.hooks import Hooks
 from telemetry.collectors.post_import import PostImport
 
@@ -26,14 +32,25 @@ from telemetry.events import RecordChange, clean_name, clean_text
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
+from telemetry.record import Section
 from telemetry.values import entry
 
-__all__ = ["ArgumentCollector", "Selection", "WriteArguments"]
+__all__ = ["SOURCES", "ArgumentCollector", "Selection", "WriteArguments"]
 
 _log = logging.getLogger(__name__)
 
 # The record's section -> key -> value.
 WriteArguments: TypeAlias = Callable[[Mapping[str, Mapping[str, Any]]], None]
+
+# A library more is a file more, and a line here.
+SOURCES: tuple[type[ArgumentSource], ...] = (
+    ArgparseSource,
+    ClickSource,
+    AbslSource,
+    FireSource,
+    JsonargparseSource,
+    HydraSource,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +155,7 @@ class ArgumentCollector:
             self._post_import = PostImport(callbacks)
             self._post_import.install()
 
-    def _starter(self, source: Source) -> Callable[[ModuleType], None]:
+    def _starter(self, source: ArgumentSource) -> Callable[[ModuleType], None]:
         def begin(module: ModuleType) -> None:
             source.watch(module, self._hooks)
             self.guard(lambda: source.find(module))
@@ -200,11 +217,11 @@ class ArgumentCollector:
             value = "***" if hidden else self._mask(argument.name, argument.value)
             entries[clean_name(f"{section}/{argument.name}")] = entry(value, argument.help, argument.word)
         if entries:
-            self._change({"parameters": entries})
+            self._change({Section.PARAMETERS: entries})
 
     def record_configuration(self, name: str, text: str, kind: str) -> None:
         """Write a configuration object."""
-        self._change({"configuration": {name: {"text": clean_text(text), "type": kind, "description": ""}}})
+        self._change({Section.CONFIGURATION: {name: {"text": clean_text(text), "type": kind, "description": ""}}})
 
     def mask(self, name: str, value: Any) -> Any:
         """Return a value as it may be recorded."""

@@ -61,6 +61,9 @@ class FigureCollector:
         self._emit: Emit | None = None
         self._hooks = Hooks()
         self._post_import: PostImport | None = None
+        self._known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+        # By title: the iteration of its latest figures, and how many they are.
+        self._counts: dict[str, tuple[int, int]] = {}
         self.reset_after_fork()
 
     def report_to(self, reports: Reporter, write: WriteSection) -> None:
@@ -85,9 +88,6 @@ class FigureCollector:
     def reset_after_fork(self) -> None:
         """In a forked child: a new lock; the parent's figures are known here too."""
         self._lock = threading.Lock()
-        self._known: WeakKeyDictionary[Any, _Known] = getattr(self, "_known", WeakKeyDictionary())
-        # By title: the iteration of its latest figures, and how many they are.
-        self._counts: dict[str, tuple[int, int]] = getattr(self, "_counts", {})
 
     def _watch_pyplot(self, module: ModuleType) -> None:
         self._hooks.wrap(module, "show", self._show)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry.errors import InvalidEvent
 from telemetry.events import to_float, to_iteration
 from telemetry.ledger import DropReason
-from telemetry.protocols import Emit
 
-__all__ = ["ScalarCollector"]
+if TYPE_CHECKING:
+    from telemetry.protocols import Emit
+
+__all__ = ["ScalarReports"]
 
 
-class ScalarCollector:
-    """Pushes scalars onto the event queue at about the cost of a deque append (bench/hot_path.py)."""
+class ScalarReports:
+    """The calls that report scalars, each at about the cost of a deque append (bench/hot_path.py).
 
-    name = "scalars"
+    No Collector: the program itself is the source, so there is nothing to start or to stop.
+    """
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit

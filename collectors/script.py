@@ -22,13 +22,13 @@ from typing import Any
 from telemetry.clock import unix_ns
 from telemetry.events import RecordChange, clean_text
 from telemetry.protocols import Emit
+from telemetry.record import Section
 from telemetry.threads import start_daemon, taking_signals
 
 __all__ = ["ScriptCollector", "find_repository", "imported_packages"]
 
 _log = logging.getLogger(__name__)
 
-SECTION = "script"
 
 # A diff is read by people; a generated file of megabytes is not, and every task would carry it.
 MAX_TEXT_BYTES = 512 * 1024
@@ -81,7 +81,7 @@ class ScriptCollector:
         self._thread = start_daemon(self._run, "telemetry-script")
 
     def stop(self) -> None:
-        """Wait a moment for what is still being found."""
+        """Wait a now_unix_ns for what is still being found."""
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(STOP_WAIT_S)
@@ -102,11 +102,11 @@ class ScriptCollector:
         if emit is None:
             return
         if self._write is not None:
-            self._write({SECTION: found})
+            self._write({Section.SCRIPT: found})
             return
         now_unix_ns = unix_ns()
         for key, value in found.items():
-            emit(RecordChange(now_unix_ns, SECTION, key, value))
+            emit(RecordChange(now_unix_ns, Section.SCRIPT, key, value))
 
     def find(self) -> dict[str, Any]:
         """Return what is known of the program: key -> text. Blocks, on files and on git."""

@@ -25,6 +25,7 @@ from telemetry.events import clean_name, to_float, to_iteration
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
 from telemetry.protocols import Emit
+from telemetry.record import Section
 from telemetry.values import entry
 
 __all__ = ["HPARAMS", "MODULES", "SummaryCollector"]
@@ -194,7 +195,8 @@ class SummaryCollector:
             return
         if self._write is not None:
             self._write(
-                "parameters", {clean_name(f"{HPARAMS}/{name}"): entry(value) for name, value in hparam_dict.items()}
+                Section.PARAMETERS,
+                {clean_name(f"{HPARAMS}/{name}"): entry(value) for name, value in hparam_dict.items()},
             )
         for tag, value in (metric_dict or {}).items():
             reports.report_scalar(*_names(tag), to_float(value), self._step("scalar", tag, global_step))

@@ -322,12 +322,14 @@ def _reserve_part(target: Path) -> Path:
 
 def _is_of_task(path: Path, task_id: str) -> bool:
     """Say whether a file is a zip of this task, or is becoming one."""
+    from telemetry.archive import open_archive, read_document  # not where a run begins: only where a zip is there
+
     try:
         if path.stat().st_size == 0:
             return True
-        with zipfile.ZipFile(path) as archive:
-            document = json.loads(archive.read(SESSION_FILE))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        with open_archive(path) as archive:
+            document = read_document(archive, SESSION_FILE)
+    except (OSError, JournalError):
         return False
     return isinstance(document, dict) and document.get("task_id") == task_id
 

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from telemetry.ledger import Ledger
     from telemetry.pipeline import Pipeline
     from telemetry.protocols import Collector, Emit, Sink
+    from telemetry.record import TaskStatus
     from telemetry.sdk.models import InputModel, Model, OutputModel
     from telemetry.sdk.plugins import open_sink
-    from telemetry.sdk.status import TaskStatus
     from telemetry.sdk.task import Logger, Task
     from telemetry.settings import Settings
 
@@ -137,7 +137,7 @@ _HOMES = {
     "telemetry.protocols": ("Collector", "Emit", "Sink"),
     "telemetry.sdk.models": ("InputModel", "Model", "OutputModel"),
     "telemetry.sdk.plugins": ("open_sink",),
-    "telemetry.sdk.status": ("TaskStatus",),
+    "telemetry.record": ("TaskStatus",),
     "telemetry.sdk.task": ("Logger", "Task"),
     "telemetry.settings": ("Settings",),
 }

@@ -1,8 +1,9 @@
-"""Session zips that come from strangers: opened only if they are harmless, and read in bounded memory.
+"""Zips that come from strangers: opened only if they are harmless, and read in bounded memory. Nothing else opens one.
 
-Nothing is ever unpacked to disk, so no member can escape; but a zip may hold a million entries, inflate a
+A session zip is never unpacked to disk, so no member can escape; but a zip may hold a million entries, inflate a
 thousandfold, or say one thing in its manifest and hold another. Such a zip is refused whole, before any
-of its frames is used, except for a wrong sha256, which shows at the end of the member.
+of its frames is used, except for a wrong sha256, which shows at the end of the member. The zip of an artifact is
+unpacked, so its members may have any name and size that stays inside its folder.
 """
 
 from __future__ import annotations
@@ -13,16 +14,26 @@ import json
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, BinaryIO
 
-from telemetry.blobs import BLOBS, is_sha256
+from telemetry.blobs import BLOBS, PIECE_BYTES, is_sha256
 from telemetry.errors import JournalError
 from telemetry.wire import HEADER_BYTES, MAGIC, MAX_PAYLOAD_BYTES, Damage, Frame, scan
 
-__all__ = ["MANIFEST_FILE", "blob_members", "member_items", "open_archive", "read_document", "segment_members"]
+__all__ = [
+    "MALFORMED",
+    "MANIFEST_FILE",
+    "blob_members",
+    "member_items",
+    "open_archive",
+    "open_artifact",
+    "open_member",
+    "read_document",
+    "segment_members",
+]
 
 MANIFEST_FILE = "manifest.json"
 
@@ -31,6 +42,9 @@ MAX_MEMBERS = 32_768
 # Their names and attributes; a hundred bytes each. zipfile turns it into objects before anyone can look.
 MAX_DIRECTORY_BYTES = 8 * 1024 * 1024
 MAX_NAME_CHARS = 1000
+# A data set of small files; zipfile takes 600 MB for so many.
+MAX_ARTIFACT_MEMBERS = 1_000_000
+MAX_ARTIFACT_DIRECTORY_BYTES = 256 * 1024 * 1024
 # session.json has 300 bytes, the manifest 150 for each member.
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
 # A segment is closed at 64 MiB by default; who sets more may have more.
@@ -49,52 +63,127 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 _MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
 _ENCRYPTED = 0x1
 # What zipfile and json raise on content; RuntimeError is nesting without end, and features that zipfile lacks.
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+MALFORMED = (EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, *MALFORMED)
 
 
 class _BoundedFile(io.FileIO):
     """A zip file that does not give its directory away if it is too large. One entry takes zipfile 600 bytes."""
 
-    opening = True
+    def __init__(self, path: Path, max_directory_bytes: int, max_members: int) -> None:
+        super().__init__(path)
+        self.opening = True
+        self._max_directory_bytes = max_directory_bytes
+        self._max_members = max_members
 
     def read(self, size: int | None = -1, /) -> bytes:
         if not self.opening:
             return super().read(size) or b""
         whole = size is None or size < 0
         # One byte more than allowed, where all that is left is asked for.
-        data = super().read(MAX_DIRECTORY_BYTES + 1 if whole else min(size or 0, MAX_DIRECTORY_BYTES + 1)) or b""
-        if len(data) > MAX_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(f"its directory is over the limit of {MAX_DIRECTORY_BYTES} bytes")
-        if data.count(_ENTRY) > MAX_MEMBERS:
-            raise zipfile.BadZipFile(f"it has more than {MAX_MEMBERS} members")
+        limit_bytes = self._max_directory_bytes
+        data = super().read(limit_bytes + 1 if whole else min(size or 0, limit_bytes + 1)) or b""
+        if len(data) > limit_bytes:
+            raise zipfile.BadZipFile(f"its directory is over the limit of {limit_bytes} bytes")
+        if data.count(_ENTRY) > self._max_members:
+            raise zipfile.BadZipFile(f"it has more than {self._max_members} members")
         return data
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip whose members are all harmless.
+    """Open a session zip whose members are all harmless.
 
     Raises:
         JournalError: it is no zip, or a member escapes, links, is encrypted, is there twice, or would explode.
     """
+    file = _opened(path, MAX_DIRECTORY_BYTES, MAX_MEMBERS)
+    with _checked(file, path, "a session zip", _harm_of) as archive:
+        yield archive
+
+
+@contextmanager
+def open_artifact(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open the zip of an artifact, which is to be unpacked. How much it claims to hold is for the caller to look at.
+
+    Raises:
+        JournalError: it is no zip, or a member leads out of the folder, links, or is there twice.
+    """
+    file = _opened(path, MAX_ARTIFACT_DIRECTORY_BYTES, MAX_ARTIFACT_MEMBERS)
+    with _checked(file, path, "a zip", _harm_in_folder) as archive:
+        yield archive
+
+
+def _opened(path: Path, max_directory_bytes: int, max_members: int) -> _BoundedFile:
     try:
-        file = _BoundedFile(path)
+        return _BoundedFile(path, max_directory_bytes, max_members)
     except OSError as error:
         raise JournalError(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def _checked(
+    file: _BoundedFile, path: Path, kind: str, harm_of: Callable[[zipfile.ZipInfo], str]
+) -> Iterator[zipfile.ZipFile]:
     with file:
         try:
             archive = zipfile.ZipFile(file)
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise JournalError(f"{path} is not a session zip: {error}") from error
+            raise JournalError(f"{path} is not {kind}: {error}") from error
         file.opening = False
         with archive:
             names: set[str] = set()
             for member in archive.infolist():
-                reason = "there twice" if member.filename in names else _harm_of(member)
+                reason = "there twice" if member.filename in names else harm_of(member)
                 if reason:
                     raise JournalError(f"{path} is refused: the member {member.filename!r:.100} is {reason}")
                 names.add(member.filename)
             yield archive
+
+
+class _Member(io.RawIOBase):
+    """A member that says as a JournalError what is wrong with it."""
+
+    def __init__(self, file: IO[bytes], label: str) -> None:
+        self._file = file
+        self._label = label
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            data = self._file.read(len(buffer))
+        except MALFORMED as error:
+            raise JournalError(f"{self._label} cannot be read: {error}") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except MALFORMED as error:
+            raise JournalError(f"{self._label} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
+
+
+def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, label: str) -> BinaryIO:
+    """Open a member for reading and seeking; `label` is for errors.
+
+    Raises:
+        JournalError: it is not what the directory says, now or as it is read.
+    """
+    try:
+        file = archive.open(member)
+    except MALFORMED as error:
+        raise JournalError(f"{label} cannot be read: {error}") from error
+    return io.BufferedReader(_Member(file, label), PIECE_BYTES)
 
 
 def read_document(archive: zipfile.ZipFile, name: str) -> Any:
@@ -223,8 +312,7 @@ def _harm_of(member: zipfile.ZipInfo) -> str:
         return "of a name that is no path"
     if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
         return "of a name that leads out of the zip"
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+    if _is_special(member):
         return "a link or a device, not a file"
     if member.flag_bits & _ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "encrypted or packed in a way that is not taken"
@@ -238,6 +326,18 @@ def _harm_of(member: zipfile.ZipInfo) -> str:
     if member.file_size > SMALL_MEMBER_BYTES and member.file_size > MAX_RATIO * member.compress_size:
         return f"a bomb: {member.compress_size} bytes that claim to inflate to {member.file_size}"
     return ""
+
+
+def _harm_in_folder(member: zipfile.ZipInfo) -> str:
+    """Return what is wrong with a member that is to be unpacked; "" for a harmless one."""
+    name = member.filename
+    if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
+        return "of a name that leads out of the folder"
+    return "a link or a device, not a file" if _is_special(member) else ""
+
+
+def _is_special(member: zipfile.ZipInfo) -> bool:
+    return stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
 
 
 def _is_blob(name: str) -> bool:

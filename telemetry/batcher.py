@@ -20,7 +20,6 @@ from typing import Any
 from telemetry.clock import unix_ns
 from telemetry.errors import FrameError, InvalidEvent
 from telemetry.events import (
-    HEARTBEATS,
     INT64_MAX,
     Batch,
     Event,
@@ -41,6 +40,7 @@ from telemetry.iterations import IterationOffset
 from telemetry.lane import Lane
 from telemetry.ledger import Book, DropReason
 from telemetry.queue import ROW_SLOTS, EventQueue
+from telemetry.record import Section
 from telemetry.wire import Frame, encode
 
 __all__ = ["Batcher", "columns_of"]
@@ -192,7 +192,7 @@ class Batcher:
         if self._monotonic() - self._sent_at_s >= self._heartbeat_interval_s and not len(self._queue):
             self._sent_at_s = self._monotonic()
             now_unix_ns = self._clock()
-            self._queue(RecordChange(now_unix_ns, HEARTBEATS, self._writer_id.hex(), now_unix_ns))
+            self._queue(RecordChange(now_unix_ns, Section.HEARTBEATS, self._writer_id.hex(), now_unix_ns))
 
     def stop(self) -> None:
         self._stopping = True

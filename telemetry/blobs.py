@@ -32,6 +32,7 @@ __all__ = [
     "blob_uri",
     "is_sha256",
     "is_shortage",
+    "sha256_and_size",
     "sha256_of_uri",
 ]
 
@@ -78,6 +79,15 @@ def sha256_of_uri(uri: str) -> str | None:
     """Return the sha256 in "blob:<sha256>"; None for every other uri."""
     sha256 = uri.removeprefix(BLOB_SCHEME)
     return sha256 if sha256 != uri and is_sha256(sha256) else None
+
+
+def sha256_and_size(file: IO[bytes]) -> tuple[str, int]:
+    """Return the sha256 of what a file gives until its end, and its size in bytes; what reading raises goes through."""
+    digest, size_bytes = hashlib.sha256(), 0
+    while piece := file.read(PIECE_BYTES):
+        digest.update(piece)
+        size_bytes += len(piece)
+    return digest.hexdigest(), size_bytes
 
 
 def is_sha256(text: str) -> bool:

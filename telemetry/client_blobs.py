@@ -7,12 +7,13 @@ is taken up where the server's copy ends.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import IO, NamedTuple
+from typing import IO
 
 from telemetry.client_http import Answer, HttpApi
+from telemetry.client_types import BlobStatus, WantedBlob
 from telemetry.errors import BlobError, ServerError
 
-__all__ = ["BlobCalls", "BlobStatus", "WantedBlob"]
+__all__ = ["BlobCalls"]
 
 # One request: the server's limit. What is lost when the line breaks, and what each side has in memory.
 PART_BYTES = 8 * 1024 * 1024
@@ -20,22 +21,6 @@ PART_BYTES = 8 * 1024 * 1024
 ASK_BYTES = 1024 * 1024
 # Offsets that the server corrects in a row: two senders of one blob would go on for ever.
 MAX_CORRECTIONS = 100
-
-
-class BlobStatus(NamedTuple):
-    """How much of a blob the server has: `offset` of `size_bytes`; `complete` once its sha256 was found right."""
-
-    offset: int
-    size_bytes: int
-    complete: bool
-
-
-class WantedBlob(NamedTuple):
-    """A blob that a task's record names and the server does not have; `label` is what the record calls it."""
-
-    sha256: str
-    size_bytes: int
-    label: str
 
 
 class BlobCalls(HttpApi):

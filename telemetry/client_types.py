@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 __all__ = [
+    "BlobStatus",
     "Change",
     "ChoicesAnswer",
     "ConsoleAnswer",
@@ -27,6 +28,7 @@ __all__ = [
     "TaskRow",
     "TasksAnswer",
     "ValueInfo",
+    "WantedBlob",
 ]
 
 # A float, or "NaN", "Infinity", "-Infinity": JSON has no other way to carry these.
@@ -258,3 +260,19 @@ class MediaAnswer(TypedDict):
 
     media: list[MediaInfo]
     more: bool
+
+
+class BlobStatus(NamedTuple):
+    """How much of a blob the server has: `offset` of `size_bytes`; `complete` once its sha256 was found right."""
+
+    offset: int
+    size_bytes: int
+    complete: bool
+
+
+class WantedBlob(NamedTuple):
+    """A blob that a task's record names and the server does not have; `label` is what the record calls it."""
+
+    sha256: str
+    size_bytes: int
+    label: str

@@ -19,9 +19,9 @@ from typing import Any, TypeAlias
 
 from telemetry.errors import InvalidEvent
 from telemetry.interrupts import is_interrupt
+from telemetry.record import Section
 
 __all__ = [
-    "HEARTBEATS",
     "INT64_MAX",
     "INT64_MIN",
     "MAX_FIGURE_BYTES",
@@ -66,8 +66,6 @@ MAX_FIGURE_BYTES = 4 * 1024 * 1024
 # Of media: longer ones are no address but data.
 MAX_URI_CHARS = 32_768
 
-# The record's section in which silent writers say that they live: writer id -> Unix ns.
-HEARTBEATS = "heartbeats"
 
 # Lists and maps of a record value inside each other; Python's own limit lies at about 1000.
 MAX_VALUE_DEPTH = 64
@@ -371,4 +369,4 @@ def _index_of(iteration: Any) -> int | None:
 def task_fields(header: TaskHeader, extra: Mapping[str, Any]) -> list[RecordChange]:
     """Return the record changes that make a task known to whoever folds the stream."""
     values = {"name": header.name, "project": header.project, "type": header.type, **extra}
-    return [RecordChange(header.created_unix_ns, "task", key, value) for key, value in values.items()]
+    return [RecordChange(header.created_unix_ns, Section.TASK, key, value) for key, value in values.items()]

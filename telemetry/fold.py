@@ -12,21 +12,17 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from telemetry.events import Batch, RecordChange, ScalarColumns
+from telemetry.record import Section, TaskKey
 
-__all__ = ["CONTINUED_KEY", "RESET_KEY", "Entry", "RecordDict", "RecordFold", "is_void", "newer_part", "reset_moment"]
+__all__ = ["Entry", "RecordDict", "RecordFold", "is_void", "newer_part", "reset_moment"]
 
-# In section "task": the Unix ns before which nothing of this task counts.
-RESET_KEY = "reset_unix_ns"
-
-# In section "task" and in the entries of its writers: when a later run went on with the task, Unix ns.
-CONTINUED_KEY = "continued_unix_ns"
 
 # section -> key -> value
 RecordDict: TypeAlias = dict[str, dict[str, Any]]
 
 
 def reset_moment(value: Any, time_unix_ns: int) -> int:
-    """Return the moment that a value of RESET_KEY stands for, Unix ns; 0 if it is none or after its own change."""
+    """Return the moment that a value of TaskKey.RESET stands for, Unix ns; 0 if it is none or after its own change."""
     return value if type(value) is int and 0 < value <= time_unix_ns else 0
 
 
@@ -99,7 +95,7 @@ class RecordFold:
     @property
     def reset_unix_ns(self) -> int:
         """The moment before which nothing counts; 0 where the task was never begun anew."""
-        entry = self._entries.get("task", {}).get(RESET_KEY)
+        entry = self._entries.get(Section.TASK, {}).get(TaskKey.RESET)
         return 0 if entry is None else reset_moment(entry.value, entry.time_unix_ns)
 
     def section(self, name: str) -> dict[str, Any]:

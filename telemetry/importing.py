@@ -18,10 +18,10 @@ from telemetry.errors import FrameError, JournalError, SinkUnavailable
 from telemetry.importing_blobs import BlobImport
 from telemetry.importing_report import ImportOutcome, ImportReport
 from telemetry.journal import SegmentDamage
+from telemetry.protocols import ForwardsFrames
 from telemetry.readdress import Onto, reset_of
 from telemetry.retry import delay_s
 from telemetry.sessions import SessionSource, is_foreign_zip, is_unwritten_zip, open_session
-from telemetry.sinks.http import HttpSink
 from telemetry.wire import Frame
 
 __all__ = ["ImportOutcome", "ImportReport", "import_sources"]
@@ -109,7 +109,7 @@ class _Import:
     def __init__(
         self,
         sources: Sequence[SessionSource],
-        make_sink: Callable[[], HttpSink],
+        make_sink: Callable[[], ForwardsFrames],
         timeout_s: float,
         on_progress: OnSourceProgress,
         onto: Onto | None,
@@ -169,7 +169,11 @@ class _Import:
             outcome.error = "not sent"
 
     async def _read(
-        self, outcome: ImportOutcome, body: list[tuple[ImportOutcome, Frame]], sink: HttpSink, read: list[ImportOutcome]
+        self,
+        outcome: ImportOutcome,
+        body: list[tuple[ImportOutcome, Frame]],
+        sink: ForwardsFrames,
+        read: list[ImportOutcome],
     ) -> None:
         """Read a source to its end; `body` is sent whenever it is full, with ends of other sources in it."""
         reader = _SourceReader(outcome, self._onto)
@@ -188,7 +192,9 @@ class _Import:
         if not ended and not outcome.error:
             outcome.error = "not sent to its end"
 
-    async def _send(self, body: list[tuple[ImportOutcome, Frame]], sink: HttpSink, read: list[ImportOutcome]) -> None:
+    async def _send(
+        self, body: list[tuple[ImportOutcome, Frame]], sink: ForwardsFrames, read: list[ImportOutcome]
+    ) -> None:
         """Send `body` and empty it; the sources in `read` are then done, and it is emptied too."""
         if body and self.report.stopped_by is None:
             try:
@@ -207,7 +213,7 @@ class _Import:
             self._on_progress(self._done_bytes, outcome.label)
         read.clear()
 
-    async def _until_taken(self, frames: list[Frame], sink: HttpSink) -> dict[tuple[bytes, int], str]:
+    async def _until_taken(self, frames: list[Frame], sink: ForwardsFrames) -> dict[tuple[bytes, int], str]:
         deadline_s = time.monotonic() + self._timeout_s
         attempt = 0
         while True:
@@ -235,7 +241,7 @@ class _Import:
 
 async def import_sources(
     sources: Sequence[SessionSource],
-    make_sink: Callable[[], HttpSink],
+    make_sink: Callable[[], ForwardsFrames],
     *,
     timeout_s: float,
     on_progress: OnSourceProgress = lambda done_bytes, label: None,

@@ -7,30 +7,25 @@ all sources go first, then every blob that the server has not, and then it is as
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telemetry.blobs import BLOBS, PIECE_BYTES, Blob, BlobFolder
+from telemetry.blobs import BLOBS, Blob, BlobFolder, sha256_and_size
 from telemetry.errors import BlobError, JournalError, ServerError, SinkUnavailable
 from telemetry.importing_report import ImportOutcome
 from telemetry.journal import SEGMENTS, SESSION_FILE
 from telemetry.retry import delay_s
-from telemetry.sessions import Session
+from telemetry.sessions import Session, open_blob
 
 if TYPE_CHECKING:
-    from telemetry.client import AsyncClient
+    from telemetry.protocols import BlobClient
 
 __all__ = ["BlobImport"]
 
 # Refusals that say something about this blob; every other says something about the server, or about now.
 _REFUSALS = frozenset({400, 403, 404, 410, 413})
-# What reading a damaged zip raises.
-_UNREADABLE = (OSError, EOFError, ValueError, JournalError, zipfile.BadZipFile, zlib.error)
 
 # Called with the outcome, and the bytes of it that are done since the last call.
 OnBytes = Callable[[ImportOutcome, int], None]
@@ -43,7 +38,7 @@ class BlobImport:
         timeout_s: how long one request may be refused before giving up.
     """
 
-    def __init__(self, client: AsyncClient, *, timeout_s: float, on_bytes: OnBytes) -> None:
+    def __init__(self, client: BlobClient, *, timeout_s: float, on_bytes: OnBytes) -> None:
         self._client = client
         self._timeout_s = timeout_s
         self._on_bytes = on_bytes
@@ -87,7 +82,7 @@ class BlobImport:
         attempt = 0
         while True:
             try:
-                with session.open_blob(blob.sha256) as file:
+                with open_blob(session.path, blob.sha256) as file:
                     await self._client.send_blob(outcome.task_id, blob.sha256, file, blob.size_bytes, on_progress)
             except ServerError as error:
                 if error.status in _REFUSALS:
@@ -99,7 +94,7 @@ class BlobImport:
                     raise SinkUnavailable(str(error)) from error
                 attempt += 1
                 await asyncio.sleep(wait_s)
-            except (BlobError, *_UNREADABLE) as error:
+            except (BlobError, JournalError, OSError) as error:
                 # A spool's is removed by its own run once it is sent.
                 there = await self._is_there(outcome.task_id, blob.sha256)
                 return "" if there else f"it cannot be read: {error!s:.200}"
@@ -132,14 +127,11 @@ class BlobImport:
 
 
 def _is_sound(session: Session, blob: Blob) -> bool:
-    digest = hashlib.sha256()
     try:
-        with session.open_blob(blob.sha256) as file:
-            while piece := file.read(PIECE_BYTES):
-                digest.update(piece)
-    except _UNREADABLE:
+        with open_blob(session.path, blob.sha256) as file:
+            return sha256_and_size(file) == (blob.sha256, blob.size_bytes)
+    except (JournalError, OSError):
         return False
-    return digest.hexdigest() == blob.sha256
 
 
 def _remove_from_spool(path: Path, sha256: str) -> None:

@@ -25,7 +25,7 @@ from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.journal import Journal
 from telemetry.ledger import Book, DropReason
-from telemetry.protocols import Sink
+from telemetry.protocols import Sink, Syncable, TellsHeld, TellsLoss
 from telemetry.retry import delay_s
 from telemetry.wire import Frame
 
@@ -107,8 +107,10 @@ class Lane:
         if journal is not None:
             journal.copies = self._frames_of_journal
             journal.on_lost = self._note_journal_lost
-        if hasattr(sink, "on_lost"):
+        if isinstance(sink, TellsLoss):
             sink.on_lost = self._note_sink_lost
+        # Asked once: after each write it would cost more than the answer.
+        self._far_side = sink if isinstance(sink, TellsHeld) else None
         self._journal_lock = asyncio.Lock()
         self._rescue: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -451,7 +453,7 @@ class Lane:
 
     def _compare(self) -> None:
         """Compare what was delivered with what the far side says it holds by now, and send again what it has lost."""
-        held: list[tuple[int, int]] | None = getattr(self.sink, "held", None)
+        held = None if self._far_side is None else self._far_side.held
         if held is None:
             return
         gone = self._delivered.take_missing_old(held)
@@ -551,9 +553,8 @@ class Lane:
         if self.journal is not None:
             await self.save_rest()
             await self.journal.sync()
-        sync = getattr(self.sink, "sync", None)
-        if sync is not None:
-            await sync()
+        if isinstance(self.sink, Syncable):
+            await self.sink.sync()
         return self.journal is None or not self._loose_bytes
 
     async def settled(self) -> None:

@@ -11,10 +11,13 @@ import weakref
 from _sitebuiltins import Quitter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from telemetry import signals
 from telemetry.outermost import Outermost, last_words
+
+if TYPE_CHECKING:
+    from telemetry.protocols import Forkable
 
 __all__ = ["ExitCause", "ExitWatch", "at_worker_exit", "cause_of", "forget_forks", "watch_forks"]
 
@@ -224,10 +227,6 @@ class _ExitTrace:
 
 
 # ---- forks -----------------------------------------------------------------------------------------
-
-
-class Forkable(Protocol):
-    def reset_after_fork(self) -> None: ...
 
 
 _forkables: weakref.WeakSet[Any] = weakref.WeakSet()

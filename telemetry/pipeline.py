@@ -36,7 +36,7 @@ from telemetry.iterations import IterationOffset
 from telemetry.journal import Journal
 from telemetry.lane import Lane
 from telemetry.ledger import Book, Ledger
-from telemetry.protocols import Collector, Sink
+from telemetry.protocols import Cloneable, Collector, Forkable, HasSessionFolder, HasUrl, Sink
 from telemetry.queue import EventQueue, WhenFull
 from telemetry.settings import Settings
 from telemetry.threads import start_daemon
@@ -45,7 +45,7 @@ __all__ = ["Pipeline", "loop_factory"]
 
 log = logging.getLogger(__name__)
 
-# After the deadline: closing sockets and files that are already idle.
+# After the deadline_s: closing sockets and files that are already idle.
 CLOSE_GRACE_S = 0.25
 
 # A sink whose write is cancelled: it has nothing to wait for.
@@ -136,7 +136,7 @@ class Pipeline:
             try:
                 collector.start(self.emit)
             except Exception:  # a third party's code: named, and skipped
-                log.exception("the collector %r could not start and is left out", getattr(collector, "name", collector))
+                log.exception("the collector %r could not start and is left out", collector.name)
             else:
                 self._started_collectors.append(collector)
 
@@ -241,7 +241,7 @@ class Pipeline:
                 fsync_interval_s=self.settings.fsync_interval_s,
                 commit=self.settings.durability == "commit",
                 max_bytes=self.settings.max_journal_bytes,
-                server=getattr(sink, "url", ""),
+                server=sink.url if isinstance(sink, HasUrl) else "",
                 keep_bytes=self.settings.segment_bytes,
             )
             try:
@@ -364,7 +364,7 @@ class Pipeline:
         for lane in self._lanes:
             if lane.journal is not None:
                 folder = lane.journal.folder if lane.journal.opened else None
-            elif hasattr(lane.sink, "session_folder"):
+            elif isinstance(lane.sink, HasSessionFolder):
                 await _within_time(lane.opened.wait(), deadline_s)
                 folder = lane.sink.session_folder if lane.opened.is_set() else None
             else:
@@ -387,7 +387,7 @@ class Pipeline:
             try:
                 collector.stop()
             except Exception:  # a third party's code: the others must still be stopped
-                log.exception("the collector %r did not stop cleanly", getattr(collector, "name", collector))
+                log.exception("the collector %r did not stop cleanly", collector.name)
 
     def close(self, timeout_s: float | None = None) -> Ledger:
         """Stop the collectors, deliver what is there, close the sinks. Safe from any thread, and more than once.
@@ -467,7 +467,7 @@ class Pipeline:
 
     def reset_after_fork(self) -> None:
         """In a forked child: a new writer of the same task, which starts with the child's first event."""
-        clones = [clone() for sink in self.sinks if (clone := getattr(sink, "clone", None)) is not None]
+        clones = [sink.clone() for sink in self.sinks if isinstance(sink, Cloneable)]
         if len(clones) < len(self.sinks):
             log.debug("sinks without clone() get nothing from forked processes")
         self.sinks = clones
@@ -475,9 +475,12 @@ class Pipeline:
         self._joined = True
         self._speaks_as_child = False
         # Only the forking thread lives on in the child: a collector with a thread of its own has ended here.
-        self._started_collectors = [item for item in self._started_collectors if hasattr(item, "reset_after_fork")]
+        alive: list[Collector] = []
         for collector in self._started_collectors:
-            collector.reset_after_fork()  # type: ignore[attr-defined]
+            if isinstance(collector, Forkable):
+                collector.reset_after_fork()
+                alive.append(collector)
+        self._started_collectors = alive
         self._state_lock = threading.RLock()
         self._reset_thread_state()
         self._book.reset_after_fork()

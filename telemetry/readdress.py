@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from telemetry.errors import ConfigurationError, FrameError
 from telemetry.events import INT64_MAX, INT64_MIN, Batch, FrameEvent, Media, ModelSaved, Plot, RecordChange
-from telemetry.fold import CONTINUED_KEY, RESET_KEY, RecordFold, newer_part
+from telemetry.fold import RecordFold, newer_part
+from telemetry.record import Section, TaskKey
 from telemetry.wire import Frame, decode, encode
 
 __all__ = ["Onto", "reset_of"]
@@ -21,12 +22,20 @@ __all__ = ["Onto", "reset_of"]
 # What the previous task is: how and when it began, and what people have called it since.
 _OF_THE_PREVIOUS = frozenset(
     {
-        *("name", "project", "type", "tags", "system_tags", "parent", "published"),
-        *("started_unix_ns", RESET_KEY, "attempt", CONTINUED_KEY, "initial_iteration"),
+        *(
+            TaskKey.NAME,
+            TaskKey.PROJECT,
+            TaskKey.TYPE,
+            TaskKey.TAGS,
+            TaskKey.SYSTEM_TAGS,
+            TaskKey.PARENT,
+            TaskKey.PUBLISHED,
+        ),
+        *("started_unix_ns", TaskKey.RESET, "attempt", TaskKey.CONTINUED, "initial_iteration"),
     }
 )
 # In these sections the key is a writer's id.
-_BY_WRITER = frozenset({"writers", "heartbeats"})
+_BY_WRITER = frozenset({Section.WRITERS, Section.HEARTBEATS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,7 @@ class Onto:
         if change.section in _BY_WRITER:
             return replace(change, key=self._writer_key(change.key, task_id))
         value = change.value
-        if change.section == "output_models" and isinstance(value, dict) and type(value.get("iteration")) is int:
+        if change.section == Section.OUTPUT_MODELS and isinstance(value, dict) and type(value.get("iteration")) is int:
             return replace(change, value={**value, "iteration": self._iteration(value["iteration"])})
         return change
 
@@ -124,11 +133,11 @@ def reset_of(frames: Iterable[object]) -> int:
         except FrameError:
             continue  # it is named when it is to be sent
         for event in events:
-            if isinstance(event, RecordChange) and event.section == "task" and event.key == RESET_KEY:
+            if isinstance(event, RecordChange) and event.section == Section.TASK and event.key == TaskKey.RESET:
                 fold.apply(event, frame.writer_id, frame.sequence)
     return fold.reset_unix_ns
 
 
 def _is_its_own(event: FrameEvent) -> bool:
     """Say whether this is something that the previous task has of its own."""
-    return isinstance(event, RecordChange) and event.section == "task" and event.key in _OF_THE_PREVIOUS
+    return isinstance(event, RecordChange) and event.section == Section.TASK and event.key in _OF_THE_PREVIOUS

@@ -7,7 +7,6 @@ import os
 import random
 import socket
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 __all__ = ["BASE_DELAY_S", "MAX_DELAY_S", "MAX_RETRY_AFTER_S", "delay_s", "parse_retry_after", "said_by"]
 
@@ -48,6 +47,9 @@ def parse_retry_after(header: str | None, *, now: datetime | None = None) -> flo
     text = header.strip()
     if text.isascii() and text.isdigit():
         return min(float(text), MAX_RETRY_AFTER_S)
+    # Not at the head: it brings ten modules, which aiohttp has brought where a server sends such a header.
+    from email.utils import parsedate_to_datetime
+
     try:
         moment = parsedate_to_datetime(text)
     except (TypeError, ValueError, OverflowError):

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from zipfile import ZipFile
 
-from telemetry.archive import blob_members, member_items, open_archive, read_document, segment_members
-from telemetry.blobs import BLOBS, Blob, BlobFolder, blob_uri
-from telemetry.errors import JournalError
+from telemetry.archive import blob_members, member_items, open_archive, open_member, read_document, segment_members
+from telemetry.blobs import BLOBS, Blob, BlobFolder, blob_uri, is_sha256
+from telemetry.errors import BlobError, JournalError
 from telemetry.events import TaskHeader
+from telemetry.interrupts import is_interrupt
 from telemetry.journal import SEGMENTS, SESSION_FILE, SegmentDamage, read_segments, read_session
 from telemetry.wire import Frame
 
@@ -22,10 +24,13 @@ __all__ = [
     "Missing",
     "Session",
     "SessionSource",
+    "blobs_at",
     "find_sources",
+    "has_blob",
     "holds_task",
     "is_foreign_zip",
     "is_unwritten_zip",
+    "open_blob",
     "open_session",
     "other_halves",
 ]
@@ -38,7 +43,7 @@ class Session:
     Attributes:
         size_bytes: of all segments, as a progress bar needs it.
         read: yields every sound frame by writer and in order, and what had to be skipped.
-        blobs: that were there when the session was opened; `open_blob` opens one.
+        blobs: that were there when the session was opened; `open_blob(path, sha256)` opens one.
     """
 
     path: Path
@@ -46,28 +51,6 @@ class Session:
     size_bytes: int
     read: Callable[[], Iterator[Frame | SegmentDamage]]
     blobs: Sequence[Blob] = ()
-
-    @contextmanager
-    def open_blob(self, sha256: str) -> Iterator[IO[bytes]]:
-        """Open a blob for reading and seeking.
-
-        Raises:
-            JournalError: it is not there any more. Reading may raise what zipfile raises on a damaged member.
-        """
-        if self.path.is_dir():
-            try:
-                file = (self.path / BLOBS / sha256).open("rb")
-            except OSError as error:
-                raise JournalError(f"the blob {sha256} of {self.path} cannot be read: {error}") from error
-            with file:
-                yield file
-            return
-        with open_archive(self.path) as archive:
-            member = blob_members(archive).get(sha256)
-            if member is None:
-                raise JournalError(f"the blob {sha256} is not in {self.path} any more")
-            with archive.open(member) as stored:
-                yield stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +181,63 @@ def open_session(path: Path) -> Session:
         try:
             document = read_document(archive, SESSION_FILE)
             sizes = [member.file_size for member, _ in segment_members(archive)]
-            blobs = [Blob(name, item.file_size, blob_uri(name)) for name, item in blob_members(archive).items()]
+            blobs = _blobs_of(archive)
         except JournalError as error:
             raise JournalError(f"{path} is not a session zip: {error}") from error
     return Session(path, _header(path, document), sum(sizes), lambda: _read_zip(path), blobs)
+
+
+def _blobs_of(archive: ZipFile) -> list[Blob]:
+    return [Blob(name, item.file_size, blob_uri(name)) for name, item in blob_members(archive).items()]
+
+
+def blobs_at(path: Path) -> list[Blob]:
+    """Return the blobs that can be read from a session folder or zip: none from a zip that is refused."""
+    if path.is_dir():
+        return BlobFolder(path / BLOBS).list()
+    try:
+        with open_archive(path) as archive:
+            return _blobs_of(archive)
+    except JournalError:
+        return []  # a part that is being written, or is gone by now; opening the session says what is wrong with it
+
+
+@contextmanager
+def open_blob(path: Path, sha256: str) -> Iterator[IO[bytes]]:
+    """Open a blob of a session folder or zip for reading and seeking; whoever reads it checks its sha256.
+
+    Raises:
+        JournalError: it is not there, or the zip is refused. Reading raises it on a damaged member, and OSError.
+    """
+    folder = BlobFolder(path / BLOBS)
+    # The name comes from a record or a frame, which may be a stranger's.
+    if not is_sha256(sha256) or (path.is_dir() and not folder.exists(sha256)):
+        raise JournalError(f"the blob {sha256:.80} is not in {path}")
+    if path.is_dir():
+        try:
+            file = folder.open(sha256)
+        except BlobError as error:
+            raise JournalError(str(error)) from error
+        with file:
+            yield file
+        return
+    with open_archive(path) as archive:
+        member = blob_members(archive).get(sha256)
+        if member is None:
+            raise JournalError(f"the blob {sha256} is not in {path}")
+        with open_member(archive, member, f"the blob {sha256} in {path}") as stored:
+            yield stored
+
+
+def has_blob(path: Path, sha256: str) -> bool:
+    """Say whether a blob can be read from a session folder or zip; not from a zip that is refused."""
+    try:
+        with open_blob(path, sha256):
+            return True
+    except (OSError, JournalError) as error:
+        if is_interrupt(error):
+            raise
+        return False  # a part that is being written, or is gone by now
 
 
 def _header(path: Path, document: Any) -> TaskHeader:

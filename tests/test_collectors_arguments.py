@@ -1,18 +1,22 @@
-"""The program's arguments as parameters: each library, before and after the start, chosen ones only, secrets hidden."""
+"""The program's arguments as parameters: before and after the start, chosen ones only, secrets hidden; argparse itself.
+
+The other libraries are in test_collectors_arguments_libraries.py.
+"""
 
 from __future__ import annotations
 
 import argparse
 import enum
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from sdk_support import only_session, read_story, run_program
+from arguments_support import INIT, parameters_of
+from sdk_support import run_program
 from telemetry.collectors.arguments import ArgumentCollector, Selection
 
 from telemetry.errors import ConfigurationError
@@ -54,13 +58,6 @@ def collector() -> Iterator[Recording]:
     collector = Recording().begin()
     yield collector
     collector.stop()
-
-
-def parameters_of(done: Any, state_dir: Path) -> dict[str, Any]:
-    """What a program that ran has recorded."""
-    assert done.returncode == 0, done.stderr
-    record = read_story(only_session(state_dir)).record
-    return {name: value_of(entry) for name, entry in record.get("parameters", {}).items() if entry is not None}
 
 
 # ---- argparse ----------------------------------------------------------------------------------------
@@ -308,6 +305,7 @@ def test_a_parser_that_fails_fails_as_ever_and_leaves_nothing(
 def test_what_cannot_be_noted_is_counted_and_the_program_goes_on(collector: Recording) -> None:
     class Slots:
         __slots__ = ("lr",)
+        lr: float
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--lr", type=float)
@@ -367,6 +365,11 @@ def test_a_parser_that_has_parsed_is_connected_with_what_it_parsed(collector: Re
     assert collector.values["Own/lr"] == 0.5
 
 
+def test_click_options_can_be_chosen() -> None:
+    selection = Selection({"train/lr": False, "pin": False})
+    assert [selection.allows(name) for name in ("train/lr", "eval/lr", "train/pin")] == [False, True, False]
+
+
 # ---- a whole program ---------------------------------------------------------------------------------
 
 PROGRAM = """
@@ -381,7 +384,6 @@ PROGRAM = """
 
     {body}
 """
-INIT = 'Task.init("p", "n", auto_resource_monitoring=False, auto_connect_streams=False)'
 
 
 @pytest.mark.parametrize(
@@ -399,210 +401,6 @@ def test_a_program_reads_its_own_arguments_back_and_replaces_them(state_dir: Pat
     body = f'task = {INIT}; arguments(); {check}; task.set_parameters({{"lr": 0.5}})'
     done = run_program(PROGRAM.format(body=body), state_dir, "--epochs", "7")
     assert parameters_of(done, state_dir) == {"General/lr": 0.5}
-
-
-# ---- click -------------------------------------------------------------------------------------------
-
-
-def click_program(where: str) -> str:
-    return f"""
-        import click
-        from telemetry import Task
-        {INIT if where == "before" else ""}
-
-        @click.group()
-        @click.option("--seed", type=int, default=1)
-        def cli(seed):
-            pass
-
-        @cli.command()
-        @click.option("--lr", type=float, default=0.1, help="the rate")
-        @click.option("--pin", hide_input=True)
-        @click.option("--size", multiple=True, type=int)
-        @click.argument("data")
-        def train(lr, pin, size, data):
-            {INIT if where == "inside" else "pass"}
-
-        @cli.command()
-        @click.option("--split")
-        def evaluate(split):
-            pass
-
-        cli()
-    """
-
-
-@pytest.mark.parametrize("where", ["before", "inside"])
-def test_click(where: str, state_dir: Path) -> None:
-    pytest.importorskip("click")
-    words = ["--seed", "5", "train", "--lr", "0.5", "--pin", "1234", "--size", "1", "--size", "2", "here"]
-    done = run_program(click_program(where), state_dir, *words)
-    assert parameters_of(done, state_dir) == {
-        "Args/cli/seed": 5,
-        "Args/train/lr": 0.5,
-        "Args/train/pin": MASK,
-        "Args/train/size": (1, 2),
-        "Args/train/data": "here",
-    }
-
-
-def test_click_options_can_be_chosen() -> None:
-    selection = Selection({"train/lr": False, "pin": False})
-    assert [selection.allows(name) for name in ("train/lr", "eval/lr", "train/pin")] == [False, True, False]
-
-
-# ---- absl --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("where", ["before", "inside"])
-def test_absl(where: str, state_dir: Path) -> None:
-    pytest.importorskip("absl")
-    source = f"""
-        from absl import app, flags
-        from telemetry import Task
-        flags.DEFINE_float("lr", 0.1, "the rate")
-        flags.DEFINE_integer("epochs", None, "how many")
-        flags.DEFINE_multi_string("names", ["a"], "names")
-        flags.DEFINE_enum("mode", "fast", ["fast", "slow"], "how")
-        {INIT if where == "before" else ""}
-
-        def main(argv):
-            {INIT if where == "inside" else "pass"}
-
-        app.run(main)
-    """
-    done = run_program(source, state_dir, "--lr=0.5", "--epochs=7")
-    assert parameters_of(done, state_dir) == {
-        "TF_DEFINE/lr": 0.5,
-        "TF_DEFINE/epochs": 7,
-        "TF_DEFINE/names": ["a"],
-        "TF_DEFINE/mode": "fast",
-    }
-
-
-# ---- python-fire -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("where", ["before", "inside"])
-def test_fire_with_a_function(where: str, state_dir: Path) -> None:
-    pytest.importorskip("fire")
-    source = f"""
-        import fire
-        from telemetry import Task
-        {INIT if where == "before" else ""}
-
-        def train(data, lr=0.1, *more, layers=(1, 2), **rest):
-            {INIT if where == "inside" else "pass"}
-
-        fire.Fire(train)
-    """
-    done = run_program(source, state_dir, "here", "--lr=0.5", "--layers=[3,4]", "--extra=True")
-    assert parameters_of(done, state_dir) == {
-        "Args/data": "here",
-        "Args/lr": 0.5,
-        "Args/more": (),
-        "Args/layers": [3, 4],
-        "Args/extra": True,
-    }
-
-
-@pytest.mark.parametrize("where", ["before", "inside"])
-def test_fire_with_a_class(where: str, state_dir: Path) -> None:
-    pytest.importorskip("fire")
-    source = f"""
-        import fire
-        from telemetry import Task
-        {INIT if where == "before" else ""}
-
-        class Model:
-            def __init__(self, seed=1):
-                self.seed = seed
-
-            def train(self, lr=0.1):
-                {INIT if where == "inside" else "pass"}
-
-            def evaluate(self, split="test"):
-                pass
-
-        fire.Fire(Model)
-    """
-    done = run_program(source, state_dir, "--seed=5", "train", "--lr=0.5")
-    expected = {"Args/train/lr": 0.5}
-    # Inside the method the call of the class is over.
-    assert parameters_of(done, state_dir) == ({"Args/seed": 5, **expected} if where == "before" else expected)
-
-
-# ---- jsonargparse ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("where", ["before", "after"])
-def test_jsonargparse(where: str, state_dir: Path) -> None:
-    pytest.importorskip("jsonargparse")
-    source = f"""
-        from dataclasses import dataclass
-        from jsonargparse import ArgumentParser
-        from telemetry import Task
-        {INIT if where == "before" else ""}
-
-        @dataclass
-        class Optimizer:
-            lr: float = 0.1
-            betas: tuple[float, float] = (0.9, 0.999)
-
-        parser = ArgumentParser()
-        parser.add_argument("--config", action="config")
-        parser.add_argument("--epochs", type=int, default=3)
-        parser.add_argument("--opt", type=Optimizer, default=Optimizer())
-        parser.add_argument("--api_key", type=str)
-        config = parser.parse_args()
-        {INIT if where == "after" else ""}
-    """
-    done = run_program(source, state_dir, "--epochs=7", "--opt.lr=0.5", "--api_key=s3cret")
-    parameters = parameters_of(done, state_dir)
-    assert parameters.pop("Args/config") is None
-    assert parameters == {
-        "Args/epochs": 7,
-        "Args/opt.lr": 0.5,
-        "Args/opt.betas": (0.9, 0.999),
-        "Args/api_key": MASK,
-    }
-
-
-# ---- Hydra -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("where", ["before", "inside"])
-def test_hydra(where: str, state_dir: Path) -> None:
-    pytest.importorskip("hydra")
-    source = f"""
-        import hydra
-        from telemetry import Task
-        {INIT if where == "before" else ""}
-
-        @hydra.main(version_base=None, config_path="conf", config_name="config")
-        def main(cfg):
-            {INIT if where == "inside" else "pass"}
-
-        main()
-    """
-    folder = state_dir.parent / "conf"
-    folder.mkdir()
-    (folder / "config.yaml").write_text("model:\n  lr: 0.1\n  half: ${model.lr}\ndb:\n  password: s3cret\n")
-    done = run_program(source, state_dir, "model.lr=0.5", "+added=[1,2]")
-
-    assert parameters_of(done, state_dir) == {"Hydra/model.lr": "0.5", "Hydra/added": "[1,2]"}
-    (kept,) = read_story(only_session(state_dir)).record["configuration"].values()
-    assert kept["text"] == ("model:\n  lr: 0.5\n  half: ${model.lr}\ndb:\n  password: '***'\nadded:\n- 1\n- 2\n")
-    assert kept["type"] == "yaml"
-
-
-@pytest.mark.parametrize(
-    ("frameworks", "recorded"), [({"hydra": False}, False), (False, False), ({}, False), ({"pytorch": False}, True)]
-)
-def test_hydra_and_absl_are_switched_off_as_frameworks(frameworks: Mapping[str, bool], recorded: bool) -> None:
-    from telemetry.sdk.launch import framework_is_on
-
-    assert framework_is_on(frameworks, "hydra") is recorded
 
 
 def test_nothing_is_imported_for_it(state_dir: Path) -> None:

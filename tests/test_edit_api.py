@@ -29,8 +29,8 @@ from sqlalchemy import func, select
 
 from telemetry.client import Client
 from telemetry.errors import ServerError
-from telemetry.events import ConsoleLine, ModelSaved, RecordChange, SingleValue
-from telemetry.fold import RESET_KEY
+from telemetry.events import ConsoleLine, FrameEvent, ModelSaved, RecordChange, SingleValue
+from telemetry.record import TaskKey
 from telemetry.server.store import ConsoleQuery, NotFound, Store, TasksQuery, schema
 from telemetry.server.store.database import DATABASE_NAME
 from telemetry.server.tokens import Scope, TokenFile
@@ -146,7 +146,10 @@ def test_a_change_is_no_sign_of_life(tmp_path: Path) -> None:
         ({"changes": [{"section": "task", "key": "tags", "value": "a"}]}, 400, "is not what task/tags can be"),
         ({"changes": [{"section": "task", "key": "name", "value": 7}]}, 400, "is not what task/name can be"),
         ({"changes": [{"section": "properties", "key": "p", "value": 7}]}, 400, "is not what properties/p can be"),
-        ({"changes": [{"section": "labels", "key": "l", "value": TOO_DEEP}]}, 400, "nothing was changed"),
+        ({"changes": [{"section": "notes", "key": "l", "value": TOO_DEEP}]}, 400, "nothing was changed"),
+        ({"changes": [{"section": "task", "key": "status", "value": "done"}]}, 400, "is not what task/status can be"),
+        ({"changes": [{"section": "task", "key": "status", "value": "published"}]}, 409, "cannot become published"),
+        ({"changes": [{"section": "labels", "key": "cat", "value": 1}]}, 409, "only be changed while it is created"),
         ({"change": []}, 400, "it takes changes"),
     ],
 )
@@ -193,7 +196,7 @@ def test_tokens_may_change_with_ingest_within_their_projects_and_delete_with_adm
 
 
 def full_task(**names: Any) -> Any:
-    events = [
+    events: list[FrameEvent] = [
         *(RecordChange(START_NS, "task", key, value) for key, value in {"name": "one", "tags": ["a"]}.items()),
         ConsoleLine(START_NS, "stdout", "hello"),
         ModelSaved(START_NS, "net", "net.pt", "torch"),
@@ -328,7 +331,7 @@ def test_what_a_task_was_before_it_was_begun_anew_is_removed_with_its_blobs(http
     # when a later run begins it anew
     moment = START_NS + 3600 * SECOND_NS
     later = [
-        RecordChange(moment, "task", RESET_KEY, moment),
+        RecordChange(moment, "task", TaskKey.RESET, moment),
         RecordChange(moment, "artifacts", "both", entries["both"]),
     ]
     http.send(frame_of({}, later, sequence=1))

@@ -22,7 +22,7 @@ TASK = "e" * 32
 PRELUDE = f"""
     import multiprocessing, os, sys, threading, time, warnings
     from pathlib import Path
-    from telemetry.collectors.scalars import ScalarCollector
+    from telemetry.collectors.scalars import ScalarReports
     from telemetry.events import ConsoleLine
     from telemetry.pipeline import Pipeline
     from telemetry.settings import Settings
@@ -33,7 +33,7 @@ PRELUDE = f"""
     warnings.simplefilter("ignore", DeprecationWarning)
     sink = LocalZipSink(Path(sys.argv[1]), None)
     pipeline = Pipeline(make_header({TASK!r}), [sink], settings=Settings(block_timeout_s=60))
-    scalars = ScalarCollector(pipeline.emit)
+    scalars = ScalarReports(pipeline.emit)
 
     def report(name, count=100):
         for step in range(count):

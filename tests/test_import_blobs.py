@@ -19,6 +19,8 @@ from telemetry import Task
 from telemetry.blobs import BlobFolder
 from telemetry.cli import main
 from telemetry.events import RecordChange
+from telemetry.sdk.deposit import Deposit
+from telemetry.sdk.parcel import Parcel
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import ServerConfig
 from telemetry.wire import Frame
@@ -34,8 +36,7 @@ def naming(number: int, **blobs: bytes) -> Frame:
         RecordChange(3, "artifacts", name, {"uri": f"blob:{sha256(data)}", "size_bytes": len(data)})
         for name, data in blobs.items()
     ]
-    where = {"task_id": task_id_of(number), "writer": number.to_bytes(16, "big")}
-    return frame_of({}, changes, sequence=2, **where)
+    return frame_of({}, changes, task_id=task_id_of(number), writer=number.to_bytes(16, "big"), sequence=2)
 
 
 def write_session(path: Path, number: int, **blobs: bytes) -> Path:
@@ -175,9 +176,10 @@ def test_zips_in_parts_carry_each_blob_once(tmp_path: Path, url: str, monkeypatc
     for number, data in enumerate(blobs):
         entry = {"uri": f"blob:{sha256(data)}", "size_bytes": len(data)}
         upload = task._running.uploads.submit(
-            data,
-            filename="a.bin",
-            on_blob=lambda blob, name=f"a{number}", entry=entry: task._record.change("artifacts", name, entry),  # type: ignore[misc]
+            Deposit(
+                parcel=Parcel(filename="a.bin", source=data),
+                tell=lambda fields, name=f"a{number}", entry=entry: task._record.change("artifacts", name, entry),  # type: ignore[misc]
+            )
         )
         assert upload.wait(30)
         for iteration in range(number * 3000, number * 3000 + 3000):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from telemetry.collectors.scalars import ScalarCollector
+from telemetry.collectors.scalars import ScalarReports
 
 from telemetry.events import ConsoleLine
 from telemetry.ledger import Book, DropReason, Ledger
@@ -116,7 +116,7 @@ def test_it_adds_up_at_any_instant_seen_from_another_thread(when_full: str, stat
         seen = 0
 
         def report(name: str) -> None:
-            scalars = ScalarCollector(pipeline.emit)
+            scalars = ScalarReports(pipeline.emit)
             for step in range(20_000):
                 scalars.report_scalar(name, "s", 1.0, step)
                 if step % 500 == 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry.collectors.scalars import ScalarCollector
+from telemetry.collectors.scalars import ScalarReports
 
 from telemetry.errors import QueueClosed
 from telemetry.events import ConsoleLine, Scalar
@@ -62,7 +62,7 @@ def test_every_event_of_many_threads_arrives_once_and_in_its_threads_order() -> 
     sink = MemorySink()
     count = 5000
     with run_pipeline([sink]) as pipeline:
-        scalars = ScalarCollector(pipeline.emit)
+        scalars = ScalarReports(pipeline.emit)
 
         def report(name: str) -> None:
             for step in range(count):
@@ -312,7 +312,7 @@ def test_close_is_safe_from_many_threads_at_once_and_again() -> None:
 def test_what_is_emitted_after_close_is_counted_and_nothing_raises() -> None:
     with run_pipeline([MemorySink()]) as pipeline:
         pipeline.emit(scalar(1))
-    scalars = ScalarCollector(pipeline.emit)
+    scalars = ScalarReports(pipeline.emit)
     assert not pipeline.emit(scalar(2))
     assert not pipeline.emit(ConsoleLine(1, "stdout", "late"))
     for step in range(10):
@@ -330,7 +330,7 @@ def test_closing_while_threads_report_counts_every_call() -> None:
     running = threading.Barrier(4)
 
     def report(index: int) -> None:
-        scalars = ScalarCollector(pipeline.emit)
+        scalars = ScalarReports(pipeline.emit)
         running.wait()
         while not stop.is_set():
             scalars.report_scalar("loss", str(index), 1.0, calls[index])

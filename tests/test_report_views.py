@@ -17,7 +17,7 @@ from server_support import Http, frame_of, started
 from telemetry.sinks.local_zip import LocalZipSink
 
 from telemetry.client import Client
-from telemetry.events import INT64_MAX, INT64_MIN, Media, Plot, RecordChange, Scalar, SeriesKey, SingleValue
+from telemetry.events import INT64_MAX, INT64_MIN, FrameEvent, Media, Plot, RecordChange, Scalar, SeriesKey, SingleValue
 from telemetry.sdk import report_views
 from telemetry.sdk.report_views import ServerReports, SessionReports
 from telemetry.sdk.series import SeriesPoints, by_title, sample_indices
@@ -146,7 +146,7 @@ def test_ranks_are_told_apart() -> None:
 def test_what_a_reset_left_behind_does_not_count(url: str, client: Client, tmp_path: Path) -> None:
     # given a task that was begun anew at a moment
     sink, task = LocalZipSink(tmp_path, None), uuid.uuid4().hex
-    events = [
+    events: list[FrameEvent] = [
         SingleValue(10_000_000, "old", 1.0),
         SingleValue(30_000_000, "new", 2.0),
         Plot(10_000_000, "old", "p", 0, "{}"),

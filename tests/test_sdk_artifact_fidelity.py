@@ -41,7 +41,7 @@ class Quantity(np.ndarray[Any, Any]):
     pass
 
 
-class Table(pd.DataFrame):
+class Table(pd.DataFrame):  # type: ignore[misc]
     pass
 
 
@@ -140,7 +140,7 @@ SCALARS: dict[str, Any] = {
     "bool": np.bool_(True),
     "time": np.datetime64("2026-01-01"),
     "long double": np.longdouble(1) / 3,
-    "masked": np.ma.masked_array([1.0, 2.0], mask=[0, 1], fill_value=7),
+    "masked": np.ma.masked_array([1.0, 2.0], mask=[False, True], fill_value=7),
     "set": {1, 2},
     "tuple": (1, [2]),
     "bytes": b"\0\xff",

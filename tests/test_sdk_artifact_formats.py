@@ -171,7 +171,7 @@ def test_an_array_of_objects_is_a_pickle_inside_and_says_so(tmp_path: Path) -> N
 
 
 def test_a_masked_array_keeps_its_mask(tmp_path: Path) -> None:
-    value = np.ma.masked_array([1, 2, 3], mask=[0, 1, 0])
+    value = np.ma.masked_array([1, 2, 3], mask=[False, True, False])
     read = round_trip(value, tmp_path, allow_pickle=True)
     assert read.mask.tolist() == [False, True, False]
 
@@ -179,7 +179,7 @@ def test_a_masked_array_keeps_its_mask(tmp_path: Path) -> None:
 def test_a_large_array_goes_straight_into_a_file(tmp_path: Path) -> None:
     value = np.zeros(MAX_MEMORY_BYTES, dtype="uint8")
     parcel = parcel_of(value, tmp_path)
-    assert isinstance(parcel.source, Path) and parcel.scratch
+    assert isinstance(parcel.source, Path) and parcel.removes_source
     assert parcel.source.parent == tmp_path / "scratch"
     value[:] = 1  # no later change can show
     assert not round_trip_parcel(parcel, tmp_path).any()
@@ -338,7 +338,9 @@ def test_a_csv_that_somebody_has_edited_is_still_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "F"])
 def test_an_image_reads_back_pixel_for_pixel(mode: str, tmp_path: Path) -> None:
     image = Image.new(mode, (5, 4))
-    image.putpixel((1, 2), image.getpixel((0, 0)))
+    pixel = image.getpixel((0, 0))
+    assert pixel is not None
+    image.putpixel((1, 2), pixel)
     read = round_trip(image, tmp_path)
     assert (read.mode, read.size) == (image.mode, image.size)
     assert read.tobytes() == image.tobytes()
@@ -413,7 +415,7 @@ def test_a_function_of_the_users_makes_the_bytes(tmp_path: Path) -> None:
     parcel = parcel_of([1, 2], tmp_path, extension="bin", serialization_function=lambda value: bytes(value))
     assert (parcel.kind, parcel.filename, parcel.source) == ("custom", "thing.bin", b"\x01\x02")
     with pytest.raises(ConfigurationError, match="must return bytes"):
-        parcel_of([1], tmp_path, serialization_function=lambda value: "text")  # type: ignore[arg-type, return-value]
+        parcel_of([1], tmp_path, serialization_function=lambda value: "text")
 
 
 def test_a_preview_of_the_users_counts(tmp_path: Path) -> None:
@@ -455,7 +457,7 @@ def test_an_existing_file_goes_as_it_is(spelled: str, tree: Path, tmp_path: Path
     assert (parcel.kind, parcel.filename, parcel.content_type) == ("custom", "a.csv", "text/csv")
     assert parcel.preview == "text of a.csv"
     assert file_of(parcel, tmp_path).read_text() == "text of a.csv"
-    assert not parcel.scratch
+    assert not parcel.removes_source
 
 
 def test_a_folder_becomes_a_zip_of_all_that_is_in_it(tree: Path, tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from telemetry import OutputModel, Task
 from telemetry.blobs import BLOBS
 from telemetry.errors import BlobError, ConfigurationError
 from telemetry.sdk.copies import unpacked
+from telemetry.sdk.deposit import Deposit
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.other import open_other
+from telemetry.sdk.parcel import Parcel
 from telemetry.settings import default_cache_dir
 
 
@@ -166,7 +168,7 @@ def test_a_file_that_goes_away_before_it_is_read_is_a_failed_artifact(task: Task
         gate.wait()
         return file
 
-    running.uploads.submit(wait_at_the_gate, filename="first")
+    running.uploads.submit(Deposit(parcel=Parcel(filename="first", source=wait_at_the_gate)))
     assert task.upload_artifact("gone", file)
     assert task.artifacts["gone"].state == "pending"
     file.rename(tmp_path / "elsewhere")

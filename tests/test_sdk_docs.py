@@ -10,8 +10,8 @@ import pytest
 from sdk_support import only_session, read_story, run_program
 
 from telemetry import Logger, Task
+from telemetry.record import TaskStatus
 from telemetry.sdk.options import TASK_TYPES
-from telemetry.sdk.status import TaskStatus
 
 DOCS = Path(__file__).parent.parent / "docs"
 SDK = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "sdk").glob("*.md")))

@@ -16,11 +16,11 @@ from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import RecordChange
 from telemetry.ledger import Ledger
 from telemetry.lifecycle import ExitCause
+from telemetry.record import TaskStatus
 from telemetry.sdk import announce, options, status
 from telemetry.sdk.masking import MASK, mask_command, mask_url
 from telemetry.sdk.progress import Progress
 from telemetry.sdk.record import Record
-from telemetry.sdk.status import TaskStatus
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from telemetry import Logger, Task
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import ConsoleLine
 from telemetry.protocols import Emit
+from telemetry.record import TaskStatus
 from telemetry.sdk.options import FRAMEWORKS
-from telemetry.sdk.status import TaskStatus
 from telemetry.testing import FlakySink, MemorySink
 
 Start = Callable[..., Task]

@@ -14,15 +14,22 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from server_support import LOSS, TASK, frame_of, rows_of
 
 from telemetry import archive
+from telemetry.blobs import BLOBS, blob_uri
 from telemetry.cli import main
-from telemetry.errors import JournalError
+from telemetry.errors import BlobError, JournalError
 from telemetry.journal import SegmentDamage
-from telemetry.sessions import open_session
+from telemetry.sdk.copies import local_copy, unpacked
+from telemetry.sdk.report_views import SessionReports
+from telemetry.sdk.view import SessionView
+from telemetry.sessions import blobs_at, has_blob, open_blob, open_session
+from telemetry.settings import Settings, default_cache_dir
 from telemetry.wire import MAGIC, Frame
 
 SEGMENT = f"segments/{'00' * 16}-000001.frames"
@@ -280,3 +287,149 @@ def test_the_command_names_the_file_and_the_reason(refused: Path, capsys: pytest
     assert str(refused) in said and "leads out of the zip" in said and "Traceback" not in said
     assert time.monotonic() - begin_s < 20 * PATIENCE_S
     assert os.listdir(refused.parent) == ["bad.zip"]  # noqa: PTH208 - names are what is compared
+
+
+# ---- the blobs of a zip, on each of the ways to them
+
+DATA = b"the bytes of an artifact" * 1000
+SHA256 = hashlib.sha256(DATA).hexdigest()
+BLOB = f"{BLOBS}/{SHA256}"
+
+
+def write_blob_zip(path: Path, *, promised_bytes: int = len(DATA), kind: int = 0, packed: bool = False) -> Path:
+    """Write a session zip with one blob; what is given of it is not as it should be."""
+    entry = {"sha256": SHA256, "bytes": promised_bytes}
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("session.json", json.dumps(SESSION))
+        blob = zipfile.ZipInfo(BLOB)
+        blob.external_attr = kind << 16
+        target.writestr(blob, DATA, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
+        target.writestr("manifest.json", json.dumps({"format": 1, "files": {BLOB: entry}}))
+    return path
+
+
+def escaping_blob_zip(path: Path) -> Path:
+    with zipfile.ZipFile(write_blob_zip(path), "a") as target:
+        target.writestr(f"{BLOBS}/../../{SHA256}", DATA)
+    return path
+
+
+def cut_blob_zip(path: Path) -> Path:
+    """Its directory and its manifest say that the blob has ten bytes."""
+    data = bytearray(write_blob_zip(path, promised_bytes=10).read_bytes())
+    at = data.index(BLOB.encode(), data.index(b"PK\x01\x02")) - 46
+    data[at + 20 : at + 28] = struct.pack("<2I", 10, 10)
+    path.write_bytes(data)
+    return path
+
+
+def read_by_session(path: Path) -> bytes:
+    with open_blob(path, SHA256) as file:
+        return file.read()
+
+
+def read_by_copy(path: Path) -> bytes:
+    core: Any = SimpleNamespace(view=SessionView(lambda: [path], TASK))
+    entry = {"uri": blob_uri(SHA256), "sha256": SHA256, "filename": "data.bin"}
+    return local_copy(core, entry, settings=Settings(), label="artifact 'data'").read_bytes()
+
+
+def read_by_report(path: Path) -> bytes:
+    reports = SessionReports(SessionView(lambda: [path], TASK))
+    text = reports._text_of_blob(SHA256)
+    if not text:
+        raise JournalError("there is no such plot")
+    assert SHA256 in [blob.sha256 for blob in blobs_at(path)]
+    return text.encode()
+
+
+READERS = [read_by_session, read_by_copy, read_by_report]
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return default_cache_dir()
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_blob_of_a_sound_zip_is_read(tmp_path: Path, own_cache: Path, read: Callable[[Path], bytes]) -> None:
+    assert read(write_blob_zip(tmp_path / "run.zip")) == DATA
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(escaping_blob_zip, id="escapes"),
+        pytest.param(lambda path: write_blob_zip(path, packed=True), id="inflates"),
+        pytest.param(lambda path: write_blob_zip(path, promised_bytes=10), id="is not what the manifest says"),
+        pytest.param(cut_blob_zip, id="is not what the directory says"),
+        pytest.param(lambda path: write_blob_zip(path, kind=stat.S_IFLNK | 0o777), id="links"),
+        pytest.param(million_entries, id="a million entries"),
+    ],
+)
+def test_a_blob_of_a_zip_that_lies_is_refused(
+    tmp_path: Path, own_cache: Path, make: Callable[[Path], Path], read: Callable[[Path], bytes]
+) -> None:
+    path = make(tmp_path / "run.zip")
+    with pytest.raises((JournalError, BlobError)):
+        read(path)
+    # Nothing is kept of it, here or elsewhere.
+    assert not [item for item in tmp_path.rglob("*") if item.is_file() and item != path]
+
+
+def test_a_blob_whose_name_leads_elsewhere_is_none(tmp_path: Path) -> None:
+    (tmp_path / "run" / BLOBS).mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    with pytest.raises(JournalError, match="is not in"), open_blob(tmp_path / "run", "../../secret"):
+        pass
+    assert not has_blob(tmp_path / "run", str(tmp_path / "secret"))
+
+
+# ---- the zip of an artifact, which is unpacked
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "/etc/escaped", "a\\..\\escaped"])
+def test_an_artifact_that_escapes_is_not_unpacked(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as target:
+        target.writestr(name, "x")
+    with pytest.raises(BlobError, match="leads out of the folder"):
+        unpacked(tmp_path / "data.zip")
+    assert [item.name for item in tmp_path.iterdir()] == ["data.zip"]
+
+
+def test_an_artifact_with_a_link_is_not_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as target:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        target.writestr(link, "/etc/passwd")
+    with pytest.raises(BlobError, match="a link or a device"):
+        unpacked(tmp_path / "data.zip")
+    assert [item.name for item in tmp_path.iterdir()] == ["data.zip"]
+
+
+def test_an_artifact_s_directory_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_ARTIFACT_MEMBERS", 1000)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as target:
+        for number in range(1001):
+            target.writestr(str(number), "")
+    with pytest.raises(BlobError, match="more than 1000 members"):
+        unpacked(tmp_path / "data.zip")
+    monkeypatch.setattr(archive, "MAX_ARTIFACT_DIRECTORY_BYTES", 10_000)
+    with pytest.raises(BlobError, match="its directory is over"):
+        unpacked(tmp_path / "data.zip")
+
+
+def test_an_artifact_that_inflates_beyond_its_claim_is_not_unpacked(tmp_path: Path) -> None:
+    path = lying_bomb(tmp_path / "data.zip")
+    with pytest.raises(BlobError, match="cannot be unpacked"):
+        unpacked(path)
+    assert [item.name for item in tmp_path.iterdir()] == ["data.zip"]
+
+
+def test_an_artifact_may_have_names_and_ratios_that_a_session_may_not(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("a:b/zeros\tof mine", bytes(4_000_000))
+    folder = unpacked(tmp_path / "data.zip")
+    assert (folder / "a:b" / "zeros\tof mine").stat().st_size == 4_000_000

@@ -16,7 +16,7 @@ import pytest
 from server_support import LOSS, MS, START_NS, TASK, Http, frame_of, rows_of, started
 
 from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange, SeriesKey
-from telemetry.fold import RESET_KEY
+from telemetry.record import TaskKey
 from telemetry.server import feeds
 from telemetry.server import live as live_module
 from telemetry.server.app import BackgroundServer
@@ -124,7 +124,7 @@ def test_a_task_page_hears_that_the_task_was_begun_anew(server: BackgroundServer
     stream.until("points")
     # when a later run begins it anew
     moment = START_NS + 60_000 * MS
-    http.send(frame_of({LOSS: [(0, moment, 3.0)]}, [RecordChange(moment, "task", RESET_KEY, moment)], sequence=1))
+    http.send(frame_of({LOSS: [(0, moment, 3.0)]}, [RecordChange(moment, "task", TaskKey.RESET, moment)], sequence=1))
     # then it hears that first, and then of the new points
     assert stream.until("reset") == {}
     (series,) = stream.until("points")["series"].values()

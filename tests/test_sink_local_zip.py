@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from telemetry.collectors.scalars import ScalarCollector
+from telemetry.collectors.scalars import ScalarReports
 from telemetry.sinks.local_zip import LocalZipSink, open_sink, zip_session
 
 from telemetry import archive
@@ -31,7 +31,7 @@ TASK = "d" * 32
 
 def run(sink: LocalZipSink, count: int = 1000) -> None:
     with run_pipeline([sink]) as pipeline:
-        scalars = ScalarCollector(pipeline.emit)
+        scalars = ScalarReports(pipeline.emit)
         for step in range(count):
             scalars.report_scalar("loss", "train", step * 0.5, step)
         pipeline.emit(ConsoleLine(1, "stdout", "done"))
@@ -193,7 +193,7 @@ def test_a_killed_process_leaves_a_folder_with_all_but_the_last_moment(tmp_path:
     program = f"""
         import sys, time
         from pathlib import Path
-        from telemetry.collectors.scalars import ScalarCollector
+        from telemetry.collectors.scalars import ScalarReports
         from telemetry.sinks.local_zip import LocalZipSink
         from telemetry.pipeline import Pipeline
         from telemetry.settings import Settings
@@ -203,7 +203,7 @@ def test_a_killed_process_leaves_a_folder_with_all_but_the_last_moment(tmp_path:
         pipeline = Pipeline(make_header({TASK!r}), [sink], settings=Settings(flush_interval_s=0.1, block_timeout_s=60))
         pipeline.start()
         begun, said = time.monotonic(), False
-        scalars = ScalarCollector(pipeline.emit)
+        scalars = ScalarReports(pipeline.emit)
         for step in range(10**9):
             scalars.report_scalar("loss", "train", time.time(), step)
             if not said and time.monotonic() > begun + 1.2:

@@ -14,7 +14,7 @@ from server_support import LOSS, MS, OTHER_WRITER, START_NS, TASK, WRITER, conte
 from test_store_fold import FRAMES, everything
 
 from telemetry.events import ConsoleLine, FrameEvent, ModelSaved, RecordChange, SeriesKey, SingleValue
-from telemetry.fold import RESET_KEY
+from telemetry.record import TaskKey
 from telemetry.server.store import ConsoleQuery, FrameContent, ReportsQuery, Store, TaskChange
 
 LATER_NS = START_NS + 1_000_000 * MS
@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def reset_at(moment: int) -> RecordChange:
-    return RecordChange(moment, "task", RESET_KEY, moment)
+    return RecordChange(moment, "task", TaskKey.RESET, moment)
 
 
 def is_new(moment: int, since: int) -> bool:
@@ -174,5 +174,5 @@ def test_a_deleted_task_that_is_begun_anew_is_there_again(store: Store) -> None:
 
 def test_a_reset_that_lies_after_its_own_change_is_none(store: Store) -> None:
     write(store, a_run(START_NS, "old", [0.5], writer=WRITER))
-    write(store, content_of({}, [RecordChange(START_NS, "task", RESET_KEY, LATER_NS)], writer=OTHER_WRITER))
+    write(store, content_of({}, [RecordChange(START_NS, "task", TaskKey.RESET, LATER_NS)], writer=OTHER_WRITER))
     assert store.task(TASK)["counts"]["points"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 import tomllib
@@ -24,6 +25,7 @@ FOLDERS = {
 FLOORS = {
     "telemetry.errors": 0,
     "telemetry.events": 0,
+    "telemetry.record": 0,
     "telemetry.settings": 0,
     "telemetry.retry": 0,
     "telemetry.ledger": 0,
@@ -154,10 +156,11 @@ def imports_of(path: Path) -> Iterator[tuple[str, int, bool]]:
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
-        names: list[str] = []
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}:{node.lineno} is a relative import"
             base = node.module or ""
             names = [submodule if (submodule := f"{base}.{alias.name}") in MODULES else base for alias in node.names]
@@ -178,6 +181,7 @@ def test_a_module_imports_from_its_floor_or_below_and_never_the_facade(name: str
                 "telemetry.disk",
                 "telemetry.lazy",
                 "telemetry.events",
+                "telemetry.record",
                 "telemetry.threads",
             } or within(imported, name), f"{name}:{line} imports {imported}: floor 0 stands alone"
         for who, what in APART:
@@ -223,7 +227,9 @@ print(sorted(heavy & set(sys.modules)))
     [
         ("import telemetry", set()),
         ("import telemetry; dir(telemetry); telemetry.__all__", set()),
-        ("from telemetry import Task", {"asyncio", "aiofiles", "msgpack"}),
+        ("from telemetry import Task", set()),
+        ("from telemetry import Logger", set()),
+        ("from telemetry import Task; Task.current_task(); Task.is_offline()", set()),
         ("import telemetry.pipeline", {"asyncio", "aiofiles", "msgpack"}),
         ("import telemetry.settings, telemetry.errors", set()),
     ],
@@ -233,6 +239,25 @@ def test_an_import_starts_no_thread_and_loads_nothing_heavy(statement: str, load
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(ast.literal_eval(done.stdout)) <= loaded
+
+
+RUN_COST = """
+import sys
+from telemetry import Task
+task = Task.init("p", "n")
+task.flush()
+before = set(sys.modules)
+task.get_logger().report_scalar("loss", "train", 0.5, 0)
+task.close()
+print(sorted(name for name in set(sys.modules) - before if name.startswith("telemetry")))
+"""
+
+
+def test_a_task_that_has_begun_imports_nothing_to_report_and_to_end(tmp_path: Path) -> None:
+    environment = {**os.environ, "TELEMETRY_DIR": str(tmp_path), "TELEMETRY_QUIET": "1", "TELEMETRY_MODE": "offline"}
+    command = [sys.executable, "-c", RUN_COST]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "[]\n")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -299,3 +324,13 @@ def test_the_floors_are_drawn_in_the_architecture() -> None:
         short = name.removeprefix("telemetry.")
         if short != "__main__":
             assert drawn.get(short) == floor, f"docs/architecture.md does not have {short} on floor {floor}"
+
+
+def test_zips_are_opened_by_the_bounded_reader_alone() -> None:
+    """Whoever reads a zip by zipfile itself takes whatever a stranger has put into its directory."""
+    for name, path in MODULES.items():
+        if name == "telemetry.archive":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ZipFile"):
+                assert [ast.unparse(mode) for mode in node.args[1:2]] == ["'w'"], f"{name}:{node.lineno} reads a zip"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from telemetry.blobs import Blob, BlobFolder
 from telemetry.cli import main
 from telemetry.errors import BlobError, ServerUnreachable
 from telemetry.sdk.copies import _download
-from telemetry.sdk.uploads import Left, Upload, Uploads
+from telemetry.sdk.deposit import Deposit, Upload
+from telemetry.sdk.parcel import Parcel
+from telemetry.sdk.uploads import Left, Uploads
 from telemetry.sdk.view import ServerView
 from telemetry.settings import Settings
 
@@ -46,17 +49,18 @@ class Place:
 
 
 class Story:
-    """What the callbacks of an upload were told, in order."""
+    """What the maker of a deposit was told, in order."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
+        self.told: list[Any] = []
 
     def callbacks(self) -> dict[str, Any]:
-        return {
-            "on_blob": lambda blob: self.told.append(("blob", blob)),
-            "on_stored": lambda blob: self.told.append(("stored", blob)),
-            "on_failed": lambda why: self.told.append(("failed", why)),
-        }
+        return {"tell": self.told.append, "on_stored": lambda: self.told.append("it is stored")}
+
+
+def deposit(source: Any, filename: str, *, removes_source: bool = False, **arguments: Any) -> Deposit:
+    parcel = Parcel(filename=filename, source=source, removes_source=removes_source)
+    return Deposit(parcel=parcel, **arguments)
 
 
 def uploads_to(*places: Place, **arguments: Any) -> Uploads:
@@ -75,10 +79,11 @@ def test_bytes_come_into_the_session_and_the_callbacks_in_order(place: Place, tm
     uploads, story = uploads_to(place), Story()
     (tmp_path / "a.bin").write_bytes(b"of a file")
     for source, data in ((b"of memory", b"of memory"), (tmp_path / "a.bin", b"of a file")):
-        upload = uploads.submit(source, filename="a.bin", **story.callbacks())
+        upload = uploads.submit(deposit(source, "a.bin", **story.callbacks()))
         assert upload.wait(30) and upload.done and upload.kept and not upload.error
         blob = Blob(sha256(data), len(data), f"blob:{sha256(data)}")
-        assert story.told == [("blob", blob), ("stored", blob)] and upload.blob == blob
+        pending = {"uri": blob.uri, "state": "pending", "sha256": blob.sha256, "size_bytes": len(data)}
+        assert story.told == [pending, "it is stored"] and upload.blob == blob
         story.told.clear()
     assert place.blobs == sorted([sha256(b"of memory"), sha256(b"of a file")])
     assert uploads.idle and uploads.wait(0) and uploads.drain(0) == Left()
@@ -94,7 +99,7 @@ def test_a_source_that_makes_its_file_runs_on_our_thread(place: Place, tmp_path:
         return tmp_path / "made"
 
     uploads = uploads_to(place)
-    assert uploads.submit(make, filename="made", remove_source=True).wait(30)
+    assert uploads.submit(deposit(make, "made", removes_source=True)).wait(30)
     assert made_on == ["telemetry-blobs"]
     assert uploads.drain(30) == Left() and not (tmp_path / "made").exists()
 
@@ -104,50 +109,88 @@ def test_what_cannot_be_read_fails_and_the_others_go_on(place: Place, tmp_path: 
         raise ZeroDivisionError("boom")
 
     uploads, story = uploads_to(place), Story()
-    gone = uploads.submit(tmp_path / "gone", filename="gone", label="artifact 'gone'", **story.callbacks())
-    broken = uploads.submit(explode, filename="x", label="artifact 'x'")
-    good = uploads.submit(b"good", filename="good")
+    gone = uploads.submit(deposit(tmp_path / "gone", "gone", label="artifact 'gone'", **story.callbacks()))
+    broken = uploads.submit(deposit(explode, "x", label="artifact 'x'"))
+    good = uploads.submit(deposit(b"good", "good"))
     assert good.wait(30) and not gone.wait(30) and not broken.wait(30)
     assert "it is not there" in gone.error and broken.error == "ZeroDivisionError: boom"
-    assert story.told == [("failed", gone.error)]
+    assert story.told == [{"uri": "", "state": "failed", "error": gone.error}]
     left = uploads.drain(30)
     assert [label for label, _ in left.failed] == ["artifact 'gone'", "artifact 'x'"]
     assert "artifact 'gone' failed: " in str(left)
 
 
 def test_a_callback_that_fails_harms_nobody(place: Place) -> None:
-    def explode(blob: Blob) -> None:
+    def explode(fields: Any) -> None:
         raise ZeroDivisionError
 
     uploads = uploads_to(place)
-    assert not uploads.submit(b"a", filename="a", on_blob=explode).wait(30)
-    assert uploads.submit(b"b", filename="b").wait(30)
+    assert not uploads.submit(deposit(b"a", "a", tell=explode)).wait(30)
+    assert uploads.submit(deposit(b"b", "b")).wait(30)
+
+
+def test_an_upload_lets_go_of_its_source_and_of_who_was_told(place: Place, tmp_path: Path) -> None:
+    """A program holds its uploads for as long as it runs: not the bytes, and not what a preview hangs on."""
+
+    class Held:
+        def __call__(self, fields: Any = None) -> Path:
+            (tmp_path / "made").write_bytes(b"made")
+            return tmp_path / "made"
+
+    shelf, source, maker = Shelf(), Held(), Held()
+    shelf.is_away = True
+    uploads = uploads_to(place, target=shelf)
+    upload = uploads.submit(deposit(source, "a", tell=maker))
+    held = [weakref.ref(source), weakref.ref(maker)]
+    del source, maker
+    # Once the bytes are kept the source is not held any more, however long the storage is away
+    assert upload.wait_kept(30) and shelf.asked.acquire(timeout=30)
+    assert held[0]() is None and held[1]() is not None
+    # and nobody is, once it is stored; the threads of ours then look at the next.
+    shelf.is_away = False
+    assert upload.wait(60) and uploads.submit(deposit(b"next", "next")).wait(30)
+    assert held[1]() is None
+
+
+def test_in_a_forked_child_nobody_waits_for_a_lock_of_the_parent(place: Place) -> None:
+    """As at a fork while another thread is about to say that the upload has ended, which in the child it never does."""
+    shelf = Shelf()
+    shelf.is_away = True
+    upload = uploads_to(place, target=shelf).submit(deposit(b"a", "a"))
+    assert upload.wait_kept(30)
+    locked = [upload._kept._cond, upload._ended._cond]  # type: ignore[attr-defined]
+    for condition in locked:
+        condition.acquire()
+    upload.reset_after_fork()
+    assert upload.wait_kept(30) and not upload.wait(0) and not upload.done and upload.blob is not None
+    for condition in locked:
+        condition.release()
 
 
 def test_without_a_folder_it_says_so() -> None:
-    upload = uploads_to().submit(b"a", filename="a")
+    upload = uploads_to().submit(deposit(b"a", "a"))
     assert not upload.wait(30) and "there is no session folder" in upload.error
 
 
 def test_disabled_it_fails_quietly(caplog: pytest.LogCaptureFixture) -> None:
-    upload = Uploads("a" * 32, None, settings=Settings()).submit(b"a", filename="a")
+    upload = Uploads("a" * 32, None, settings=Settings()).submit(deposit(b"a", "a"))
     assert upload.done and not upload.wait() and caplog.text == ""
 
 
 def test_a_later_upload_in_a_slot_removes_the_earlier_bytes(place: Place) -> None:
     uploads = uploads_to(place)
     for data in (b"1", b"2", b"2", b"3"):
-        assert uploads.submit(data, filename="last.pt", slot="models/last").wait(30)
+        assert uploads.submit(deposit(data, "last.pt", section="models", key="last")).wait(30)
     # What another slot has as well stays.
-    assert uploads.submit(b"3", filename="best.pt", slot="models/best").wait(30)
-    assert uploads.submit(b"4", filename="last.pt", slot="models/last").wait(30)
+    assert uploads.submit(deposit(b"3", "best.pt", section="models", key="best")).wait(30)
+    assert uploads.submit(deposit(b"4", "last.pt", section="models", key="last")).wait(30)
     uploads.drain(30)
     assert place.blobs == sorted([sha256(b"3"), sha256(b"4")])
 
 
 def test_every_place_gets_the_bytes(place: Place, tmp_path: Path) -> None:
     other = Place(tmp_path / "other")
-    assert uploads_to(place, other).submit(b"both", filename="a").wait(30)
+    assert uploads_to(place, other).submit(deposit(b"both", "a")).wait(30)
     assert place.blobs == other.blobs == [sha256(b"both")]
 
 
@@ -180,14 +223,16 @@ class Shelf:
 def test_a_storage_gets_the_bytes_and_the_session_lets_them_go(place: Place) -> None:
     shelf, story = Shelf(), Story()
     uploads = uploads_to(place, target=shelf, prefix="p/n.id")
-    assert uploads.submit(b"a", filename="a.bin", key="artifacts/a.bin", **story.callbacks()).wait(30)
+    assert uploads.submit(deposit(b"a", "a.bin", folder="artifacts", **story.callbacks())).wait(30)
     assert shelf.kept == {"p/n.id/artifacts/a.bin": b"a"} and place.blobs == []
-    assert [(kind, blob.uri) for kind, blob in story.told] == [
-        ("blob", f"blob:{sha256(b'a')}"),
-        ("stored", "shelf://a/p/n.id/artifacts/a.bin"),
+    bytes_of_a = {"sha256": sha256(b"a"), "size_bytes": 1}
+    assert story.told == [
+        {"uri": f"blob:{sha256(b'a')}", "state": "pending", **bytes_of_a},
+        {"uri": "shelf://a/p/n.id/artifacts/a.bin", "state": "stored", **bytes_of_a},
+        "it is stored",
     ]
     # One upload may ask for another place.
-    assert uploads.submit(b"b", filename="b", target=True).wait(30)
+    assert uploads.submit(deposit(b"b", "b", target=True)).wait(30)
     assert place.blobs == [sha256(b"b")] and len(shelf.kept) == 1
 
 
@@ -195,7 +240,7 @@ def test_a_storage_that_is_away_leaves_the_bytes_in_the_session(place: Place) ->
     shelf = Shelf()
     shelf.is_away = True
     uploads = uploads_to(place, target=shelf)
-    upload = uploads.submit(b"abc", filename="a")
+    upload = uploads.submit(deposit(b"abc", "a"))
     assert upload.wait_kept(30) and shelf.asked.acquire(timeout=30)
     left = uploads.drain(0.2)
     assert (left.count, left.size_bytes, left.folder) == (1, 3, place.folder)
@@ -206,7 +251,7 @@ def test_the_shelf_is_asked_again(place: Place) -> None:
     shelf = Shelf()
     shelf.is_away = True
     uploads = uploads_to(place, target=shelf)
-    upload = uploads.submit(b"abc", filename="a")
+    upload = uploads.submit(deposit(b"abc", "a"))
     assert shelf.asked.acquire(timeout=30)
     shelf.is_away = False
     assert upload.wait(60) and shelf.kept == {"a": b"abc"}
@@ -223,7 +268,7 @@ def test_a_source_that_is_still_read_is_waited_for_patiently(place: Place) -> No
         return path
 
     uploads = uploads_to(place)
-    upload = uploads.submit(slow, filename="slow", label="artifact 'slow'")
+    upload = uploads.submit(deposit(slow, "slow", label="artifact 'slow'"))
     assert begun.wait(30)
     # Without patience it is lost, and said to be
     assert uploads.drain(0.01).unread == ("artifact 'slow'",)
@@ -254,7 +299,7 @@ def test_a_bar_is_drawn_on_a_terminal_alone(
         target=Shelf(),
         stream=stream,
     )
-    assert uploads.submit(b"abc", filename="a", label="artifact 'a'").wait(30)
+    assert uploads.submit(deposit(b"abc", "a", label="artifact 'a'")).wait(30)
     assert ("artifact 'a'" in stream.getvalue()) == drawn
 
 
@@ -278,10 +323,13 @@ def submit(task: Task, data: bytes, name: str = "data") -> Upload:
     """Upload as artifacts do: the record names the blob."""
     assert task._running is not None
     return task._running.uploads.submit(
-        data,
-        filename="data.bin",
-        on_blob=lambda blob: task._record.change("artifacts", name, {"uri": blob.uri, "size_bytes": blob.size_bytes}),
-        slot=f"artifacts/{name}",
+        deposit(
+            data,
+            "data.bin",
+            section="artifacts",
+            key=name,
+            tell=lambda fields: task._record.change("artifacts", name, fields),
+        )
     )
 
 
@@ -351,11 +399,13 @@ def test_what_a_killed_program_had_read_is_not_lost(tmp_path: Path, mode: str) -
 FORKED = """
 import os, sys
 from telemetry import Task
+from telemetry.sdk.deposit import Deposit
+from telemetry.sdk.parcel import Parcel
 task = Task.init("p", "n", auto_connect_streams=False, auto_resource_monitoring=False, reuse_last_task_id=False)
 
 def upload(name, data):
-    return task._running.uploads.submit(data, filename=name,
-        on_blob=lambda blob: task._record.change("artifacts", name, {"uri": blob.uri, "size_bytes": blob.size_bytes}))
+    return task._running.uploads.submit(Deposit(parcel=Parcel(filename=name, source=data),
+        tell=lambda fields: task._record.change("artifacts", name, fields)))
 
 assert upload("of the parent", b"of the parent").wait(60)
 child = os.fork()
@@ -410,7 +460,7 @@ class BrokenLine:
 
 
 def test_a_download_goes_on_where_the_line_broke() -> None:
-    data, received = os.urandom(35), []
+    data, received = os.urandom(35), list[bytes]()
     line = BrokenLine(data, pieces=10)
     view = ServerView(lambda: line, "a" * 32)  # type: ignore[arg-type, return-value]
     _download(view, sha256(data), received.append)
@@ -435,17 +485,18 @@ def test_an_upload_that_is_replaced_while_it_is_carried_is_no_failure(
     class Client:
         pass
 
-    def carry(blob: Blob, places: Any, **_: Any) -> Blob:
+    def carry(upload: Upload) -> Blob:
+        assert upload.blob is not None
         if not entered.is_set():
             entered.set()
             assert later_is_kept.wait(30)
-            places[0][1].open(blob.sha256).close()
-        return blob
+            upload.places[0][1].open(upload.blob.sha256).close()
+        return upload.blob
 
     uploads._carrier.carry = carry  # type: ignore[method-assign]
-    first = uploads.submit(b"first", filename="x", slot="artifacts/x", label="artifact 'x'")
+    first = uploads.submit(deposit(b"first", "x", section="artifacts", key="x", label="artifact 'x'"))
     assert entered.wait(30)
-    last = uploads.submit(b"last", filename="x", slot="artifacts/x", label="artifact 'x'")
+    last = uploads.submit(deposit(b"last", "x", section="artifacts", key="x", label="artifact 'x'"))
     assert last.wait_kept(30)
     place_blobs = BlobFolder(place.folder / "blobs")
     place_blobs.remove(sha256(b"first"))
@@ -456,7 +507,10 @@ def test_an_upload_that_is_replaced_while_it_is_carried_is_no_failure(
 
 OUT_OF_DESCRIPTORS = """
 import os, resource, threading
+from pathlib import Path
 from telemetry import Task
+from telemetry.sdk.deposit import Deposit
+from telemetry.sdk.parcel import Parcel
 task = Task.init("tests", "descriptors", auto_resource_monitoring=False)
 assert task.flush()
 path = "source.bin"
@@ -468,7 +522,7 @@ try:
         kept.append(os.open(os.devnull, os.O_RDONLY))
 except OSError:
     pass
-submitted = task._core.uploads.submit(__import__("pathlib").Path(path), filename="source.bin", label="source")
+submitted = task._core.uploads.submit(Deposit(parcel=Parcel(filename="source.bin", source=Path(path)), label="source"))
 assert not submitted.wait_kept(1.0), submitted.error
 assert not submitted.error
 for number in kept:

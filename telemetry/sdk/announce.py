@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import Ledger
+from telemetry.protocols import KeepsSessions
 from telemetry.sessions import holds_task
 from telemetry.terminal import unkept
 
@@ -46,13 +47,12 @@ def kept_sentence(sinks: Sequence[object], task_id: str) -> str:
     zips, or a folder beside a zip.
     """
     for sink in sinks:
-        places: Callable[[str], list[Path]] | None = getattr(sink, "places", None)
-        if places is None:
+        if not isinstance(sink, KeepsSessions):
             continue
-        found = [path for path in places(task_id) if holds_task(path, task_id)]
+        found = [path for path in sink.places(task_id) if holds_task(path, task_id)]
         if not found:
-            return f"It is lost: nothing of it can be read in {' or '.join(map(str, places(task_id)))}"
-        if not getattr(sink, "zips", False):
+            return f"It is lost: nothing of it can be read in {' or '.join(map(str, sink.places(task_id)))}"
+        if not sink.zips:
             return "See it with: telemetry server"
         if len(found) > MAX_PATHS:
             found = list(dict.fromkeys(path.parent for path in found))

@@ -12,21 +12,20 @@ from typing import Any
 from telemetry.blobs import sha256_of_uri
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
+from telemetry.record import BlobState, Section
 from telemetry.sdk.copies import has_blob, local_copy, unpacked
 from telemetry.sdk.core import TaskCore
-from telemetry.sdk.depot import FAILED, PENDING, READ_TIMEOUT_S, STORED, was_put_here
+from telemetry.sdk.depot import READ_TIMEOUT_S, was_put_here
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
 from telemetry.sdk.references import Referred
 from telemetry.shapes import mapping, text, whole
 from telemetry.values import excerpt
 
-__all__ = ["ARTIFACTS", "Artifact", "Artifacts", "artifact_entry", "plain_metadata"]
+__all__ = ["Artifact", "Artifacts", "artifact_entry", "plain_metadata"]
 
 log = logging.getLogger(__name__)
 
-# The record's section: artifact name -> entry.
-ARTIFACTS = "artifacts"
 
 _MAX_METADATA_DEPTH = 16
 
@@ -45,7 +44,7 @@ class Artifact(Referred):
     def __init__(self, core: TaskCore, name: str, entry: Mapping[str, Any]) -> None:
         self._core = core
         self._entry = entry
-        self._upload = core.depot.upload(ARTIFACTS, name)
+        self._upload = core.depot.upload(Section.ARTIFACTS, name)
         self.name = name
         self.type = text(entry.get("type"))
         self.mode = "output"
@@ -59,7 +58,7 @@ class Artifact(Referred):
     def __repr__(self) -> str:
         state = self.state
         # Before its bytes were read its size is not known.
-        told = f"{self.size} bytes" if self.hash or state == STORED else state
+        told = f"{self.size} bytes" if self.hash or state == BlobState.STORED else state
         return f"<Artifact {self.name!r} {self.type} {told}>"
 
     @property
@@ -81,11 +80,11 @@ class Artifact(Referred):
     def state(self) -> str:
         """ "pending" until the bytes are stored, then "stored"; "failed" with the reason in `error`."""
         if self._upload is not None:
-            return FAILED if self._upload.error else STORED if self._upload.done else PENDING
+            return self._upload.state
         state = text(self._entry.get("state"))
-        if sha256_of_uri(self.url) is None or state not in (PENDING, STORED):
+        if sha256_of_uri(self.url) is None or state not in (BlobState.PENDING, BlobState.STORED):
             return state
-        return STORED if has_blob(self._core, self.hash) else PENDING
+        return BlobState.STORED if has_blob(self._core, self.hash) else BlobState.PENDING
 
     @property
     def error(self) -> str:

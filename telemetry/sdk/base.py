@@ -6,17 +6,20 @@ Task is made of mixins, one file for each section of the Task page; each is a th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry.errors import ConfigurationError
 from telemetry.ledger import DropReason
-from telemetry.sdk.core import TaskCore
-from telemetry.sdk.record import Record
+from telemetry.record import Section
 from telemetry.sdk.references import Referred, key_of, references
-from telemetry.sdk.running import Running
-from telemetry.sdk.view import View, section_of
 
-__all__ = ["TaskBase"]
+if TYPE_CHECKING:
+    from telemetry.sdk.core import TaskCore
+    from telemetry.sdk.record import Record
+    from telemetry.sdk.running import Running
+    from telemetry.sdk.view import View
+
+__all__ = ["ConnectsItself", "TaskBase"]
 
 
 class TaskBase(Referred):
@@ -43,7 +46,7 @@ class TaskBase(Referred):
     @property
     def _running(self) -> Running | None:
         """The core, if this process began the task (it may have ended since)."""
-        return self._core if isinstance(self._core, Running) else None
+        return self._core.begun_here
 
     @property
     def _keeps_models(self) -> bool:
@@ -52,11 +55,11 @@ class TaskBase(Referred):
 
     def _section(self, name: str) -> dict[str, Any]:
         """Return a section of the record as it stands; see fold.py."""
-        return section_of(self._view, name)
+        return self._view.fold().section(name)
 
     def _field(self, key: str, default: Any = None) -> Any:
         """Return one of the task's own fields."""
-        return self._section("task").get(key, default)
+        return self._section(Section.TASK).get(key, default)
 
     def _refuse(self, message: str) -> None:
         """Count an invalid call and go on, in a running program; anywhere else raise.
@@ -103,3 +106,11 @@ class TaskBase(Referred):
     def reload(self) -> None:
         """Read anew what other processes, and people on the pages, have changed since."""
         self._view.reload()
+
+
+class ConnectsItself:
+    """What Task.connect hands the task to, where it follows the values of any other object: a model."""
+
+    def connect(self, task: TaskBase, name: str | None = None, ignore_remote_overrides: bool = False) -> None:
+        """Become a part of the task."""
+        raise NotImplementedError

@@ -6,24 +6,22 @@ It lives on the uploads' own thread, with an event loop of its own: at exit the 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import Any, Self, TextIO
 
-from telemetry.blobs import PIECE_BYTES, Blob, BlobFolder, is_shortage
+from telemetry.blobs import Blob, BlobFolder, is_shortage, sha256_and_size
 from telemetry.errors import BlobError, ServerError
 from telemetry.pipeline import loop_factory
+from telemetry.protocols import BlobSender, Sink, StoresBlobs
 from telemetry.retry import delay_s
+from telemetry.sdk.deposit import Upload
 from telemetry.settings import Settings
 from telemetry.storage_target import Target
 from telemetry.terminal import ProgressLine, size_text
-
-if TYPE_CHECKING:
-    from telemetry.client import AsyncClient
 
 __all__ = ["Abandoned", "Carrier"]
 
@@ -59,7 +57,7 @@ class Carrier:
         self.moved_at_s = time.monotonic()  # a byte arrived somewhere
         self._said: set[str] = set()
         self._runner: asyncio.Runner | None = None
-        self._clients: dict[str, AsyncClient] = {}
+        self._clients: dict[str, BlobSender] = {}
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner(loop_factory=loop_factory())
@@ -80,15 +78,15 @@ class Carrier:
         """Give up what is under way."""
         self._abandoned = True
 
-    def carry(
-        self, blob: Blob, places: Sequence[tuple[Any, BlobFolder]], *, target: Target | None, key: str, label: str
-    ) -> Blob:
-        """Return the blob at its final uri, when it is there.
+    def carry(self, upload: Upload) -> Blob:
+        """Return the blob of an upload at its final uri, when it is there.
 
         Raises:
             BlobError: it is refused for good.
             Abandoned: the task has ended meanwhile.
         """
+        blob = upload.blob
+        assert blob is not None, "it was read"
         bar = self._bar(blob)
         furthest_bytes = 0
 
@@ -100,12 +98,13 @@ class Carrier:
             if self._abandoned:
                 raise Abandoned
             if bar is not None:
-                bar.show(done_bytes, f"{size_text(done_bytes)} of {size_text(blob.size_bytes)}  {label}")
+                bar.show(done_bytes, f"{size_text(done_bytes)} of {size_text(blob.size_bytes)}  {upload.label}")
 
         try:
-            if target is not None:
-                return blob.at(self._put(target, key, places[0][1], blob, on_progress))
-            for sink, folder in places:
+            if upload.target is not None:
+                file = upload.places[0][1].path(blob.sha256)
+                return blob.at(self._put(upload.target, upload.deposit.path, file, on_progress))
+            for sink, folder in upload.places:
                 if sink.spool:
                     self._send(sink, folder, blob, on_progress)
             return blob
@@ -118,22 +117,21 @@ class Carrier:
             return None
         return ProgressLine(blob.size_bytes, self._stream)
 
-    def _put(self, target: Target, key: str, folder: BlobFolder, blob: Blob, on_progress: Any) -> str:
-        path = "/".join(part for part in (self._prefix, key) if part)
+    def _put(self, target: Target, path: str, file: Path, on_progress: Any) -> str:
+        path = "/".join(part for part in (self._prefix, path) if part)
         failures = 0
         while True:
             try:
-                return target.put(path, folder.path(blob.sha256), on_progress)
+                return target.put(path, file, on_progress)
             except BlobError as error:
                 failures += 1
                 self._wait_to_retry(failures, str(error), None)
 
-    def _send(self, sink: Any, folder: BlobFolder, blob: Blob, on_progress: Any) -> None:
-        make_client = getattr(sink, "blob_client", None)
-        if make_client is None:
+    def _send(self, sink: Sink, folder: BlobFolder, blob: Blob, on_progress: Any) -> None:
+        if not isinstance(sink, StoresBlobs):
             raise BlobError(f"the sink {sink.name} carries events only, no bytes; they are kept in {folder.folder}")
         if sink.name not in self._clients:
-            self._clients[sink.name] = make_client()
+            self._clients[sink.name] = sink.blob_client()
         client = self._clients[sink.name]
         assert self._runner is not None
         failures = damaged = 0
@@ -184,11 +182,9 @@ class Carrier:
 
 def _check(folder: BlobFolder, blob: Blob) -> None:
     """Raise BlobError if the blob is not any more what it was."""
-    digest = hashlib.sha256()
     with folder.open(blob.sha256) as file:
-        while piece := file.read(PIECE_BYTES):
-            digest.update(piece)
-    if digest.hexdigest() != blob.sha256:
+        found = sha256_and_size(file)
+    if found != (blob.sha256, blob.size_bytes):
         raise BlobError(f"the blob {blob.sha256} in {folder.folder} is damaged on this machine's disk")
 
 

@@ -16,12 +16,12 @@ from telemetry import shapes, values
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name, clean_text
 from telemetry.interrupts import is_interrupt
+from telemetry.record import Section
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.connected_dict import ConnectedDict, plain
 from telemetry.values import entry, load, read_text, text_of
 
 __all__ = [
-    "CONFIGURATION",
     "ConfigurationSource",
     "as_value",
     "configuration_entry",
@@ -31,7 +31,6 @@ __all__ = [
     "text_entry",
 ]
 
-CONFIGURATION = "configuration"
 
 DEFAULT_NAME = "General"
 
@@ -194,7 +193,7 @@ class ConfigurationSource:
             # By text: True is equal to 1.
             if repr(made) != repr(self._written):
                 self._written = made
-                self._connected.record.change(CONFIGURATION, self._name, made)
+                self._connected.record.change(Section.CONFIGURATION, self._name, made)
 
     def adopt(self) -> None:
         """Take the value as what the record has already: it came from it."""

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 from telemetry import lifecycle
 from telemetry.collectors.post_import import PostImport
 from telemetry.interrupts import is_interrupt
+from telemetry.record import Section
 from telemetry.sdk.connected_dict import ConnectedDict, Follower
 from telemetry.sdk.connected_types import watch_libraries
 from telemetry.sdk.parameters import (
     DEFAULT_SECTION,
-    PARAMETERS,
     children_of,
     flatten,
     full_name,
@@ -282,7 +282,7 @@ class ParameterSource:
             full = full_name(f"{self._prefix}/{part}")
             known = written.get(full)
             if known is None:
-                known = self._connected.record.own.value(PARAMETERS, full)
+                known = self._connected.record.own.value(Section.PARAMETERS, full)
             elif _is_same(self._seen_inside, full, item):
                 entries[full] = known
                 continue

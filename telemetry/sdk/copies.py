@@ -10,15 +10,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from telemetry.archive import open_archive
-from telemetry.blobs import BLOBS, PIECE_BYTES, is_sha256, sha256_of_uri
+from telemetry import sessions
+from telemetry.archive import MALFORMED, open_artifact
+from telemetry.blobs import PIECE_BYTES, is_sha256, sha256_of_uri
 from telemetry.disk import make_private_folder
 from telemetry.errors import BlobError, ConfigurationError, JournalError, ServerError, ServerUnreachable
 from telemetry.interrupts import is_interrupt
@@ -41,7 +41,7 @@ def has_blob(core: TaskCore, sha256: str) -> bool:
     """Say whether a blob of the task can be read from here, as far as that can be found out."""
     for view in _views(core):
         if isinstance(view, SessionView):
-            if any(_in_session(place, sha256) for place in view.places()):
+            if any(sessions.has_blob(place, sha256) for place in view.places()):
                 return True
         elif isinstance(view, ServerView):
             try:
@@ -98,33 +98,26 @@ def unpacked(path: Path, *, force: bool = False) -> Path:
     """Return the folder that a zip of the cache is unpacked to, beside it.
 
     Raises:
-        BlobError: it is no zip, or a member leads out of the folder or claims an absurd size.
+        BlobError: it is no zip, or a member leads out of the folder, links, or claims an absurd size.
     """
     folder = path.with_name(f"{path.name}.unpacked")
     if folder.is_dir() and not force:
         return folder
     part = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=path.parent))
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            size_bytes = sum(member.file_size for member in members)
+        with open_artifact(path) as archive:
+            size_bytes = sum(member.file_size for member in archive.infolist())
             free_bytes = shutil.disk_usage(part).free
             if size_bytes > min(free_bytes, MAX_UNPACK_RATIO * path.stat().st_size):
                 raise BlobError(
                     f"{path} is not unpacked: it claims to hold {size_bytes:,} bytes, more than an honest zip of its "
                     f"size, or than the disk has room for ({free_bytes:,})"
                 )
-            for member in members:
-                parts = PurePosixPath(member.filename).parts
-                if member.filename.startswith("/") or ".." in parts or "\\" in member.filename:
-                    raise BlobError(
-                        f"{path} is not unpacked: its member {member.filename!r:.100} leads out of the folder"
-                    )
             archive.extractall(part)
         if folder.exists():
             shutil.rmtree(folder)
         part.rename(folder)
-    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError) as error:
+    except (OSError, JournalError, *MALFORMED) as error:
         shutil.rmtree(part, ignore_errors=True)
         if is_interrupt(error):
             raise
@@ -194,7 +187,13 @@ def _read_blob(core: TaskCore, sha256: str, on_piece: OnPiece, label: str) -> No
     for view in _views(core):
         if isinstance(view, SessionView):
             places = view.places()
-            if any(_copy_from_session(place, sha256, on_piece) for place in places):
+            place = next((place for place in places if sessions.has_blob(place, sha256)), None)
+            if place is not None:
+                try:
+                    with sessions.open_blob(place, sha256) as file:
+                        _copy(file, on_piece)
+                except JournalError as error:
+                    raise BlobError(f"{label} cannot be read: {error}") from error
                 return
             reasons.append(f"not in {', '.join(map(str, places)) or 'a session on this machine'}")
         elif isinstance(view, ServerView):
@@ -229,31 +228,6 @@ def _download(view: ServerView, sha256: str, on_piece: OnPiece) -> None:
         except ServerUnreachable:
             if received == before:
                 raise
-
-
-def _in_session(place: Path, sha256: str) -> bool:
-    try:
-        if place.is_dir():
-            return (place / BLOBS / sha256).is_file()
-        with open_archive(place) as archive:
-            return f"{BLOBS}/{sha256}" in archive.NameToInfo
-    except (OSError, JournalError) as error:
-        if is_interrupt(error):
-            raise
-        return False
-
-
-def _copy_from_session(place: Path, sha256: str, on_piece: OnPiece) -> bool:
-    """Copy a blob from a session folder or zip; False if it is not there."""
-    if not _in_session(place, sha256):
-        return False
-    if place.is_dir():
-        with (place / BLOBS / sha256).open("rb") as file:
-            _copy(file, on_piece)
-    else:
-        with open_archive(place) as archive, archive.open(f"{BLOBS}/{sha256}") as member:
-            _copy(member, on_piece)
-    return True
 
 
 def _copy(file: IO[bytes], on_piece: OnPiece) -> None:

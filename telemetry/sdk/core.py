@@ -8,19 +8,21 @@ Task is a skin over one of two cores:
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from telemetry.events import TaskHeader
-from telemetry.ledger import Ledger
-from telemetry.protocols import Emit
-from telemetry.sdk.connected import Connected
-from telemetry.sdk.depot import Depot
-from telemetry.sdk.logger import Logger
-from telemetry.sdk.model_book import ModelBook
-from telemetry.sdk.record import Record
-from telemetry.sdk.status import Outcome
-from telemetry.sdk.view import View
-from telemetry.settings import Settings
+if TYPE_CHECKING:
+    from telemetry.events import TaskHeader
+    from telemetry.ledger import Ledger
+    from telemetry.protocols import Emit
+    from telemetry.sdk.connected import Connected
+    from telemetry.sdk.depot import Depot
+    from telemetry.sdk.logger import Logger
+    from telemetry.sdk.model_book import ModelBook
+    from telemetry.sdk.record import Record
+    from telemetry.sdk.running import Running
+    from telemetry.sdk.status import Outcome
+    from telemetry.sdk.view import View
+    from telemetry.settings import Settings
 
 __all__ = ["TaskCore"]
 
@@ -50,6 +52,10 @@ class TaskCore(Protocol):
     connected: Connected
     depot: Depot
     book: ModelBook
+
+    @property
+    def begun_here(self) -> Running | None:
+        """Return the core itself, if this process began the task (it may have ended since)."""
 
     @property
     def is_running(self) -> bool: ...

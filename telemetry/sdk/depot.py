@@ -1,51 +1,28 @@
-"""Depot: the bytes of a task's artifacts and models, and what the record says of them.
+"""Depot: where a task puts the bytes of its artifacts and models, and what the record says of them meanwhile.
 
-    put()  -> the entry, state "pending"                                 at once
-           -> the same with uri "blob:<sha256>", sha256 and size         when the bytes are in the session folder
-           -> with its final uri, state "stored"                         where they go to another storage
-           -> state "failed" and the error                               if they can't be stored
-
-Whether a "blob:" is stored is decided when the record is read: it is, where the blob is.
+RunningDepot   of the task that this process runs: put() returns at once, the bytes are uploaded (sdk/uploads.py)
+SendingDepot   of any other task: they are on the server when put() returns
+NowhereDepot   while telemetry is disabled
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from telemetry import lifecycle
-from telemetry.blobs import PIECE_BYTES, Blob, blob_uri
+from telemetry.blobs import Blob, blob_uri, sha256_and_size
 from telemetry.errors import BlobError
 from telemetry.interrupts import is_interrupt
-from telemetry.sdk.parcel import Parcel, file_stem, new_scratch_path
-from telemetry.sdk.uploads import Upload, Uploads
-from telemetry.storage_target import Target
+from telemetry.record import BlobState
+from telemetry.sdk.deposit import Deposit, Upload, fields_of
+from telemetry.sdk.parcel import Parcel, new_scratch_path
+from telemetry.sdk.uploads import Uploads
 
-__all__ = [
-    "FAILED",
-    "PENDING",
-    "READ_TIMEOUT_S",
-    "STORED",
-    "Depot",
-    "NowhereDepot",
-    "RunningDepot",
-    "SendingDepot",
-    "was_put_here",
-]
-
-log = logging.getLogger(__name__)
-
-PENDING = "pending"
-STORED = "stored"
-FAILED = "failed"
-
-# Takes what has become known of the bytes: uri, state, sha256, size_bytes, error.
-Write = Callable[[Mapping[str, Any]], object]
-OnStored = Callable[[], object]
+__all__ = ["READ_TIMEOUT_S", "Depot", "NowhereDepot", "RunningDepot", "SendingDepot", "was_put_here"]
 
 # What a reader waits for bytes that are still being read from their source, in seconds.
 READ_TIMEOUT_S = 60.0
@@ -63,48 +40,32 @@ def was_put_here(sha256: str) -> bool:
     return sha256 in _put_here
 
 
-class Depot(Protocol):
-    """What puts the bytes of entries of the record where they belong."""
+class Depot:
+    """What puts the bytes of entries of the record where they belong.
 
-    def put(
-        self,
-        section: str,
-        key: str,
-        parcel: Parcel,
-        write: Write,
-        *,
-        label: str,
-        target: Target | bool | None = None,
-        on_stored: OnStored | None = None,
-    ) -> None:
-        """Take the bytes of an entry to be stored. An earlier upload for this key is replaced.
+    Attributes:
+        keeps: False where no byte is ever kept: nothing needs to be made of an object.
+    """
 
-        Args:
-            write: writes what is known of the bytes into the entry, now and when more is known; not after the next
-                put for this key.
-            label: for a person: "artifact 'data'".
-            target: None for the task's own storage, True for the server, or another.
-            on_stored: called when the bytes are at their final place, on some thread.
-        """
+    keeps = True
+
+    def put(self, deposit: Deposit) -> None:
+        """Take bytes to be stored, and tell at once what is known of them; not after the next put for the same key."""
+        raise NotImplementedError
 
     def forget(self, section: str, key: str) -> None:
-        """Let an upload that is under way write nothing more about this key."""
+        """Let an upload that is under way tell nothing more about this key."""
 
     def wait(self, section: str, key: str) -> bool:
         """Wait until this key's bytes are stored; False if they can't be, or nothing has moved for 30 s."""
+        return True
 
     def upload(self, section: str, key: str) -> Upload | None:
         """Return the upload of this process for a key; None if there was none."""
+        return None
 
 
-class _Put:
-    """One put: the latest of its key, until the next."""
-
-    def __init__(self, upload: Upload | None = None) -> None:
-        self.upload = upload
-
-
-class RunningDepot:
+class RunningDepot(Depot):
     """The depot of a task that this process runs: nothing waits for a disk or network. Safe from any thread."""
 
     def __init__(self, uploads: Uploads) -> None:
@@ -115,58 +76,30 @@ class RunningDepot:
     def reset_after_fork(self) -> None:
         """In a forked child: another thread of the parent's may have held the lock, and its uploads are its own."""
         self._lock = threading.RLock()
-        self._latest: dict[tuple[str, str], _Put] = {}
+        # None: what was put is somewhere already, and only its address is recorded.
+        self._latest: dict[tuple[str, str], Upload | None] = {}
 
-    def put(
-        self,
-        section: str,
-        key: str,
-        parcel: Parcel,
-        write: Write,
-        *,
-        label: str,
-        target: Target | bool | None = None,
-        on_stored: OnStored | None = None,
-    ) -> None:
+    def put(self, deposit: Deposit) -> None:
         """See Depot."""
-        put = _Put()
+        entry, tell_record = (deposit.section, deposit.key), deposit.tell
+        upload: Upload | None = None
 
-        def tell(**fields: Any) -> None:
+        def tell(fields: Mapping[str, Any]) -> None:
+            if sha256 := fields.get("sha256"):
+                _put_here.add(sha256)
             # Of two uploads under one key the later one counts, whichever comes to its end first.
             with self._lock:
-                if self._latest.get((section, key)) is put:
-                    write(fields)
+                if entry in self._latest and self._latest[entry] is upload:
+                    tell_record(fields)
 
+        uri = deposit.parcel.uri
+        if not uri:
+            upload = Upload(replace(deposit, tell=tell))
         with self._lock:
-            self._latest[section, key] = put
-            if parcel.source is None:
-                tell(uri=parcel.uri, state=STORED)
-                return
-            tell(uri="", state=PENDING)
-        elsewhere = self._uploads.target if target is None else None if isinstance(target, bool) else target
-
-        def finished(blob: Blob) -> None:
-            if elsewhere is not None:
-                tell(uri=blob.uri, state=STORED, sha256=blob.sha256, size_bytes=blob.size_bytes)
-            if on_stored is not None:
-                on_stored()
-
-        def kept(blob: Blob) -> None:
-            _put_here.add(blob.sha256)
-            tell(uri=blob.uri, state=PENDING, sha256=blob.sha256, size_bytes=blob.size_bytes)
-
-        put.upload = self._uploads.submit(
-            parcel.source,
-            filename=parcel.filename,
-            on_blob=kept,
-            on_stored=finished,
-            on_failed=lambda why: tell(uri="", state=FAILED, error=why),
-            label=label,
-            remove_source=parcel.scratch,
-            target=target,
-            key=_key_at_target(section, key, parcel.filename),
-            slot=f"{section}/{key}",
-        )
+            self._latest[entry] = upload
+            tell({"uri": uri, "state": BlobState.STORED if uri else BlobState.PENDING})
+        if upload is not None:
+            self._uploads.start(upload)
 
     def forget(self, section: str, key: str) -> None:
         """See Depot."""
@@ -175,18 +108,17 @@ class RunningDepot:
 
     def wait(self, section: str, key: str) -> bool:
         """See Depot."""
-        put = self._latest.get((section, key))
-        if put is None or put.upload is None:
-            return put is not None
-        return self._uploads.wait_stored(put.upload, stall_s=STALL_S)
+        if (section, key) not in self._latest:
+            return False
+        upload = self.upload(section, key)
+        return upload is None or self._uploads.wait_stored(upload, stall_s=STALL_S)
 
     def upload(self, section: str, key: str) -> Upload | None:
         """See Depot."""
-        put = self._latest.get((section, key))
-        return None if put is None else put.upload
+        return self._latest.get((section, key))
 
 
-class SendingDepot:
+class SendingDepot(Depot):
     """The depot of any other task: the bytes are on the server when `put` returns, or it raises.
 
     Args:
@@ -200,116 +132,61 @@ class SendingDepot:
         self._scratch = scratch
         self._prefix = prefix
 
-    def put(
-        self,
-        section: str,
-        key: str,
-        parcel: Parcel,
-        write: Write,
-        *,
-        label: str,
-        target: Target | bool | None = None,
-        on_stored: OnStored | None = None,
-    ) -> None:
+    def put(self, deposit: Deposit) -> None:
         """See Depot.
 
         Raises:
             BlobError: the file can't be read. ServerError: the server can't be reached, or refuses.
         """
-        if parcel.source is None:
-            write({"uri": parcel.uri, "state": STORED})
+        if deposit.parcel.uri:
+            deposit.tell({"uri": deposit.parcel.uri, "state": BlobState.STORED})
             return
-        path, is_ours = _as_file(parcel, self._scratch)
+        path, is_ours = _as_file(deposit.parcel, self._scratch)
         try:
-            sha256, size_bytes = _sha256_of(path)
-            _put_here.add(sha256)
-            fields = {"uri": blob_uri(sha256), "state": PENDING, "sha256": sha256, "size_bytes": size_bytes}
-            if target is not None and not isinstance(target, bool):
-                place = f"{self._prefix}/{_key_at_target(section, key, parcel.filename)}"
-                fields |= {"uri": target.put(place, path), "state": STORED}
-                write(fields)
+            blob = _blob_of(path)
+            _put_here.add(blob.sha256)
+            storage = deposit.storage(None)
+            if storage is not None:
+                stored = blob.at(storage.put(f"{self._prefix}/{deposit.path}", path))
+                deposit.tell(fields_of(stored, BlobState.STORED))
             else:
                 # First the record: the server takes bytes that a task refers to.
-                write(fields)
-                self._send(sha256, path, size_bytes)
+                deposit.tell(fields_of(blob, BlobState.PENDING))
+                self._send(blob.sha256, path, blob.size_bytes)
         finally:
             if is_ours:
                 path.unlink(missing_ok=True)
-        if on_stored is not None:
-            on_stored()
-
-    def forget(self, section: str, key: str) -> None:
-        """Do nothing: nothing is under way."""
-
-    def wait(self, section: str, key: str) -> bool:
-        """Return True: what was put is stored."""
-        return True
-
-    def upload(self, section: str, key: str) -> Upload | None:
-        """Return None: nothing is under way."""
-        return None
+        if deposit.on_stored is not None:
+            deposit.on_stored()
 
 
-class NowhereDepot:
-    """The depot of any other task while telemetry is disabled: no byte is read, and what was put stays pending."""
+class NowhereDepot(Depot):
+    """The depot of any task while telemetry is disabled: no byte is read, and what was put stays pending."""
 
-    def put(
-        self,
-        section: str,
-        key: str,
-        parcel: Parcel,
-        write: Write,
-        *,
-        label: str,
-        target: Target | bool | None = None,
-        on_stored: OnStored | None = None,
-    ) -> None:
+    keeps = False
+
+    def put(self, deposit: Deposit) -> None:
         """See Depot."""
-        write({"uri": parcel.uri, "state": STORED if parcel.source is None else PENDING})
-
-    def forget(self, section: str, key: str) -> None:
-        """Do nothing: nothing is under way."""
-
-    def wait(self, section: str, key: str) -> bool:
-        """Return True: nothing is to be waited for."""
-        return True
-
-    def upload(self, section: str, key: str) -> Upload | None:
-        """Return None: nothing is under way."""
-        return None
-
-
-_FOLDERS = {"artifacts": "artifacts", "output_models": "models", "input_models": "models"}
-
-
-def _key_at_target(section: str, key: str, filename: str) -> str:
-    """Return the path of an entry's file below the task's folder: "artifacts/<name>/<file>"."""
-    part = file_stem(key)
-    if part != key:
-        # "a/b" and "a_b" are two artifacts.
-        part = f"{part}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    return f"{_FOLDERS.get(section, section)}/{part}/{filename}"
+        uri = deposit.parcel.uri
+        deposit.tell({"uri": uri, "state": BlobState.STORED if uri else BlobState.PENDING})
 
 
 def _as_file(parcel: Parcel, scratch: Path) -> tuple[Path, bool]:
     """Return the parcel's file, and whether it is to be deleted afterwards."""
     source = parcel.source() if callable(parcel.source) else parcel.source
     if isinstance(source, Path):
-        return source, parcel.scratch
+        return source, parcel.removes_source
     path = new_scratch_path(scratch)
     path.write_bytes(source or b"")
     return path, True
 
 
-def _sha256_of(path: Path) -> tuple[str, int]:
-    digest, size_bytes = hashlib.sha256(), 0
+def _blob_of(path: Path) -> Blob:
     try:
         with path.open("rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                digest.update(piece)
-                size_bytes += len(piece)
+            sha256, size_bytes = sha256_and_size(file)
     except OSError as error:
         if is_interrupt(error):
             raise
         raise BlobError(f"{path} cannot be read: {error.strerror or error}. Nothing was uploaded") from error
-    return digest.hexdigest(), size_bytes
+    return Blob(sha256, size_bytes, blob_uri(sha256))

@@ -16,16 +16,16 @@ from telemetry.errors import ConfigurationError
 from telemetry.events import clean_text
 from telemetry.fold import RecordDict
 from telemetry.interrupts import is_interrupt
+from telemetry.record import RUN_SECTIONS, Section, TaskStatus
 from telemetry.sdk.masking import mask_text
 from telemetry.sdk.parameters import parameter_entry
-from telemetry.sdk.status import TaskStatus
 
 __all__ = ["CLONED_SECTIONS", "Code", "clone_sections", "draft_sections", "new_fields", "packages_text"]
 
 Sections: TypeAlias = dict[str, dict[str, Any]]
 
 # What a task is to run with; what it brought forth stays with it.
-CLONED_SECTIONS = ("parameters", "configuration", "properties", "labels", "input_models", "script", "container")
+CLONED_SECTIONS = (*sorted(RUN_SECTIONS), Section.PROPERTIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +70,17 @@ def draft_sections(code: Code) -> Sections:
         "setup_script": "\n".join(setup) if isinstance(setup, (list, tuple)) else setup,
     }
     return {
-        "script": {key: clean_text(str(value)) for key, value in script.items() if value},
-        "container": {key: clean_text(str(value)) for key, value in container.items() if value},
-        "parameters": _arguments(code.argparse_args),
+        Section.SCRIPT: {key: clean_text(str(value)) for key, value in script.items() if value},
+        Section.CONTAINER: {key: clean_text(str(value)) for key, value in container.items() if value},
+        Section.PARAMETERS: _arguments(code.argparse_args),
     }
 
 
 def clone_sections(record: RecordDict) -> Sections:
     """Return what a clone takes over from the record of its source."""
     sections: Sections = {name: dict(record.get(name, {})) for name in CLONED_SECTIONS}
-    task = record.get("task", {})
-    sections["task"] = {key: task[key] for key in ("type", "tags", "comment") if key in task}
+    task = record.get(Section.TASK, {})
+    sections[Section.TASK] = {key: task[key] for key in ("type", "tags", "comment") if key in task}
     return sections
 
 

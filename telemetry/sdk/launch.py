@@ -1,6 +1,6 @@
 """What Task.init puts together: settings, sinks, collectors and the pipeline.
 
-Runs on the caller's thread and must be over in well under 100 ms: it connects to nothing, starts no
+Runs on the caller's thread and must be over in a few milliseconds: it connects to nothing, starts no
 process, and what is slow to import (aiohttp, psutil) is imported by the threads that use it.
 """
 
@@ -19,7 +19,7 @@ from telemetry.collectors.tensorboard import SummaryCollector
 from telemetry.descriptors import hold_standard_descriptors
 from telemetry.events import TaskHeader
 from telemetry.pipeline import Pipeline
-from telemetry.protocols import Collector, Sink
+from telemetry.protocols import Cloneable, Collector, ForwardsFrames, Sink
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.destination import Destination, choose_destination
 from telemetry.sdk.disabled import DisabledPipeline
@@ -204,16 +204,15 @@ def _leftovers(membership: Membership, settings: Settings, pipeline: Pipeline) -
     """Return what sends the frames that earlier runs have left for the server of this one."""
     if not membership.leads or membership.joined:
         return None
-    servers: list[Any] = [sink for sink in pipeline.sinks if sink.spool and hasattr(sink, "send")]
-    if not servers:
+    server = next((sink for sink in pipeline.sinks if sink.spool and isinstance(sink, ForwardsFrames)), None)
+    if server is None:
         return None
-    return Leftovers(settings.state_dir / "spool", servers[0], lambda: pipeline.spool_folder)
+    return Leftovers(settings.state_dir / "spool", server, lambda: pipeline.spool_folder)
 
 
 def _follower(sink: Sink) -> Sink:
     """Return the sink as a further process of the task needs it: the zip is its first process's to write."""
-    clone: Callable[[], Sink] | None = getattr(sink, "clone", None)
-    return sink if clone is None else clone()
+    return sink.clone() if isinstance(sink, Cloneable) else sink
 
 
 def _console_collector(request: Request) -> ConsoleCollector | None:

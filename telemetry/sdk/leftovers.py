@@ -23,7 +23,7 @@ from telemetry.journal import QUARANTINE, SEGMENTS, SESSION_FILE, read_session, 
 from telemetry.threads import start_daemon
 
 if TYPE_CHECKING:
-    from telemetry.sinks.http import HttpSink
+    from telemetry.protocols import ForwardsFrames
 
 __all__ = ["Leftovers"]
 
@@ -48,7 +48,7 @@ class Leftovers:
         own_folder: returns this run's own session folder, once there is one.
     """
 
-    def __init__(self, spool: Path, sink: HttpSink, own_folder: Callable[[], Path | None]) -> None:
+    def __init__(self, spool: Path, sink: ForwardsFrames, own_folder: Callable[[], Path | None]) -> None:
         self._spool = spool
         self._sink = sink
         self._own_folder = own_folder

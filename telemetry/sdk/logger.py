@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry.clock import unix_ns
-from telemetry.collectors.scalars import ScalarCollector
+from telemetry.collectors.scalars import ScalarReports
 from telemetry.collectors.terminal_lines import MAX_LINE_CHARS
 from telemetry.errors import InvalidEvent
 from telemetry.events import ConsoleLine, SingleValue, TaskHeader, clean_name, clean_text, to_float
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
-from telemetry.protocols import Emit
 from telemetry.sdk.logger_media import Uploader
 from telemetry.sdk.logger_plots import PlotReports
 from telemetry.sdk.references import Referred, key_of, references
 from telemetry.terminal import unkept
 from telemetry.values import excerpt
+
+if TYPE_CHECKING:
+    from telemetry.protocols import Emit
 
 __all__ = ["Logger"]
 
@@ -29,7 +31,7 @@ __all__ = ["Logger"]
 FLUSH_TIMEOUT_S = 10.0
 
 
-class Logger(Referred, PlotReports, ScalarCollector):
+class Logger(Referred, PlotReports, ScalarReports):
     """Reports into one task; made by `Task.get_logger()`. Safe from any thread; no call raises or waits for
     the network or a disk. What cannot be kept is counted with its reason; with strict=True it raises.
 

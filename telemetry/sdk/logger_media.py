@@ -6,7 +6,7 @@ import logging
 import mimetypes
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +19,14 @@ from telemetry.errors import EventsDropped, InvalidEvent, ServerError
 from telemetry.events import Media, clean_name, to_iteration
 from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
-from telemetry.protocols import Emit
+from telemetry.record import BlobState
 from telemetry.values import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from telemetry.blobs import Blob
+    from telemetry.protocols import Emit
+    from telemetry.sdk.deposit import Deposit
     from telemetry.storage_target import Target
 
 __all__ = ["MediaReports", "ReportPlace", "Uploader", "place_of", "reported"]
@@ -38,20 +39,7 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 class Uploader(Protocol):
     """What media need of uploads.Uploads."""
 
-    def submit(
-        self,
-        source: Path | bytes,
-        *,
-        filename: str,
-        on_blob: Callable[[Blob], None],
-        on_stored: Callable[[Blob], None],
-        on_failed: Callable[[str], None],
-        label: str,
-        remove_source: bool,
-        target: Target | bool | None,
-        key: str,
-        slot: str,
-    ) -> object: ...
+    def submit(self, deposit: Deposit) -> object: ...
 
     def wait(self, timeout_s: float | None = None) -> bool: ...
 
@@ -192,30 +180,32 @@ class MediaReports:
         if uploads is None:
             raise InvalidEvent("only the program that runs a task can report its media; give an url")
 
-        def on_blob(blob: Blob) -> None:
-            self._emit_media(place, blob.uri, filename, content_type, blob.size_bytes)
+        # Not needed by a program that reports scalars alone.
+        from telemetry.sdk.deposit import Deposit
+        from telemetry.sdk.parcel import Parcel
 
-        def on_stored(blob: Blob) -> None:
+        label = f"{place.title!r:.60}/{place.series!r:.60}"
+
+        def tell(fields: Mapping[str, Any]) -> None:
+            if fields["state"] == BlobState.FAILED:
+                self._emit.refuse(DropReason.INVALID, f"the file of {label}: {fields['error']:.300}")
+                return
             # A storage has given it an address of its own: a moment later, so that it is the one that counts.
-            if not blob.uri.startswith("blob:"):
-                later = replace(place, time_unix_ns=place.time_unix_ns + 1)
-                self._emit_media(later, blob.uri, filename, content_type, blob.size_bytes)
-
-        def on_failed(why: str) -> None:
-            self._emit.refuse(DropReason.INVALID, f"the file of {place.title!r:.60}/{place.series!r:.60}: {why:.300}")
+            later_ns = int(fields["state"] == BlobState.STORED)
+            told = replace(place, time_unix_ns=place.time_unix_ns + later_ns)
+            self._emit_media(told, fields["uri"], filename, content_type, fields["size_bytes"])
 
         folder = "/".join(re.sub(r"[^\w .+=@-]", "_", part) or "_" for part in (place.title, place.series))
         uploads.submit(
-            source,
-            filename=filename,
-            on_blob=on_blob,
-            on_stored=on_stored,
-            on_failed=on_failed,
-            label=f"media {place.title!r:.60}/{place.series!r:.60}",
-            remove_source=remove_source,
-            target=self._target,
-            key=f"media/{folder}/{place.iteration}/{filename}",
-            slot=f"media/{place.title}/{place.series}/{place.iteration}",
+            Deposit(
+                parcel=Parcel(filename=filename, source=source, removes_source=remove_source),
+                section="media",
+                key=f"{place.title}/{place.series}/{place.iteration}",
+                label=f"media {label}",
+                tell=tell,
+                target=self._target,
+                folder=f"media/{folder}/{place.iteration}",
+            )
         )
 
     def _emit_media(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from telemetry.errors import InvalidEvent
 from telemetry.events import MAX_FIGURE_BYTES, Plot
 from telemetry.ledger import DropReason
+from telemetry.record import BlobState
 from telemetry.sdk.logger_media import MediaReports, ReportPlace, place_of, reported
 
 if TYPE_CHECKING:
-    from telemetry.blobs import Blob
     from telemetry.collectors.drawing import Drawn
     from telemetry.sdk.plots import Figure
 
@@ -176,7 +176,7 @@ class PlotReports(MediaReports):
         xaxis: str | None = None,
         yaxis: str | None = None,
         zaxis: str | None = None,
-        labels: list[str] | None = None,
+        labels: list[str] | list[list[str]] | None = None,
         mode: str = "markers",
         fill: bool = False,
         comment: str | None = None,
@@ -325,25 +325,27 @@ class PlotReports(MediaReports):
         uploads = self._uploads
         if uploads is None:
             raise InvalidEvent(f"a figure of {len(text):,} characters is too large to be sent to another's task")
+        from telemetry.sdk.deposit import Deposit
+        from telemetry.sdk.parcel import Parcel
 
-        def on_blob(blob: Blob) -> None:
-            self._emit_plot(place, "", blob.sha256)
+        label = f"plot {place.title!r:.60}/{place.series!r:.60}"
 
-        def on_failed(why: str) -> None:
-            self._emit.refuse(DropReason.INVALID, f"the plot {place.title!r:.60}/{place.series!r:.60}: {why:.300}")
+        def tell(fields: Mapping[str, Any]) -> None:
+            if fields["state"] == BlobState.FAILED:
+                self._emit.refuse(DropReason.INVALID, f"the {label}: {fields['error']:.300}")
+            else:
+                self._emit_plot(place, "", fields["sha256"])
 
         uploads.submit(
-            text.encode(),
-            filename="figure.json",
-            on_blob=on_blob,
-            on_stored=lambda blob: None,
-            on_failed=on_failed,
-            label=f"plot {place.title!r:.60}/{place.series!r:.60}",
-            remove_source=False,
-            # Beside the events, wherever media go: a page must be able to read it.
-            target=True,
-            key="figure.json",
-            slot=f"plots/{place.title}/{place.series}/{place.iteration}",
+            Deposit(
+                parcel=Parcel(filename="figure.json", source=text.encode()),
+                section="plots",
+                key=f"{place.title}/{place.series}/{place.iteration}",
+                label=label,
+                tell=tell,
+                # Beside the events, wherever media go: a page must be able to read it.
+                target=True,
+            )
         )
 
     def _emit_drawn(self, place: ReportPlace, drawn: Drawn) -> None:

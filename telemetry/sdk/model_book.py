@@ -20,7 +20,9 @@ from telemetry.disk import absolute_path
 from telemetry.events import TaskHeader, clean_name, clean_text
 from telemetry.interrupts import is_interrupt
 from telemetry.iterations import IterationOffset
-from telemetry.sdk.depot import PENDING, Depot
+from telemetry.record import BlobState, Section
+from telemetry.sdk.deposit import Deposit
+from telemetry.sdk.depot import Depot
 from telemetry.sdk.packing import pack_path, pack_paths, remove_originals
 from telemetry.sdk.parcel import SCRATCH, Parcel
 from telemetry.sdk.record import Record
@@ -30,8 +32,6 @@ from telemetry.settings import Settings
 from telemetry.storage_target import Target
 
 __all__ = [
-    "INPUT_MODELS",
-    "OUTPUT_MODELS",
     "ModelBook",
     "ModelEntry",
     "ModelOwner",
@@ -41,8 +41,6 @@ __all__ = [
     "weights_parcel",
 ]
 
-OUTPUT_MODELS = "output_models"
-INPUT_MODELS = "input_models"
 
 Fields = dict[str, Any]
 
@@ -90,7 +88,7 @@ class ModelEntry(Referred):
 
     Attributes:
         id: the model's.
-        section: OUTPUT_MODELS or INPUT_MODELS.
+        section: Section.OUTPUT_MODELS or Section.INPUT_MODELS.
     """
 
     def __init__(self, core: ModelOwner, section: str, model_id: str, fields: Mapping[str, Any]) -> None:
@@ -127,7 +125,7 @@ class ModelEntry(Referred):
     def register(self, uri: str, **fields: Any) -> None:
         """Say where the weights are; nothing is uploaded."""
         self.core.depot.forget(self.section, self.id)
-        cleared = {"sha256": "", "size_bytes": 0, "error": None, "state": "stored"}
+        cleared = {"sha256": "", "size_bytes": 0, "error": None, "state": BlobState.STORED}
         self.update({**cleared, "time_unix_ns": unix_ns(), **fields, "uri": uri})
 
     def upload(
@@ -136,33 +134,28 @@ class ModelEntry(Referred):
         *,
         target: Target | bool | None,
         delete_after_upload: bool = False,
-        on_kept: Callable[[str], object] | None = None,
         **fields: Any,
     ) -> None:
-        """Upload weights; until they are stored the entry goes on naming the ones before.
-
-        Args:
-            on_kept: called with the sha256 when the bytes are safe in the session folder.
-        """
+        """Upload weights; until they are stored the entry goes on naming the ones before."""
         self.update({**fields, "time_unix_ns": unix_ns(), "filename": parcel.filename, "error": None})
 
-        def write(found: Mapping[str, Any]) -> None:
-            if found.get("state") == PENDING and not found.get("uri"):
-                found = {"state": PENDING}
-            elif found.get("state") == "failed":
+        def tell(found: Mapping[str, Any]) -> None:
+            if found.get("state") == BlobState.PENDING and not found.get("uri"):
+                found = {"state": BlobState.PENDING}
+            elif found.get("state") == BlobState.FAILED:
                 found = {key: value for key, value in found.items() if key != "uri"}
             self.update(found)
-            if on_kept is not None and found.get("sha256"):
-                on_kept(str(found["sha256"]))
 
         self.core.depot.put(
-            self.section,
-            self.id,
-            parcel,
-            write,
-            label=f"model {self._fields['name']!r}",
-            target=target,
-            on_stored=(lambda: remove_originals(parcel)) if delete_after_upload else None,
+            Deposit(
+                parcel=parcel,
+                section=self.section,
+                key=self.id,
+                label=f"model {self._fields['name']!r}",
+                tell=tell,
+                on_stored=(lambda: remove_originals(parcel)) if delete_after_upload else None,
+                target=target,
+            )
         )
 
     def wait(self) -> bool:
@@ -177,10 +170,10 @@ class ModelBook:
         self._core = core
         self._open: dict[tuple[str, str], ModelEntry] = {}
 
-    def new(self, section: str = OUTPUT_MODELS, model_id: str | None = None, **fields: Any) -> ModelEntry:
+    def new(self, section: str = Section.OUTPUT_MODELS, model_id: str | None = None, **fields: Any) -> ModelEntry:
         """Return a new entry; nothing is written yet. Of an id that is open, that entry."""
         model_id = model_id or new_model_id()
-        owner = self._core.header.task_id if section == OUTPUT_MODELS else ""
+        owner = self._core.header.task_id if section == Section.OUTPUT_MODELS else ""
         entry = ModelEntry(self._core, section, model_id, {**blank_fields(owner), **fields})
         return self._open.setdefault((section, model_id), entry)
 
@@ -202,14 +195,14 @@ class ModelBook:
         Args:
             ask: read what other processes have recorded, too, which may wait for a network.
         """
-        own = self._core.record.own.section(OUTPUT_MODELS)
-        known = {**section_of(self._core.view, OUTPUT_MODELS), **own} if ask else own
+        own = self._core.record.own.section(Section.OUTPUT_MODELS)
+        known = {**section_of(self._core.view, Section.OUTPUT_MODELS), **own} if ask else own
         found = [
             (fields.get("time_unix_ns") or 0, model_id)
             for model_id, fields in known.items()
             if isinstance(fields, Mapping) and fields.get("name") == name
         ]
-        return self.open(OUTPUT_MODELS, max(found)[1]) if found else None
+        return self.open(Section.OUTPUT_MODELS, max(found)[1]) if found else None
 
     def forget(self, section: str, model_id: str) -> None:
         """Remove an entry from the record."""

@@ -18,7 +18,8 @@ from typing import Any
 from telemetry import lifecycle
 from telemetry.disk import DaemonExecutor
 from telemetry.interrupts import is_interrupt
-from telemetry.sdk.model_book import INPUT_MODELS, ModelBook, ModelOwner, local_fields, weights_parcel
+from telemetry.record import BlobState, Section
+from telemetry.sdk.model_book import ModelBook, ModelOwner, local_fields, weights_parcel
 from telemetry.sdk.model_index import KnownModel, ModelIndex
 
 __all__ = ["ModelFiles"]
@@ -134,7 +135,7 @@ class ModelFiles:
             known = KnownModel(_id_of_file(place), "", file.stem, framework)
         if known.task == self._core.header.task_id:
             return  # its own checkpoint
-        entry = self._book.open(INPUT_MODELS, known.id) or self._book.new(INPUT_MODELS, known.id)
+        entry = self._book.open(Section.INPUT_MODELS, known.id) or self._book.new(Section.INPUT_MODELS, known.id)
         entry.update(
             {
                 **place,
@@ -143,7 +144,7 @@ class ModelFiles:
                 "task": known.task,
                 "filename": file.name,
                 "uri": "" if known.task else file.as_uri(),
-                "state": "" if known.task else "stored",
+                "state": "" if known.task else BlobState.STORED,
                 "is_package": file.is_dir(),
             }
         )

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from telemetry.errors import ConfigurationError, ServerError, TelemetryError
+from telemetry.record import Section
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.current import current
-from telemetry.sdk.model_book import INPUT_MODELS, OUTPUT_MODELS
 from telemetry.sdk.model_index import ModelIndex
 from telemetry.sdk.other import open_other
 from telemetry.sdk.servers import client_of, server_client, server_url
@@ -76,7 +76,7 @@ def find_models(
 
 
 def _in(core: TaskCore, model_id: str) -> FoundModel | None:
-    for section in (OUTPUT_MODELS, INPUT_MODELS):
+    for section in (Section.OUTPUT_MODELS, Section.INPUT_MODELS):
         try:
             fields = section_of(core.view, section).get(model_id)
         except TelemetryError:

@@ -19,14 +19,13 @@ from typing import Any
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_text
+from telemetry.record import BlobState, Section
 from telemetry.sdk.artifacts import plain_metadata
-from telemetry.sdk.base import TaskBase
+from telemetry.sdk.base import ConnectsItself, TaskBase
 from telemetry.sdk.core import TaskCore
 from telemetry.sdk.current import current
 from telemetry.sdk.depot import READ_TIMEOUT_S
 from telemetry.sdk.model_book import (
-    INPUT_MODELS,
-    OUTPUT_MODELS,
     ModelEntry,
     blank_fields,
     local_fields,
@@ -123,7 +122,7 @@ class Model(ReadableModel):
         return found.core
 
 
-class InputModel(ReadableModel):
+class InputModel(ReadableModel, ConnectsItself):
     """A model that exists, to be used by a task: connect it with `task.connect(input_model)`.
 
     Args:
@@ -191,7 +190,7 @@ class InputModel(ReadableModel):
             "name": clean_text(name or Path(filename).stem or "model"),
             "framework": framework or "",
             "uri": clean_text(uri),
-            "state": "stored",
+            "state": BlobState.STORED,
             "filename": clean_text(filename),
             "comment": comment or "",
             "tags": choose_tags(tags),
@@ -214,7 +213,9 @@ class InputModel(ReadableModel):
         fields = {**self._known, **({"name": name} if name else {})}
         if self._core is not None and self._core is task._core:
             fields["task"] = fields.get("task") or task.id
-        entry = task._core.book.open(INPUT_MODELS, self.id) or task._core.book.new(INPUT_MODELS, self.id)
+        entry = task._core.book.open(Section.INPUT_MODELS, self.id) or task._core.book.new(
+            Section.INPUT_MODELS, self.id
+        )
         entry.update(fields)
         if self._core is None:
             self._core = task._core
@@ -229,7 +230,7 @@ class InputModel(ReadableModel):
         return self._core
 
 
-class OutputModel(ReadableModel):
+class OutputModel(ReadableModel, ConnectsItself):
     """A model that a task makes; it is in the task's record from here on.
 
     Args:
@@ -260,7 +261,7 @@ class OutputModel(ReadableModel):
         if owner is None:
             raise ConfigurationError("OutputModel needs a task: call Task.init first, or give OutputModel(task=...)")
         self._task = owner
-        entry = owner._core.book.open(OUTPUT_MODELS, model_id) if model_id else None
+        entry = owner._core.book.open(Section.OUTPUT_MODELS, model_id) if model_id else None
         if model_id and entry is None:
             raise ConfigurationError(f"task {owner.id} has no output model {model_id}. Nothing was changed")
         given = {
@@ -274,7 +275,7 @@ class OutputModel(ReadableModel):
         }
         fields = {key: value for key, value in given.items() if value is not None}
         if entry is None:
-            entry = owner._core.book.new(OUTPUT_MODELS, new_model_id(), **{"name": owner.name, **fields})
+            entry = owner._core.book.new(Section.OUTPUT_MODELS, new_model_id(), **{"name": owner.name, **fields})
             entry.update({})
         elif fields:
             entry.update(fields)
@@ -458,7 +459,7 @@ class OutputModel(ReadableModel):
 
     def _core_of_bytes(self, fields: Mapping[str, Any]) -> TaskCore | None:
         core = self._task._core
-        upload = core.depot.upload(OUTPUT_MODELS, self.id)
+        upload = core.depot.upload(Section.OUTPUT_MODELS, self.id)
         if upload is not None and not fields.get("uri"):
             upload.wait_kept(READ_TIMEOUT_S)
         return core

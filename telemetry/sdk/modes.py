@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from telemetry.settings import Settings
+if TYPE_CHECKING:
+    from telemetry.settings import Settings
 
 __all__ = ["is_offline", "load_settings", "set_offline"]
 
@@ -24,6 +25,8 @@ def load_settings(**arguments: Any) -> Settings:
     Raises:
         ConfigurationError: a setting that cannot be used.
     """
+    from telemetry.settings import Settings
+
     settings = Settings.load(**arguments)
     if (
         _OfflineChoice.offline is None

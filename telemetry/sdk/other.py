@@ -23,6 +23,7 @@ from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, Media, Plot,
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
+from telemetry.record import RUN_SECTIONS, Section, TaskKey, may_change
 from telemetry.retry import delay_s
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, SendingDepot
@@ -45,11 +46,6 @@ __all__ = ["Other", "begin_other", "found_other", "open_other", "referred_other"
 
 # What may be said of a task that another program runs; points belong to that program.
 _SENT = (RecordChange, ConsoleLine, SingleValue, Plot, Media)
-
-
-# What a task ran, or is to run, with.
-RUN_SECTIONS = frozenset({"parameters", "configuration", "labels", "input_models", "script", "container"})
-OPEN_STATUSES = frozenset({"", "created", "queued", "in_progress"})
 
 
 class _Sender:
@@ -158,6 +154,10 @@ class Other(Referred):
         return references.task_class._referred_core, key_of(self.header)
 
     @property
+    def begun_here(self) -> None:
+        """None: whoever began it, it was not this process."""
+
+    @property
     def is_running(self) -> bool:
         """False: whoever runs it, it is not this process."""
         return False
@@ -165,7 +165,7 @@ class Other(Referred):
     @property
     def status(self) -> str:
         """Return the status as it is read now."""
-        return str(section_of(self.view, "task").get("status", ""))
+        return str(section_of(self.view, Section.TASK).get(TaskKey.STATUS, ""))
 
     def send(self, events: Sequence[Event]) -> None:
         """Send events at once; they are committed when this returns.
@@ -193,11 +193,12 @@ class Other(Referred):
         Raises:
             ConfigurationError: it is a ValueError, too; nothing was changed.
         """
-        sections = sorted({event.section for event in events if isinstance(event, RecordChange)} & RUN_SECTIONS)
-        if sections and self.status not in OPEN_STATUSES:
+        sections = {event.section for event in events if isinstance(event, RecordChange)} & RUN_SECTIONS
+        fixed = sorted(section for section in sections if not may_change(section, self.status))
+        if fixed:
             raise ConfigurationError(
                 f"task {self.header.task_id} can only be updated while it is created or in_progress, and it is "
-                f"{self.status} [{', '.join(sections)}]. Nothing was changed; Task.clone makes a draft of it"
+                f"{self.status} [{', '.join(fixed)}]. Nothing was changed; Task.clone makes a draft of it"
             )
 
     def _send_blob(self, sha256: str, path: Path, size_bytes: int) -> None:
@@ -211,7 +212,7 @@ class Other(Referred):
 
     def end(self, outcome: Outcome, timeout_s: float | None = None) -> None:
         """Write the status that the task ends with."""
-        self.record.change_all("task", outcome.fields(unix_ns()))
+        self.record.change_all(Section.TASK, outcome.fields(unix_ns()))
 
     def ledger(self) -> Ledger:
         """Return empty counts: every change was committed or raised."""
@@ -244,7 +245,7 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
     """
     if settings.mode != "disabled":
         server_client(settings, what)
-    task_id, fields = secrets.token_hex(16), sections["task"]
+    task_id, fields = secrets.token_hex(16), sections[Section.TASK]
     now_unix_ns = unix_ns()
     header = _header(task_id, fields)
     if settings.mode == "disabled":
@@ -293,7 +294,7 @@ def open_other(task_id: str, settings: Settings, *, what: str) -> Other:
         server_client(settings, what)
         raise AssertionError("a server that is not set is an error")
     try:
-        fields = section_of(view, "task")
+        fields = section_of(view, Section.TASK)
     except ServerError as error:
         if error.status in (400, 404):
             raise ConfigurationError(f"there is no task {task_id!r:.60} on {url}") from error

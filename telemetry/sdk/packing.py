@@ -198,7 +198,7 @@ def _zip_parcel(filename: str, base: Path, roots: Sequence[Path], scratch: Path)
         filename=filename,
         content_type="application/zip",
         source=pack,
-        scratch=True,
+        removes_source=True,
         preview=_listing(base, roots),
         originals=list(roots),
     )

@@ -13,14 +13,13 @@ from typing import Any, TypeAlias
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
 from telemetry.interrupts import is_interrupt
+from telemetry.record import Section
 from telemetry.sdk.attributes import group_of
 from telemetry.shapes import text
 from telemetry.values import ValueEntry, entry, excerpt, text_of, value_of
 
 __all__ = [
     "DEFAULT_SECTION",
-    "PARAMETERS",
-    "PROPERTIES",
     "Changes",
     "Names",
     "changes_of",
@@ -39,8 +38,6 @@ __all__ = [
 # Where a name without a section belongs.
 DEFAULT_SECTION = "General"
 
-PARAMETERS = "parameters"
-PROPERTIES = "properties"
 
 # Dicts inside each other whose keys become names; what lies deeper is one value.
 _MAX_LEVELS = 32
@@ -70,7 +67,7 @@ def full_name(name: Any) -> str:
 def place_of(name: str) -> tuple[str, str]:
     """Return the record's section and key of a parameter's full name."""
     section, _, rest = name.partition("/")
-    return (PROPERTIES, rest) if section == PROPERTIES else (PARAMETERS, name)
+    return (Section.PROPERTIES, rest) if section == Section.PROPERTIES else (Section.PARAMETERS, name)
 
 
 def merged(call: str, dicts: Iterable[Any], keywords: Mapping[str, Any]) -> dict[Any, Any]:
@@ -149,7 +146,7 @@ def changes_of(names: Mapping[Any, Any], known: Mapping[str, Mapping[str, Any]])
         names: name, with or without its section -> value.
         known: the sections "parameters" and "properties" as they stand.
     """
-    changes: Changes = {PARAMETERS: {}, PROPERTIES: {}}
+    changes: Changes = {Section.PARAMETERS: {}, Section.PROPERTIES: {}}
     for name, value in names.items():
         section, key = place_of(full_name(name))
         changes[section][key] = parameter_entry(value, known.get(section, {}).get(key))
@@ -163,8 +160,10 @@ def shown(known: Mapping[str, Mapping[str, Any]], *, cast: bool) -> Names:
         known: the sections "parameters" and "properties" as they stand.
         cast: values of their own type; else their text.
     """
-    values = {name: value_of(kept) for name, kept in known.get(PARAMETERS, {}).items()}
-    values |= {f"{PROPERTIES}/{name}": value_of(kept) for name, kept in known.get(PROPERTIES, {}).items()}
+    values = {name: value_of(kept) for name, kept in known.get(Section.PARAMETERS, {}).items()}
+    values |= {
+        f"{Section.PROPERTIES}/{name}": value_of(kept) for name, kept in known.get(Section.PROPERTIES, {}).items()
+    }
     return values if cast else {name: text_of(value) for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""What an artifact's object has become on its way into a file, and the scratch file that it is written to."""
+"""Parcel: what an object or several files have become, before anybody says where it goes; and its scratch file."""
 
 from __future__ import annotations
 
@@ -70,21 +70,21 @@ _TEXT_TYPES = ("text/", "application/json", "application/yaml", "application/xml
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parcel:
-    """An artifact that can be uploaded.
+    """An object, or files of the user's, as one file.
 
     Attributes:
-        kind: the record's "type": dict, pandas, numpy, image, archive, custom, string or pickle.
+        kind: the record's "type" of an artifact: dict, pandas, numpy, image, archive, custom, string or pickle.
         source: None where nothing is uploaded, as `uri` says where it is.
-        scratch: `source` is a file of ours (or makes one), to be deleted after the upload.
+        removes_source: the file of `source` is deleted once its bytes are kept: it is a scratch file of ours.
         form: what the file does not tell by itself and `get` needs: dtypes of a CSV. Plain values.
         originals: the user's files of which the artifact is made. Those of a folder are known once it is packed.
     """
 
-    kind: str
+    kind: str = "custom"
     filename: str
-    content_type: str
+    content_type: str = ""
     source: Source | None
-    scratch: bool = False
+    removes_source: bool = False
     uri: str = ""
     preview: str = ""
     form: dict[str, Any] | None = None

@@ -15,7 +15,8 @@ from typing import Any
 
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
-from telemetry.sdk.parameters import PROPERTIES, parameter_entry, type_word
+from telemetry.record import Section
+from telemetry.sdk.parameters import parameter_entry, type_word
 from telemetry.shapes import text
 from telemetry.values import ValueEntry, excerpt, value_of
 
@@ -82,7 +83,7 @@ def names_of(given: Iterable[Any]) -> list[str]:
             names.append(_checked_name(item))
         elif isinstance(item, Mapping):
             names += [_checked_name(item["name"])] if "name" in item and set(item) <= _FIELDS else list(item)
-        elif isinstance(item, (tuple, list)) and len(item) == 2 and item[0] == PROPERTIES:
+        elif isinstance(item, (tuple, list)) and len(item) == 2 and item[0] == Section.PROPERTIES:
             names.append(_checked_name(item[1]))
         elif isinstance(item, Iterable):
             names += names_of([_checked_part(part) for part in item])
@@ -94,7 +95,7 @@ def names_of(given: Iterable[Any]) -> list[str]:
 def _checked_part(part: Any) -> Any:
     # A list of names may be given as one argument, but not as a part of another one.
     if isinstance(part, (str, Mapping)) or (
-        isinstance(part, (tuple, list)) and len(part) == 2 and part[0] == PROPERTIES
+        isinstance(part, (tuple, list)) and len(part) == 2 and part[0] == Section.PROPERTIES
     ):
         return part
     raise _wrong(part)
@@ -104,7 +105,7 @@ def shown_property(name: str, kept: Any) -> dict[str, Any]:
     """Return a property as `get_user_properties` gives it."""
     fields = kept if isinstance(kept, Mapping) else {}
     return {
-        "section": PROPERTIES,
+        "section": Section.PROPERTIES,
         "name": name,
         "value": value_of(kept),
         "description": text(fields.get("description")),
@@ -115,7 +116,7 @@ def shown_property(name: str, kept: Any) -> dict[str, Any]:
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"a user property needs a name, which {excerpt(name)} is not. Nothing was changed")
-    return clean_name(name.removeprefix(f"{PROPERTIES}/"))
+    return clean_name(name.removeprefix(f"{Section.PROPERTIES}/"))
 
 
 def _wrong(item: Any) -> ConfigurationError:

@@ -14,11 +14,12 @@ from typing import Any
 
 from telemetry.clock import unix_ns
 from telemetry.events import INT64_MAX, RecordChange, TaskHeader
-from telemetry.fold import CONTINUED_KEY, RESET_KEY, RecordFold
+from telemetry.fold import RecordFold
+from telemetry.record import Section, TaskKey, TaskStatus
 from telemetry.sdk.identity import Attempt, Ranks
 from telemetry.sdk.masking import mask_command
 from telemetry.sdk.membership import Membership
-from telemetry.sdk.status import Outcome, TaskStatus
+from telemetry.sdk.status import Outcome
 
 __all__ = ["Record", "WriterRecord", "start_fields", "writer_entry"]
 
@@ -144,32 +145,32 @@ class WriterRecord:
         membership = self._membership
         if membership.begins_anew:
             # Before anything else of this run: nothing older counts.
-            record.change_all("task", {RESET_KEY: header.created_unix_ns, **fields})
+            record.change_all(Section.TASK, {TaskKey.RESET: header.created_unix_ns, **fields})
         elif membership.continues:
             self._continue(record, fields)
         elif not membership.leads or membership.joined:
             # So that the task has a name even if the process that leads it never reaches the server.
-            record.default_all("task", fields)
+            record.default_all(Section.TASK, fields)
         elif membership.attempt.number == 1 and not membership.attempt.restarts:
-            record.change_all("task", fields)
+            record.change_all(Section.TASK, fields)
         else:
             # The task goes on, as long as it has been running; of the end of the attempt before nothing stays.
-            record.default_all("task", {"started_unix_ns": fields.pop("started_unix_ns")})
+            record.default_all(Section.TASK, {"started_unix_ns": fields.pop("started_unix_ns")})
             ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
-            record.change_all("task", {**fields, **ends, "attempt": membership.attempt.number})
+            record.change_all(Section.TASK, {**fields, **ends, "attempt": membership.attempt.number})
         began = unix_ns() if membership.joined else header.created_unix_ns
         self._enter(header.writer_id, began, os.getppid() if membership.joined and not membership.leads else None)
 
     def _continue(self, record: Record, fields: dict[str, Any]) -> None:
         """Go on with a task that another run began: it runs again, and is called what it was called."""
         if not self._membership.leads:
-            record.default_all("task", fields)
+            record.default_all(Section.TASK, fields)
             return
         known = {key: fields.pop(key) for key in ("name", "project", "type", "started_unix_ns", "tags")}
-        record.default_all("task", known)
+        record.default_all(Section.TASK, known)
         ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
-        further = {"attempt": self._membership.attempt.number, CONTINUED_KEY: self._membership.created_unix_ns}
-        record.change_all("task", {**fields, **ends, **further})
+        further = {"attempt": self._membership.attempt.number, TaskKey.CONTINUED: self._membership.created_unix_ns}
+        record.change_all(Section.TASK, {**fields, **ends, **further})
 
     def tell_of_fork(self, header: TaskHeader, begins: bool) -> None:
         """In a forked child: it begins to report, or is about to close."""
@@ -186,7 +187,7 @@ class WriterRecord:
         if self._record is not None and not self._membership.leads and not self._membership.joined:
             # A rank that was started alone, with what is left of another job in its environment: no other will tell.
             weight = 1 if outcome.status is TaskStatus.COMPLETED else 2
-            self._record.default_all("task", outcome.fields(ended_unix_ns), weight=weight)
+            self._record.default_all(Section.TASK, outcome.fields(ended_unix_ns), weight=weight)
 
     def _enter(self, writer_id: bytes, began_unix_ns: int, parent_pid: int | None) -> None:
         self._key = writer_id.hex()
@@ -196,12 +197,12 @@ class WriterRecord:
         )
         if membership.continues:
             # Of two runs that took themselves for the second attempt, on two machines, each is one.
-            self._entry[CONTINUED_KEY] = membership.created_unix_ns
+            self._entry[TaskKey.CONTINUED] = membership.created_unix_ns
         self._write({})
 
     def _write(self, further: dict[str, Any]) -> None:
         if self._record is not None:
-            self._record.change("writers", self._key, {**self._entry, **further})
+            self._record.change(Section.WRITERS, self._key, {**self._entry, **further})
 
 
 def writer_entry(

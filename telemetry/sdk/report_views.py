@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 import sys
-import zipfile
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from telemetry.blobs import BLOBS, sha256_of_uri
-from telemetry.errors import ServerError
+from telemetry.blobs import sha256_of_uri
+from telemetry.errors import JournalError, ServerError
 from telemetry.events import ConsoleLine, Media, Plot, SingleValue
+from telemetry.interrupts import is_interrupt
+from telemetry.record import BlobState
 from telemetry.sdk.series import Curve, SeriesPoints
 from telemetry.sdk.view import ServerView, SessionView, View
+from telemetry.sessions import blobs_at, open_blob
 
 if TYPE_CHECKING:
     from telemetry.client import Client
@@ -140,6 +141,8 @@ class SessionReports:
         ]
 
     def media(self, last: int | None) -> list[FoundMedia]:
+        # An address of something elsewhere, which has no sha256, is not looked for.
+        there = {None, *(blob.sha256 for place in self._view.places() for blob in blobs_at(place))}
         latest = _latest(self._events(Media), lambda event: (event.title, event.series, event.iteration))
         return [
             FoundMedia(
@@ -149,7 +152,7 @@ class SessionReports:
                 event.filename,
                 event.content_type,
                 event.size_bytes,
-                "stored" if self._is_there(event.uri) else "pending",
+                BlobState.STORED if sha256_of_uri(event.uri) in there else BlobState.PENDING,
             )
             for key, event in _newest(latest, last)
         ]
@@ -181,29 +184,16 @@ class SessionReports:
                 if isinstance(event, kind) and _counts(event.time_unix_ns, reset):
                     yield (event.time_unix_ns, frame.writer_id, frame.sequence), event
 
-    def _is_there(self, uri: str) -> bool:
-        sha256 = sha256_of_uri(uri)
-        return sha256 is None or any(_blob_in(place, sha256, read=False) is not None for place in self._view.places())
-
     def _text_of_blob(self, sha256: str) -> str:
         for place in self._view.places():
-            data = _blob_in(place, sha256, read=True)
-            if data is not None:
-                return data.decode("utf-8", "replace")
+            try:
+                with open_blob(place, sha256) as file:
+                    return file.read().decode("utf-8", "replace")
+            except (OSError, JournalError) as error:
+                if is_interrupt(error):
+                    raise
+                continue  # a part that is being written, is gone by now, or refused: it is not to be had from it
         return ""
-
-
-def _blob_in(place: Path, sha256: str, *, read: bool) -> bytes | None:
-    """Return a blob of a session folder or zip; only whether it is there (b"") unless `read`; None if it is not."""
-    try:
-        if place.is_dir():
-            path = place / BLOBS / sha256
-            return (path.read_bytes() if read else b"") if path.is_file() else None
-        with zipfile.ZipFile(place) as archive:
-            name = f"{BLOBS}/{sha256}"
-            return (archive.read(name) if read else b"") if name in archive.namelist() else None
-    except (OSError, zipfile.BadZipFile):
-        return None  # a part that is being written, or is gone by now: the blob is not to be had from it
 
 
 def _counts(time_unix_ns: int, reset: int) -> bool:

@@ -23,6 +23,7 @@ from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 from telemetry.events import RecordChange, TaskHeader
 from telemetry.interrupts import is_interrupt
+from telemetry.record import Section, TaskKey
 from telemetry.sdk.identity import Attempt, process_started, this_machine
 from telemetry.sdk.membership import Membership
 from telemetry.settings import Settings
@@ -266,16 +267,16 @@ def forbids_reuse(change: RecordChange, header: TaskHeader) -> bool:
     Args:
         header: of the task, as it was called before.
     """
-    if change.section in ("artifacts", "output_models"):
+    if change.section in (Section.ARTIFACTS, Section.OUTPUT_MODELS):
         return change.value is not None
-    if change.section != "task":
+    if change.section != Section.TASK:
         return False
     names = {"name": header.name, "project": header.project, "type": header.type}
     if change.key in names:
         return bool(change.value != names[change.key])
     if change.key == "system_tags":
         return isinstance(change.value, list) and "archived" in change.value
-    return change.key == "published" and change.value is True
+    return change.key == TaskKey.PUBLISHED and change.value is True
 
 
 def forbid_reuse(settings: Settings, task_id: str) -> None:

@@ -19,7 +19,8 @@ from telemetry.events import RecordChange, TaskHeader
 from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
-from telemetry.protocols import Emit
+from telemetry.protocols import Emit, KeepsSessions
+from telemetry.record import Section, TaskStatus
 from telemetry.sdk.announce import end_line, kept_sentence, start_line
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
@@ -37,7 +38,7 @@ from telemetry.sdk.reuse import RunNote, forbid_reuse, forbids_reuse
 from telemetry.sdk.seeds import Seeding, chosen_seed
 from telemetry.sdk.servers import client_of
 from telemetry.sdk.sessions import local_places
-from telemetry.sdk.status import Outcome, TaskStatus, outcome_of_exit
+from telemetry.sdk.status import Outcome, outcome_of_exit
 from telemetry.sdk.uploads import Uploads, task_prefix
 from telemetry.sdk.view import NowhereView, RunningView, ServerView, SessionView, View, section_of
 from telemetry.sessions import holds_task
@@ -89,12 +90,12 @@ class Running(Referred):
             launched.script.write_to(self.record.change_sections)
         for collector in launched.reporting:
             collector.report_to(self.logger, self.record.change_all)
-        self.progress = Progress(lambda value: self.record.change("task", "progress", value))
+        self.progress = Progress(lambda value: self.record.change(Section.TASK, "progress", value))
         self._ends: dict[str, Outcome] = {}
         self._ended = threading.Event()
         self._part = part
         if launched.membership.leads and (self.iteration_offset or launched.membership.continues):
-            self.record.change("task", "initial_iteration", self.iteration_offset.current)
+            self.record.change(Section.TASK, "initial_iteration", self.iteration_offset.current)
         part.begin(self.record, self.header, start_fields(self.header, tags=tags))
         membership = launched.membership
         self._base = self._base_view()
@@ -107,7 +108,7 @@ class Running(Referred):
         # Not in a worker: all of them would draw the same numbers, as no forked worker does without us.
         self._seeding = Seeding(None if membership.joined else chosen_seed())
         if self._seeding.seed is not None and membership.leads:
-            self.record.change("task", "random_seed", self._seeding.seed)
+            self.record.change(Section.TASK, "random_seed", self._seeding.seed)
         self._note: RunNote | None = None
         # Whether this run is known to hold what the next one must not overwrite.
         self._keeps = membership.keep
@@ -156,18 +157,18 @@ class Running(Referred):
     def _add_tags(self, base: View, tags: list[str]) -> None:
         """Add tags to those that the task has, which only the server or the session knows."""
         try:
-            known = texts(section_of(base, "task").get("tags"))
+            known = texts(section_of(base, Section.TASK).get("tags"))
         except TelemetryError as error:
             log.warning("the tags %s are not added to task %s: %s", tags, self.header.task_id, error)
             return
-        self.record.change("task", "tags", list(dict.fromkeys([*known, *tags])))
+        self.record.change(Section.TASK, "tags", list(dict.fromkeys([*known, *tags])))
 
     # ---- iterations ------------------------------------------------------------------------------
 
     def set_iteration_offset(self, offset: int) -> None:
         """Add this to each iteration that is reported from now on, here and by children that begin from now on."""
         self.iteration_offset.set(offset)
-        self.record.change("task", "initial_iteration", offset)
+        self.record.change(Section.TASK, "initial_iteration", offset)
         if self._heirloom is not None:
             self._heirloom.renew(self._lineage())
 
@@ -175,6 +176,11 @@ class Running(Referred):
         return lineage_to(self.header, self.launched.urls, self.iteration_offset.current)
 
     # ---- what it is ------------------------------------------------------------------------------
+
+    @property
+    def begun_here(self) -> Running:
+        """Itself."""
+        return self
 
     @property
     def is_running(self) -> bool:
@@ -209,9 +215,8 @@ class Running(Referred):
             if url.startswith(("http://", "https://")):
                 return ServerView(partial(client_of, url, self.settings), self.header.task_id)
         for sink in destination.sinks:
-            places: Callable[[str], list[Path]] | None = getattr(sink, "places", None)
-            if places is not None:
-                return SessionView(partial(places, self.header.task_id), self.header.task_id)
+            if isinstance(sink, KeepsSessions):
+                return SessionView(partial(sink.places, self.header.task_id), self.header.task_id)
         return None
 
     def session_places(self) -> list[Path]:
@@ -343,8 +348,8 @@ class Running(Referred):
         self._part.end(outcome)
         if not self.launched.membership.leads:
             return
-        self.record.change_all("task", outcome.fields(unix_ns()))
+        self.record.change_all(Section.TASK, outcome.fields(unix_ns()))
         # The page is to show what became of the events, and that is known once they have arrived. Half of
         # the time at most: a sink that does not answer must leave some for the close itself.
         self.pipeline.flush(timeout_s / 2)
-        self.record.change("task", "ledger", self.pipeline.ledger().as_dict())
+        self.record.change(Section.TASK, "ledger", self.pipeline.ledger().as_dict())

@@ -166,7 +166,7 @@ def _write(
         filename=filename,
         content_type=content_type_of(filename),
         source=source,
-        scratch=is_file,
+        removes_source=is_file,
         preview=preview,
         form=form,
     )

@@ -1,42 +1,21 @@
-"""How a task ends: the statuses, and which one an exit means. Pure functions."""
+"""How a task ends: which status an exit means, and what the record says of it. Pure functions."""
 
 from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from telemetry.events import clean_text
 from telemetry.lifecycle import ExitCause
+from telemetry.record import TaskKey, TaskStatus
 
-__all__ = ["Outcome", "TaskStatus", "one_line", "outcome_of_exception", "outcome_of_exit"]
+__all__ = ["Outcome", "one_line", "outcome_of_exception", "outcome_of_exit"]
 
 # A reason is a table cell; the whole story is in the message.
 MAX_REASON_CHARS = 300
 # A recursion error's traceback has 1,000 frames; the ends tell what happened.
 MAX_MESSAGE_CHARS = 32_000
-
-
-class TaskStatus(StrEnum):
-    """Where a task stands. One sentence each."""
-
-    CREATED = "created"
-    """A draft: made by Task.create or Task.clone, and not run yet."""
-    QUEUED = "queued"
-    """It waits in a task queue for somebody to run it."""
-    IN_PROGRESS = "in_progress"
-    """The program runs, or was killed in a way that nobody could record (SIGKILL, power)."""
-    COMPLETED = "completed"
-    """The program came to its end, or said so."""
-    FAILED = "failed"
-    """An exception that nobody caught, an exit code other than 0, or mark_failed()."""
-    STOPPED = "stopped"
-    """Somebody ended it: Ctrl-C, SIGTERM or another signal that kills, or mark_stopped()."""
-    PUBLISHED = "published"
-    """It ended, and is not to be changed any more."""
-    PREEMPTED = "preempted"
-    """The scheduler ended it (SIGTERM) and is likely to start it again: the next attempt goes on in the same task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +29,10 @@ class Outcome:
     def fields(self, ended_unix_ns: int) -> dict[str, Any]:
         """Return the fields of section "task" that say so."""
         return {
-            "status": self.status.value,
-            "status_reason": self.reason,
-            "status_message": self.message,
-            "ended_unix_ns": ended_unix_ns,
+            TaskKey.STATUS: self.status.value,
+            TaskKey.STATUS_REASON: self.reason,
+            TaskKey.STATUS_MESSAGE: self.message,
+            TaskKey.ENDED: ended_unix_ns,
         }
 
 

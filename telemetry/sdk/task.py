@@ -9,32 +9,21 @@ program, apart from `Task.init` when it is asked for something that it cannot do
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from telemetry.collectors.models import Frameworks
-from telemetry.errors import ConfigurationError, InvalidEvent, TelemetryError
+from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import TaskHeader, clean_text, to_iteration
-from telemetry.ledger import Ledger
-from telemetry.protocols import Collector, Sink
-from telemetry.sdk import options, reuse
-from telemetry.sdk.core import TaskCore
+from telemetry.record import Section, TaskStatus
+from telemetry.sdk import options
 from telemetry.sdk.current import current
 from telemetry.sdk.interrupt import release_leaked_import_lock
-from telemetry.sdk.launch import Request, prepare
 from telemetry.sdk.logger import Logger
-from telemetry.sdk.membership import Membership, found_membership, join, lineage_of_this_process
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import referred_other
 from telemetry.sdk.progress import checked_progress
-from telemetry.sdk.record import WriterRecord
 from telemetry.sdk.references import references
-from telemetry.sdk.running import Running
-from telemetry.sdk.status import Outcome, TaskStatus, one_line, outcome_of_exception
+from telemetry.sdk.status import Outcome, one_line, outcome_of_exception
 from telemetry.sdk.task_artifacts import TaskArtifacts
 from telemetry.sdk.task_configuration import TaskConfiguration
 from telemetry.sdk.task_create import TaskCreate
@@ -46,9 +35,16 @@ from telemetry.sdk.task_queries import TaskQueries
 from telemetry.sdk.task_reports import TaskReports
 from telemetry.sdk.task_seed import TaskSeed
 
-__all__ = ["Logger", "Task"]
+if TYPE_CHECKING:
+    from types import TracebackType
 
-log = logging.getLogger(__name__)
+    from telemetry.collectors.models import Frameworks
+    from telemetry.ledger import Ledger
+    from telemetry.protocols import Collector, Sink
+    from telemetry.sdk.core import TaskCore
+    from telemetry.sdk.running import Running
+
+__all__ = ["Logger", "Task"]
 
 
 class Task(
@@ -116,14 +112,16 @@ class Task(
             ConfigurationError: an argument or setting that cannot be used, or another task is current in
                 this process. Nothing was started.
         """
-        reuse.continued_id(reuse_last_task_id, continue_last_task)
+        from telemetry.sdk import beginning
+
+        beginning.continued_id(reuse_last_task_id, continue_last_task)
         with current.lock:
             running = _own()
             if running is not None and not running.ended:
                 if running._is_same(project_name, task_name, task_type):
                     return running
                 running._refuse_another(project_name, task_name, task_type)
-            request = Request(
+            request = beginning.Request(
                 project=options.choose_project(project_name),
                 name=options.choose_name(task_name),
                 type=options.choose_type(task_type),
@@ -137,31 +135,21 @@ class Task(
                 output_uri=output_uri,
                 strict=strict,
             )
-            lineage = lineage_of_this_process()
-            if lineage is not None and lineage.matches(project_name, task_name, task_type):
-                request = replace(request, project=lineage.project, name=lineage.name, type=lineage.type)
-                membership = join(lineage, os.environ)
-            else:
-                membership = reuse.choose_run(
-                    found_membership(request.project, request.name, os.environ, current.turns),
-                    request.sinks,
-                    load_settings(),
-                    key=(request.project, request.name, request.type),
+            return cls._started(
+                beginning.begin(
+                    request,
+                    asked=(project_name, task_name, task_type),
                     reuse=reuse_last_task_id,
                     continues=continue_last_task,
                 )
-            return cls._begin(request, membership)
+            )
 
     @classmethod
-    def _begin(cls, request: Request, membership: Membership, *, hooks: bool = True) -> Task:
-        """Start this process's part of a task; the lock is held."""
-        part = WriterRecord(membership)
-        launched = prepare(request, membership, on_child=part.tell_of_fork)
-        if membership.leads and not membership.joined:
-            options.warn_of_unknown_frameworks(request.frameworks)
-        task = cls(Running(launched, tags=request.tags, part=part, hooks=hooks))
+    def _started(cls, core: Running) -> Task:
+        """Make the task current and start its pipeline; the lock is held."""
+        task = cls(core)
         current.task = task
-        launched.start()
+        core.launched.start()
         return task
 
     @classmethod
@@ -177,27 +165,16 @@ class Task(
 
     @classmethod
     def _attach(cls) -> Task | None:
-        """Join an ancestor's task for reporting alone: no output is captured, no signal handled."""
+        """Join an ancestor's task, if there is one."""
+        from telemetry.sdk.membership import lineage_of_this_process
+
         if lineage_of_this_process() is None:
             return None
+        from telemetry.sdk import beginning
+
         with current.lock:
-            lineage = lineage_of_this_process()
-            if current.task is not None or lineage is None or lineage.pid == os.getpid():
-                return _own()
-            request = Request(
-                project=lineage.project,
-                name=lineage.name,
-                type=lineage.type,
-                streams=False,
-                resources=False,
-                frameworks=False,
-                arguments=False,
-            )
-            try:
-                return cls._begin(request, join(lineage, os.environ), hooks=False)
-            except TelemetryError as error:
-                log.warning("this process cannot join its parent's task %s: %s", lineage.task_id, error)
-                return None
+            core = None if current.task is not None else beginning.begin_as_child()
+            return _own() if core is None else cls._started(core)
 
     # ---- what it is ------------------------------------------------------------------------------
 
@@ -229,7 +206,7 @@ class Task(
             if self._running is not None and self._running.is_running:
                 self._running.progress.set(progress)
             else:
-                self._record.change("task", "progress", checked_progress(progress))
+                self._record.change(Section.TASK, "progress", checked_progress(progress))
         except InvalidEvent as error:
             self._refuse(f"set_progress: {error}")
 
@@ -339,6 +316,8 @@ class Task(
         for task in (_own(), cls.current_task()):
             if task is not None and task.id == task_id:
                 return task
+        from telemetry.sdk.other import referred_other
+
         header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=task_type)
         return cls(referred_other(header, load_settings()))
 

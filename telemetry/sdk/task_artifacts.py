@@ -6,19 +6,20 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import clean_name
-from telemetry.sdk.artifacts import ARTIFACTS, Artifact, Artifacts, artifact_entry
+from telemetry.record import Section
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.depot import NowhereDepot
-from telemetry.sdk.packing import remove_originals
-from telemetry.sdk.parcel import SCRATCH, Parcel
-from telemetry.sdk.registered import RegisteredFrame
-from telemetry.sdk.serialize import StoreOptions, serialize
 from telemetry.values import excerpt
+
+if TYPE_CHECKING:
+    from telemetry.sdk.artifacts import Artifact
+    from telemetry.sdk.parcel import Parcel
+    from telemetry.sdk.registered import RegisteredFrame
+    from telemetry.sdk.serialize import StoreOptions
 
 __all__ = ["TaskArtifacts"]
 
@@ -64,7 +65,9 @@ class TaskArtifacts(TaskBase):
         Raises:
             TelemetryError: it can't be stored, and the task is not one that this process runs.
         """
-        if isinstance(self._core.depot, NowhereDepot):
+        from telemetry.sdk.serialize import StoreOptions
+
+        if not self._core.depot.keeps:
             return True  # telemetry is disabled: it is taken like any other call, and kept nowhere
         try:
             name = _checked_name(name)
@@ -82,24 +85,32 @@ class TaskArtifacts(TaskBase):
         except (ConfigurationError, InvalidEvent) as error:
             self._refuse(f"upload_artifact: {error}")
             return False
-        return self._core.depot.wait(ARTIFACTS, name) if wait_on_upload else True
+        return self._core.depot.wait(Section.ARTIFACTS, name) if wait_on_upload else True
 
     def _upload(self, request: StoreOptions, value: Any, metadata: Any, *, delete: bool = False) -> None:
+        from telemetry.sdk.artifacts import artifact_entry
+        from telemetry.sdk.deposit import Deposit
+        from telemetry.sdk.serialize import serialize
+
         parcel = serialize(value, request)
         entry = artifact_entry(parcel, metadata, unix_ns())
         on_stored = (lambda: _delete_originals(request.name, parcel)) if delete else None
         name, record = request.name, self._record
         self._core.depot.put(
-            ARTIFACTS,
-            name,
-            parcel,
-            lambda fields: record.change(ARTIFACTS, name, {**entry, **fields}),
-            label=f"artifact {name!r}",
-            on_stored=on_stored,
+            Deposit(
+                parcel=parcel,
+                section=Section.ARTIFACTS,
+                key=name,
+                label=f"artifact {name!r}",
+                tell=lambda fields: record.change(Section.ARTIFACTS, name, {**entry, **fields}),
+                on_stored=on_stored,
+            )
         )
 
     @property
     def _scratch(self) -> Path:
+        from telemetry.sdk.parcel import SCRATCH
+
         return self._core.settings.state_dir / SCRATCH
 
     def delete_artifacts(
@@ -112,12 +123,12 @@ class TaskArtifacts(TaskBase):
             delete_from_storage: without effect: bytes at another storage stay, as other tasks may refer to them.
         """
         names = [artifact_names] if isinstance(artifact_names, str) else list(artifact_names)
-        known = self._section(ARTIFACTS)
+        known = self._section(Section.ARTIFACTS)
         missing = [name for name in names if name not in known]
         for name in names:
-            self._core.depot.forget(ARTIFACTS, name)
+            self._core.depot.forget(Section.ARTIFACTS, name)
         if found := [name for name in names if name in known]:
-            self._record.change_all(ARTIFACTS, dict.fromkeys(found))
+            self._record.change_all(Section.ARTIFACTS, dict.fromkeys(found))
         if missing and raise_on_errors:
             raise ConfigurationError(
                 f"task {self.id} has no artifact {', '.join(map(repr, missing))}; the others are gone"
@@ -127,7 +138,9 @@ class TaskArtifacts(TaskBase):
     @property
     def artifacts(self) -> Mapping[str, Artifact]:
         """The task's artifacts by name, read-only, as they are recorded now."""
-        return Artifacts(self._core, self._section(ARTIFACTS))
+        from telemetry.sdk.artifacts import Artifacts
+
+        return Artifacts(self._core, self._section(Section.ARTIFACTS))
 
     # ---- frames that are followed ----------------------------------------------------------------
 
@@ -139,6 +152,9 @@ class TaskArtifacts(TaskBase):
         Args:
             uniqueness_columns: without effect; every row is kept.
         """
+        from telemetry.sdk.registered import RegisteredFrame
+        from telemetry.sdk.serialize import StoreOptions
+
         frame_type = getattr(sys.modules.get("pandas"), "DataFrame", None)
         if frame_type is None or not isinstance(artifact, frame_type):
             self._refuse(f"register_artifact takes a pandas.DataFrame, not {type(artifact).__name__}")
@@ -183,6 +199,8 @@ def _checked_name(name: Any) -> str:
 
 
 def _delete_originals(name: str, parcel: Parcel) -> None:
+    from telemetry.sdk.packing import remove_originals
+
     kept = remove_originals(parcel)
     if kept:
         log.warning("artifact %r is stored; %s stays, as it was changed meanwhile or can't be deleted", name, kept[0])

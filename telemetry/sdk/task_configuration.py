@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,15 +10,13 @@ from typing import Any, TypeVar
 from telemetry.errors import ConfigurationError
 from telemetry.events import clean_name
 from telemetry.interrupts import is_interrupt
-from telemetry.sdk import configuration as objects
+from telemetry.record import Section
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.configuration import CONFIGURATION, ConfigurationSource
 from telemetry.sdk.connected_dict import can_be_connected, connected_dict
 from telemetry.values import excerpt, plain
 
 __all__ = ["TaskConfiguration"]
 
-LABELS = "labels"
 
 _Configuration = TypeVar("_Configuration")
 
@@ -47,8 +44,10 @@ class TaskConfiguration(TaskBase):
             ConfigurationError: a file that cannot be read (it is a ValueError, too), or none of the above; nothing was
                 changed.
         """
+        from telemetry.sdk import configuration as objects
+
         name = objects.name_of(name)
-        overridden = self._core.connected.override_of(CONFIGURATION, name)
+        overridden = self._core.connected.override_of(Section.CONFIGURATION, name)
         kept = None if ignore_remote_overrides else overridden
         given: Any = configuration
         if isinstance(given, (str, os.PathLike)):
@@ -64,9 +63,13 @@ class TaskConfiguration(TaskBase):
         return chosen
 
     def _connect_file(self, path: Any, name: str, description: str, kept: Any) -> Any:
+        from telemetry.sdk import configuration as objects
+
         if kept is None:
-            self._record.change(CONFIGURATION, name, objects.file_entry(path, description))
+            self._record.change(Section.CONFIGURATION, name, objects.file_entry(path, description))
             return path
+        import tempfile  # a few milliseconds, for the few runs that somebody has set another file for
+
         suffix = Path(path).suffix
         with tempfile.NamedTemporaryFile(
             "w", prefix="configuration-", suffix=suffix, delete=False, encoding="utf-8", newline=""
@@ -75,11 +78,13 @@ class TaskConfiguration(TaskBase):
         return type(path)(file.name) if isinstance(path, (str, Path)) else Path(file.name)
 
     def _connect_object(self, given: Any, name: str, description: str, kept: Any) -> Any:
+        from telemetry.sdk import configuration as objects
+
         connected = self._core.connected
         if kept is not None:
             given = objects.as_value(name, kept)
         root = connected_dict(given) if can_be_connected(given) else given
-        source = ConfigurationSource(connected, lambda: root, name, description)
+        source = objects.ConfigurationSource(connected, lambda: root, name, description)
         if kept is not None:
             source.adopt()
         connected.add(source, root)
@@ -98,6 +103,8 @@ class TaskConfiguration(TaskBase):
         Raises:
             ConfigurationError: both or neither were given; nothing was changed.
         """
+        from telemetry.sdk import configuration as objects
+
         if (config_text is None) is (config_dict is None):
             raise ConfigurationError(
                 "set_configuration_object takes either config_text or config_dict. Nothing was changed"
@@ -111,15 +118,19 @@ class TaskConfiguration(TaskBase):
         else:
             made = objects.configuration_entry(config_dict, description or "")
             made["type"] = config_type or made["type"]
-        self._record.change(CONFIGURATION, objects.name_of(name), made)
+        self._record.change(Section.CONFIGURATION, objects.name_of(name), made)
 
     def get_configuration_object(self, name: str) -> str | None:
         """Return a configuration object's text; None if there is none of this name. A dict's text is JSON."""
+        from telemetry.sdk import configuration as objects
+
         kept = self._configurations().get(name)
         return None if kept is None else objects.configuration_text(kept)
 
     def get_configuration_objects(self) -> dict[str, str]:
         """Return the texts of all configuration objects by name."""
+        from telemetry.sdk import configuration as objects
+
         return {name: objects.configuration_text(kept) for name, kept in self._configurations().items()}
 
     def get_configuration_object_as_dict(self, name: str) -> Any:
@@ -128,12 +139,14 @@ class TaskConfiguration(TaskBase):
         Raises:
             ConfigurationError: its text is neither JSON nor YAML nor TOML of a dict or list.
         """
+        from telemetry.sdk import configuration as objects
+
         kept = self._configurations().get(name)
         return None if kept is None else objects.as_value(name, kept)
 
     def _configurations(self) -> dict[str, Any]:
         self._core.connected.settle()
-        return self._section(CONFIGURATION)
+        return self._section(Section.CONFIGURATION)
 
     # ---- labels ------------------------------------------------------------------------------------
 
@@ -147,7 +160,7 @@ class TaskConfiguration(TaskBase):
         Raises:
             ConfigurationError: not a dict from str to int; nothing was changed.
         """
-        overrides = (self._core.connected.overrides or {}).get(LABELS)
+        overrides = (self._core.connected.overrides or {}).get(Section.LABELS)
         if overrides and not ignore_remote_overrides:
             return _numbers(overrides)
         if not isinstance(enumeration, Mapping):
@@ -165,13 +178,13 @@ class TaskConfiguration(TaskBase):
                     f"labels are a dict from name to number, and {excerpt(label)}: {excerpt(number)} is no such pair. "
                     "Nothing was changed"
                 ) from error
-        gone = {label: None for label in self._section(LABELS) if label not in labels}
-        self._record.change_all(LABELS, {**gone, **labels})
+        gone = {label: None for label in self._section(Section.LABELS) if label not in labels}
+        self._record.change_all(Section.LABELS, {**gone, **labels})
         return {str(label): int(number) for label, number in enumeration.items()}
 
     def get_labels_enumeration(self) -> dict[str, int]:
         """Return which number stands for which label."""
-        return _numbers(self._section(LABELS))
+        return _numbers(self._section(Section.LABELS))
 
 
 def _numbers(kept: Mapping[str, Any]) -> dict[str, int]:

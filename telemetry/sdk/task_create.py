@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from telemetry.errors import ConfigurationError
-from telemetry.sdk import drafts, options
+from telemetry.record import Section
+from telemetry.sdk import options
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.current import current
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import begin_other, open_other
-from telemetry.sdk.view import record_of
 from telemetry.shapes import text
 from telemetry.values import excerpt
 
@@ -66,6 +65,10 @@ class TaskCreate(TaskBase):
             ConfigurationError: an argument that can't be used, no project, no server, offline mode. Nothing was made.
             ServerError: the server can't be reached, or refuses it.
         """
+        from telemetry.sdk import drafts
+        from telemetry.sdk.other import begin_other, open_other
+        from telemetry.sdk.view import record_of
+
         settings = load_settings()
         if settings.mode == "offline":
             raise ConfigurationError(
@@ -106,7 +109,7 @@ class TaskCreate(TaskBase):
             base = open_other(base_task_id, settings, what="Task.create")
             cloned = drafts.clone_sections(record_of(base.view))
             sections = {name: {**cloned.get(name, {}), **sections.get(name, {})} for name in {*cloned, *sections}}
-        sections["task"] = {**sections.get("task", {}), **fields}
+        sections[Section.TASK] = {**sections.get(Section.TASK, {}), **fields}
         return cls(begin_other(sections, settings, what="Task.create"))
 
     @classmethod
@@ -133,25 +136,29 @@ class TaskCreate(TaskBase):
             ConfigurationError: there is no such task, no server, or offline mode. Nothing was made.
             ServerError: the server can't be reached, or refuses it.
         """
+        from telemetry.sdk import drafts
+        from telemetry.sdk.other import begin_other
+        from telemetry.sdk.view import record_of
+
         settings = load_settings()
         source = _source(source_task if source_task is not None else _current_task())
         record = record_of(source._view)
         sections = drafts.clone_sections(record)
-        sections["task"] |= drafts.new_fields(
+        sections[Section.TASK] |= drafts.new_fields(
             name=options.choose_name(name or f"Clone Of {source.name}"),
             project=options.choose_project(project or source.project),
-            kind=text(record.get("task", {}).get("type")) or source.task_type,
-            parent=parent or text(record.get("task", {}).get("parent")) or source.id,
+            kind=text(record.get(Section.TASK, {}).get("type")) or source.task_type,
+            parent=parent or text(record.get(Section.TASK, {}).get("parent")) or source.id,
         )
         if comment is not None:
-            sections["task"]["comment"] = str(comment)
+            sections[Section.TASK]["comment"] = str(comment)
         return cls(begin_other(sections, settings, what="Task.clone"))
 
     # ---- what a draft is to run ----------------------------------------------------------------------
 
     def set_repo(self, repo: str | None = None, branch: str | None = None, commit: str | None = None) -> None:
         """Set where the task's code is; None leaves what is there, "" removes it."""
-        self._change("script", {"repository": repo, "branch": branch, "commit": commit})
+        self._change(Section.SCRIPT, {"repository": repo, "branch": branch, "commit": commit})
 
     def set_script(
         self,
@@ -164,7 +171,7 @@ class TaskCreate(TaskBase):
     ) -> None:
         """Set what the task runs; None leaves what is there, "" removes it."""
         self._change(
-            "script",
+            Section.SCRIPT,
             {
                 "repository": repository,
                 "branch": branch,
@@ -177,7 +184,7 @@ class TaskCreate(TaskBase):
 
     def get_script(self) -> dict[str, str]:
         """Return what the task runs: repository, branch, commit, diff, working_dir, entry_point, requirements, ..."""
-        return {key: value for key, value in self._section("script").items() if isinstance(value, str)}
+        return {key: value for key, value in self._section(Section.SCRIPT).items() if isinstance(value, str)}
 
     def set_packages(self, packages: str | Path | Sequence[str]) -> None:
         """Set the packages that the task needs: a requirements file, or lines such as "numpy==2.1".
@@ -185,7 +192,9 @@ class TaskCreate(TaskBase):
         Raises:
             ConfigurationError: the file can't be read; nothing was changed.
         """
-        self._change("script", {"requirements": drafts.packages_text(packages)})
+        from telemetry.sdk import drafts
+
+        self._change(Section.SCRIPT, {"requirements": drafts.packages_text(packages)})
 
     def set_base_docker(
         self,
@@ -196,7 +205,7 @@ class TaskCreate(TaskBase):
         """Set the container to run the task in; None leaves what is there, "" removes it."""
         arguments, setup = docker_arguments, docker_setup_bash_script
         self._change(
-            "container",
+            Section.CONTAINER,
             {
                 "image": docker_image,
                 "arguments": " ".join(arguments) if isinstance(arguments, (list, tuple)) else arguments,
@@ -206,7 +215,7 @@ class TaskCreate(TaskBase):
 
     def get_base_docker(self) -> str:
         """Return the container's image with its arguments; "" without one."""
-        container = self._section("container")
+        container = self._section(Section.CONTAINER)
         return " ".join(part for key in ("image", "arguments") if (part := text(container.get(key))))
 
     def _change(self, section: str, values: dict[str, Any]) -> None:
@@ -222,6 +231,8 @@ def _current_task() -> TaskBase | None:
 
 
 def _source(task: TaskBase | str | None) -> TaskBase:
+    from telemetry.sdk.other import open_other
+
     if isinstance(task, TaskBase):
         return task
     if not isinstance(task, str):

@@ -11,11 +11,10 @@ from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
 from telemetry.interrupts import is_interrupt
+from telemetry.record import Section, TaskKey, TaskStatus, may_become
 from telemetry.sdk import options
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.servers import server_client
-from telemetry.sdk.status import TaskStatus
 from telemetry.shapes import text, texts
 from telemetry.values import excerpt
 
@@ -72,7 +71,7 @@ class TaskEdits(TaskBase):
         self._rename("type", options.choose_type(_given("task_type", task_type)))
 
     def _rename(self, field: str, value: str) -> None:
-        self._record.change("task", field, value)
+        self._record.change(Section.TASK, field, value)
         if self._running is not None and not self._running.is_running:
             return  # it was dropped: the task has ended, and keeps the name it has
         header = self._core.header
@@ -92,7 +91,7 @@ class TaskEdits(TaskBase):
 
     def set_comment(self, comment: str) -> None:
         """Set the task's free text; the last one counts."""
-        self._record.change("task", "comment", clean_text(str(comment)))
+        self._record.change(Section.TASK, "comment", clean_text(str(comment)))
 
     def add_tags(self, tags: str | Iterable[str]) -> None:
         """Add a tag or several; one that the task has already stays where it is. What is no str is counted as
@@ -132,7 +131,7 @@ class TaskEdits(TaskBase):
                 raise
             self._refuse(f"{call}: {error}")
             return
-        self._record.change("task", field, chosen)
+        self._record.change(Section.TASK, field, chosen)
 
     @property
     def parent(self) -> str | None:
@@ -141,7 +140,7 @@ class TaskEdits(TaskBase):
 
     def set_parent(self, parent: TaskBase | str | None) -> None:
         """Name a task as parent; None names none."""
-        self._record.change("task", "parent", parent.id if isinstance(parent, TaskBase) else parent)
+        self._record.change(Section.TASK, "parent", parent.id if isinstance(parent, TaskBase) else parent)
 
     # ---- archive, publish, delete ---------------------------------------------------------------------
 
@@ -163,9 +162,9 @@ class TaskEdits(TaskBase):
             ConfigurationError: it has not ended; nothing was changed.
         """
         status = self.get_status()
-        if status not in ("completed", "stopped", "closed", "published"):
+        if not may_become(status, TaskStatus.PUBLISHED):
             raise ConfigurationError(f"task {self.id} is {status}; only one that has ended well can be published")
-        self._record.change_all("task", {"status": TaskStatus.PUBLISHED.value, "published": True})
+        self._record.change_all(Section.TASK, {TaskKey.STATUS: TaskStatus.PUBLISHED.value, TaskKey.PUBLISHED: True})
 
     def delete(
         self,
@@ -185,6 +184,8 @@ class TaskEdits(TaskBase):
         Raises:
             ConfigurationError: there is no server. ServerError: with raise_on_error, what it answered.
         """
+        from telemetry.sdk.servers import server_client
+
         if self._core.is_running:
             raise ConfigurationError(f"task {self.id} is running in this process; close() it before it is deleted")
         settings = load_settings()
@@ -208,8 +209,10 @@ class TaskEdits(TaskBase):
 
     def get_status_message(self) -> str:
         """Return the reason that was given with the status, and its message below it."""
-        fields = self._section("task")
-        return "\n".join(part for key in ("status_reason", "status_message") if (part := text(fields.get(key))))
+        fields = self._section(Section.TASK)
+        return "\n".join(
+            part for key in (TaskKey.STATUS_REASON, TaskKey.STATUS_MESSAGE) if (part := text(fields.get(key)))
+        )
 
     def mark_started(self, force: bool = False) -> None:
         """Say that the task runs: of a draft or an ended task that something else than Task.init runs.
@@ -219,18 +222,18 @@ class TaskEdits(TaskBase):
         """
         if self._core.is_running:
             return
-        if self.get_status() == TaskStatus.PUBLISHED and not force:
+        if not may_become(self.get_status(), TaskStatus.IN_PROGRESS) and not force:
             raise ConfigurationError(f"task {self.id} is published; force=True starts it all the same")
-        ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
-        running = {"status": TaskStatus.IN_PROGRESS.value, "started_unix_ns": unix_ns()}
-        self._record.change_all("task", {**ends, **running})
+        ends = dict.fromkeys((TaskKey.STATUS_REASON, TaskKey.STATUS_MESSAGE, TaskKey.ENDED))
+        running = {TaskKey.STATUS: TaskStatus.IN_PROGRESS.value, TaskKey.STARTED: unix_ns()}
+        self._record.change_all(Section.TASK, {**ends, **running})
 
     started = mark_started
 
     def wait_for_status(
         self,
-        status: Iterable[str] = ("completed", "stopped", "closed", "published"),
-        raise_on_status: Iterable[str] | None = ("failed",),
+        status: Iterable[str] = (TaskStatus.COMPLETED, TaskStatus.STOPPED, "closed", TaskStatus.PUBLISHED),
+        raise_on_status: Iterable[str] | None = (TaskStatus.FAILED,),
         check_interval_sec: float = 60.0,
     ) -> None:
         """Wait until the task stands at one of these. While telemetry is disabled no status ever comes: it returns.

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 from collections import UserDict, UserList
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
-from telemetry.sdk.model_book import INPUT_MODELS, OUTPUT_MODELS
-from telemetry.sdk.models import InputModel, Model, OutputModel
+from telemetry.record import Section
+from telemetry.sdk.base import ConnectsItself
 from telemetry.sdk.task_parameters import TaskParameters
-from telemetry.sdk.view import ServerView
 from telemetry.shapes import text, whole
+
+if TYPE_CHECKING:
+    from telemetry.sdk.models import InputModel, Model
 
 __all__ = ["ModelList", "TaskModels", "TaskModelsView"]
 
 _Thing = TypeVar("_Thing")
 
 
-class ModelList(UserList[Model]):
+class ModelList(UserList["Model"]):
     """Models in the order of their last weights, so that [-1] is the last snapshot; ["name"] is the last of a name."""
 
     @overload
@@ -80,7 +82,7 @@ class TaskModels(TaskParameters):
         """The task's models as they are recorded now, saved and loaded ones of frameworks among them."""
         if self._running is not None:
             self._running.model_files.settle()
-        outputs, inputs = self._section(OUTPUT_MODELS), self._section(INPUT_MODELS)
+        outputs, inputs = self._section(Section.OUTPUT_MODELS), self._section(Section.INPUT_MODELS)
         return TaskModelsView(
             {
                 "input": self._model_list(self._linked(inputs)),
@@ -122,6 +124,8 @@ class TaskModels(TaskParameters):
         Returns:
             Where the weights are, as far as that is known; see OutputModel.update_weights.
         """
+        from telemetry.sdk.models import OutputModel
+
         try:
             chosen = clean_text(model_name or name or os.path.splitext(os.path.basename(os.fspath(model_path)))[0])  # noqa: PTH119, PTH122
             entry = self._core.book.named(chosen, ask=self._running is None)
@@ -154,28 +158,32 @@ class TaskModels(TaskParameters):
         Raises:
             ConfigurationError: neither is given, or there is no such model.
         """
+        from telemetry.sdk.models import InputModel
+
         if model_id is None and model_name is None:
             raise ConfigurationError("set_input_model needs a model_id or a model_name. Nothing was changed")
         model = InputModel(model_id=model_id, name=None if model_id else model_name)
         model.connect(self, name)
         if update_task_labels and model.labels:
-            self._record.change_all("labels", model.labels)
+            self._record.change_all(Section.LABELS, model.labels)
         if update_task_design and model.config_text:
             entry = {"text": model.config_text, "type": "json" if model.config_dict else "", "description": ""}
-            self._record.change("configuration", "design", entry)
+            self._record.change(Section.CONFIGURATION, "design", entry)
 
     def remove_input_models(self, models_to_remove: Iterable[str | Model | InputModel]) -> None:
         """Remove input models, given by id or as objects; those that the task has not are passed over."""
+        from telemetry.sdk.models import InputModel, Model
+
         items = [models_to_remove] if isinstance(models_to_remove, (str, Model, InputModel)) else list(models_to_remove)
         for item in items:
             model_id = item if isinstance(item, str) else item.id
-            for key, (known_id, _) in self._linked(self._section(INPUT_MODELS)).items():
+            for key, (known_id, _) in self._linked(self._section(Section.INPUT_MODELS)).items():
                 if model_id in (key, known_id):
-                    self._core.book.forget(INPUT_MODELS, key)
+                    self._core.book.forget(Section.INPUT_MODELS, key)
 
     def connect(self, mutable: _Thing, name: str | None = None, ignore_remote_overrides: bool = False) -> _Thing:
         """See TaskParameters.connect; an InputModel becomes an input of the task, an OutputModel is its own."""
-        if isinstance(mutable, (InputModel, OutputModel)):
+        if isinstance(mutable, ConnectsItself):
             mutable.connect(self, name, ignore_remote_overrides)
             return mutable
         return super().connect(mutable, name, ignore_remote_overrides)
@@ -183,12 +191,16 @@ class TaskModels(TaskParameters):
     # ---- inside ------------------------------------------------------------------------------------
 
     def _model_list(self, entries: Mapping[str, tuple[str, Any]]) -> ModelList:
+        from telemetry.sdk.models import Model
+
         found = [(model_id, entry) for model_id, entry in entries.values() if isinstance(entry, Mapping)]
         found.sort(key=lambda item: whole(item[1].get("time_unix_ns")))
         return ModelList([Model.of_task(self._core, model_id, entry) for model_id, entry in found])
 
     def _linked(self, entries: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         """Return (model id, entry) by key; the server is asked which task made a file that this one only read."""
+        from telemetry.sdk.view import ServerView
+
         linked = {key: (key, entry) for key, entry in entries.items() if isinstance(entry, Mapping)}
         view = self._view
         if not isinstance(view, ServerView) or all(text(entry.get("task")) for _, entry in linked.values()):

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from telemetry.errors import ConfigurationError
+from telemetry.record import Section
 from telemetry.sdk import parameters
 from telemetry.sdk.attributes import attributes_of, class_attributes_of, unrecorded_in
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.connected import ParameterSource
 from telemetry.sdk.connected_dict import can_be_connected, connected_dict
-from telemetry.sdk.parameters import PARAMETERS, PROPERTIES
 from telemetry.sdk.properties import names_of, properties_of, shown_property
 from telemetry.values import excerpt, plain, text_of, value_of
 
@@ -44,8 +43,8 @@ class TaskParameters(TaskBase):
         values = parameters.merged("set_parameters", args, kwargs)
         known = self._known()
         changes: dict[str, dict[str, Any]] = dict(parameters.changes_of(values, known))
-        gone = dict.fromkeys(name for name in known[PARAMETERS] if name not in changes[PARAMETERS])
-        self._record.change_sections({**changes, PARAMETERS: {**gone, **changes[PARAMETERS]}})
+        gone = dict.fromkeys(name for name in known[Section.PARAMETERS] if name not in changes[Section.PARAMETERS])
+        self._record.change_sections({**changes, Section.PARAMETERS: {**gone, **changes[Section.PARAMETERS]}})
 
     def update_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Set these parameters; the others stay."""
@@ -129,6 +128,8 @@ class TaskParameters(TaskBase):
         Raises:
             ConfigurationError: nothing that has names and values; nothing was changed.
         """
+        from telemetry.sdk.connected import ParameterSource
+
         thing: Any = mutable
         parser = self._connect_parser(thing, name)
         if parser:
@@ -189,8 +190,8 @@ class TaskParameters(TaskBase):
         Raises:
             ConfigurationError: an argument in none of these forms; nothing was changed.
         """
-        known = self._known()[PROPERTIES]
-        self._record.change_all(PROPERTIES, properties_of(iterables, properties, known))
+        known = self._known()[Section.PROPERTIES]
+        self._record.change_all(Section.PROPERTIES, properties_of(iterables, properties, known))
         return True
 
     def get_user_properties(self, value_only: bool = False) -> dict[str, Any]:
@@ -199,16 +200,16 @@ class TaskParameters(TaskBase):
         Args:
             value_only: {name: value}; values have their own types.
         """
-        kept = self._section(PROPERTIES)
+        kept = self._section(Section.PROPERTIES)
         if value_only:
             return {name: value_of(entry) for name, entry in kept.items()}
         return {name: shown_property(name, entry) for name, entry in kept.items()}
 
     def delete_user_properties(self, *iterables: Any) -> bool:
         """Remove user properties, given as names, lists of names or dicts with a "name"; True if one was there."""
-        known = self._known()[PROPERTIES]
+        known = self._known()[Section.PROPERTIES]
         gone = dict.fromkeys(name for name in names_of(iterables) if name in known)
-        self._record.change_all(PROPERTIES, gone)
+        self._record.change_all(Section.PROPERTIES, gone)
         return bool(gone)
 
     # ---- inside ------------------------------------------------------------------------------------
@@ -222,10 +223,16 @@ class TaskParameters(TaskBase):
         running = self._running
         if running is not None and not running.launched.membership.leads:
             own = self._record.own
-            return {PARAMETERS: own.section(PARAMETERS), PROPERTIES: own.section(PROPERTIES)}
+            return {
+                Section.PARAMETERS: own.section(Section.PARAMETERS),
+                Section.PROPERTIES: own.section(Section.PROPERTIES),
+            }
         return self._read_known()
 
     def _read_known(self) -> dict[str, dict[str, Any]]:
         self._core.connected.settle()
         fold = self._view.fold()
-        return {PARAMETERS: fold.section(PARAMETERS), PROPERTIES: fold.section(PROPERTIES)}
+        return {
+            Section.PARAMETERS: fold.section(Section.PARAMETERS),
+            Section.PROPERTIES: fold.section(Section.PROPERTIES),
+        }

@@ -11,15 +11,12 @@ from telemetry.errors import ConfigurationError, InvalidQuery, ServerError
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.current import current
 from telemetry.sdk.modes import load_settings
-from telemetry.sdk.other import found_other, open_other
-from telemetry.sdk.running import SETTLE_TIMEOUT_S
-from telemetry.sdk.servers import server_client
-from telemetry.settings import Settings
 from telemetry.values import value_of
 
 if TYPE_CHECKING:
     from telemetry.client import Client
     from telemetry.client_types import QueriedTask
+    from telemetry.settings import Settings
 
 __all__ = ["TaskQueries"]
 
@@ -58,6 +55,9 @@ class TaskQueries(TaskBase):
             TypeError: tags are given here and in task_filter.
             ServerUnreachable: the server does not answer.
         """
+        from telemetry.sdk.other import open_other
+        from telemetry.sdk.servers import server_client
+
         settings = load_settings()
         if task_id:
             task = current.task
@@ -105,6 +105,8 @@ class TaskQueries(TaskBase):
             TypeError: tags are given here and in task_filter.
             ServerUnreachable: the server does not answer.
         """
+        from telemetry.sdk.servers import server_client
+
         settings = load_settings()
         if settings.mode == "disabled":
             return []
@@ -139,6 +141,8 @@ class TaskQueries(TaskBase):
         Raises:
             As get_tasks.
         """
+        from telemetry.sdk.servers import server_client
+
         settings = load_settings()
         if settings.mode == "disabled":
             return []
@@ -157,11 +161,15 @@ class TaskQueries(TaskBase):
 
     @classmethod
     def _found(cls, info: QueriedTask, settings: Settings, client: Client) -> Self:
+        from telemetry.sdk.other import found_other
+
         return cls(found_other(info["id"], info["project"], info["name"], info["type"], settings, client.url))
 
 
 def _settle_own() -> None:
     """Bring what this process's own task has said so far to the server: it is among the tasks that are looked for."""
+    from telemetry.sdk.running import SETTLE_TIMEOUT_S
+
     task = current.task
     if task is not None and not task.ended:
         task._core.flush(SETTLE_TIMEOUT_S)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry.errors import ConfigurationError
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.report_views import Reports, reports_of
 from telemetry.sdk.series import MAX_SAMPLES, X_AXES, by_title, named
+
+if TYPE_CHECKING:
+    from telemetry.sdk.report_views import Reports
 
 __all__ = ["TaskReports"]
 
@@ -130,6 +132,8 @@ class TaskReports(TaskBase):
         return self._reports().last_iteration()
 
     def _reports(self) -> Reports:
+        from telemetry.sdk.report_views import reports_of
+
         return reports_of(self._core.reports())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from telemetry.sdk.base import TaskBase
-from telemetry.sdk.seeds import choose_seed, chosen_seed
 
 __all__ = ["TaskSeed"]
 
@@ -22,9 +21,13 @@ class TaskSeed(TaskBase):
         Raises:
             ConfigurationError: it is none of these.
         """
+        from telemetry.sdk.seeds import choose_seed
+
         choose_seed(random_seed)
 
     @classmethod
     def get_random_seed(cls) -> int | None:
         """Return the seed of a task that begins now; None if generators are left alone."""
+        from telemetry.sdk.seeds import chosen_seed
+
         return chosen_seed()

@@ -1,7 +1,7 @@
 """Uploads: the bytes of artifacts, models and media, carried off the caller's thread.
 
-    submit() -> reader thread: source -> blobs/<sha256> of the session folder -> on_blob (the caller writes the record)
-             -> carrier thread: blob -> server, or the task's storage           -> on_stored
+    submit() -> reader thread: source -> blobs/<sha256> of the session folder  -> tell (the record names the blob)
+             -> carrier thread: blob -> server, or a storage (tell)            -> on_stored
 
 Two threads, so that a server that is away keeps nobody's file from being read. What was read survives the process: it
 lies beside the events and goes the way they go, with `telemetry sync` or an import. Both threads are daemons that
@@ -11,7 +11,6 @@ start with the first upload; nothing here raises into the program.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 import time
@@ -26,20 +25,17 @@ from telemetry import lifecycle
 from telemetry.blobs import BLOBS, Blob, BlobFolder, is_shortage
 from telemetry.errors import BlobError
 from telemetry.events import TaskHeader
+from telemetry.record import BlobState
 from telemetry.retry import delay_s
 from telemetry.sdk.carrier import Abandoned, Carrier
+from telemetry.sdk.deposit import Deposit, Upload, fields_of
 from telemetry.settings import Settings
 from telemetry.storage_target import Target
 from telemetry.threads import start_daemon
 
-__all__ = ["Left", "Source", "Upload", "Uploads", "task_prefix"]
+__all__ = ["Left", "Uploads", "task_prefix"]
 
 log = logging.getLogger(__name__)
-
-# A path, the bytes themselves, or what makes the file (packing a folder), which then runs on the reader thread.
-Source = Path | bytes | Callable[[], Path]
-OnBlob = Callable[[Blob], None]
-OnFailed = Callable[[str], None]
 
 # The pipeline opens its folders within milliseconds of its start; a disk that hangs gets this long, in seconds.
 FOLDER_TIMEOUT_S = 30.0
@@ -56,50 +52,6 @@ def task_prefix(header: TaskHeader) -> str:
     parts = [*header.project.split("/"), f"{header.name}.{header.task_id}"]
     # What would be another folder, or none, at some storage.
     return "/".join(re.sub(r"[^\w .+=@-]", "_", part).strip(" .") or "_" for part in parts)
-
-
-class Upload:
-    """One submitted upload, as its caller sees it. Safe from any thread.
-
-    Attributes:
-        label: what it is, for lines that a person reads: "artifact 'data'".
-        blob: its bytes' name and size, once they were read; with the final uri once they are stored.
-        error: why it failed; "" while it has not.
-    """
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.blob: Blob | None = None
-        self.error = ""
-        self._kept = threading.Event()
-        self._ended = threading.Event()
-
-    @property
-    def kept(self) -> bool:
-        """True once the bytes are in the session folder: the source is not needed any more."""
-        return self._kept.is_set()
-
-    @property
-    def done(self) -> bool:
-        """True once it is stored or has failed."""
-        return self._ended.is_set()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until it is stored at its final place; False if it failed or the time ran out."""
-        return self._ended.wait(timeout_s) and not self.error
-
-    def wait_kept(self, timeout_s: float | None = None) -> bool:
-        """Wait until its bytes are in the session folder; False if it failed or the time ran out."""
-        return self._kept.wait(timeout_s) and not (self.error and self.blob is None)
-
-    def _note_kept(self, blob: Blob) -> None:
-        self.blob = blob
-        self._kept.set()
-
-    def _end(self, error: str = "") -> None:
-        self.error = error
-        self._kept.set()
-        self._ended.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,26 +84,6 @@ class Left:
         if len(self.failed) > 3:
             parts.append(f"{len(self.failed) - 3} more uploads failed")
         return "; ".join(parts)
-
-
-@dataclass(slots=True)
-class Job:
-    """What is to be done with one source; the carrier knows its second half."""
-
-    upload: Upload
-    source: Source
-    filename: str
-    on_blob: OnBlob
-    on_stored: OnBlob
-    on_failed: OnFailed
-    remove_source: bool
-    target: Target | None
-    key: str
-    slot: str
-    # The session folders it was put into, with their sinks.
-    places: Sequence[tuple[Any, BlobFolder]] = ()
-    # A later upload has taken its slot: nobody will ask for its bytes.
-    is_replaced: bool = False
 
 
 class Uploads:
@@ -194,13 +126,12 @@ class Uploads:
     def _begin(self) -> None:
         # Re-entrant: a signal handler may end the task while its thread submits.
         self._changed = threading.Condition(threading.RLock())
-        self._open: dict[int, Job] = {}
-        self._to_read: SimpleQueue[Job] = SimpleQueue()
-        self._to_carry: SimpleQueue[Job] = SimpleQueue()
+        self._open: dict[Upload, None] = {}  # in the order in which they came
+        self._to_read: SimpleQueue[Upload] = SimpleQueue()
+        self._to_carry: SimpleQueue[Upload] = SimpleQueue()
         self._started = False
         self._running: set[str] = set()
         self._moved_at_s = time.monotonic()
-        self._pid = os.getpid()
         # By sha256: uploads that need the blob where it is; and by slot: the sha256 that is in it.
         self._users: Counter[str] = Counter()
         self._slots: dict[str, str] = {}
@@ -208,55 +139,30 @@ class Uploads:
 
     def reset_after_fork(self) -> None:
         """In a forked child: no threads, and the uploads that wait are the parent's."""
-        for job in list(self._open.values()):
-            # Its threads, and the callbacks to come, are in the parent.
-            job.upload = Upload(job.upload.label)
+        for upload in list(self._open):
+            upload.reset_after_fork()
         self._failed = []
         self._forked = True
         self._begin()
 
     # ---- the caller's side -----------------------------------------------------------------------
 
-    def submit(
-        self,
-        source: Source,
-        *,
-        filename: str,
-        on_blob: OnBlob = lambda blob: None,
-        on_stored: OnBlob = lambda blob: None,
-        on_failed: OnFailed = lambda why: None,
-        label: str = "",
-        remove_source: bool = False,
-        target: Target | bool | None = None,
-        key: str = "",
-        slot: str = "",
-    ) -> Upload:
-        """Take a source to be stored, and return at once.
+    def submit(self, deposit: Deposit) -> Upload:
+        """Take a deposit to be stored, and return at once. A file is copied, and may change after that."""
+        upload = Upload(deposit)
+        self.start(upload)
+        return upload
 
-        The callbacks run on threads of ours, one at a time and in this order: `on_blob` when the bytes are safe in the
-        session folder, with uri "blob:<sha256>", for the record; `on_stored` when they are at their final place, with
-        its uri; or `on_failed` with the reason, once, at any point.
-
-        Args:
-            source: a file, bytes, or a function that makes the file. A file is copied, and may change after that.
-            filename: its name at the target, and of copies that are downloaded.
-            label: for a person: "artifact 'data'".
-            remove_source: delete the source once its bytes are safe in the session folder.
-            target: None for the task's own, True for the server, or another storage.
-            key: the path below the task's folder at a target; default: the file's name.
-            slot: of two uploads with the same slot the later replaces the earlier, whose bytes are then removed from
-                the session folder: "artifacts/data".
-        """
-        upload = Upload(label or filename)
+    def start(self, upload: Upload) -> None:
+        """Take an upload of its maker's."""
         if self._folders is None:
-            upload._end("telemetry is disabled")
-            return upload
-        chosen = self.target if target is None else None if isinstance(target, bool) else target
-        job = Job(upload, source, filename, on_blob, on_stored, on_failed, remove_source, chosen, key or filename, slot)
+            upload.end("telemetry is disabled")
+            return
+        upload.target = upload.deposit.storage(self.target)
         with self._changed:
-            self._open[id(job)] = job
+            self._open[upload] = None
             starts, self._started = not self._started, True
-        self._to_read.put(job)
+        self._to_read.put(upload)
         if starts:
             if self._forked:
                 # A worker ends without the task's end, which is its parent's. The pipeline begins first, so that it
@@ -265,11 +171,10 @@ class Uploads:
                 limit = self._settings.close_timeout_s
                 lifecycle.at_worker_exit(lambda timeout_s: self.drain(limit if timeout_s is None else timeout_s))
             self._start_threads()
-        return upload
 
     def _start_threads(self) -> None:
         """Start what is not running; where there is no thread to be had, the next upload or the end tries again."""
-        for name, run in (("telemetry-blobs", self._read_jobs), ("telemetry-uploads", self._carry_jobs)):
+        for name, run in (("telemetry-blobs", self._read_all), ("telemetry-uploads", self._carry_all)):
             if name not in self._running and start_daemon(run, name) is not None:
                 self._running.add(name)
         self._started = len(self._running) == 2
@@ -324,22 +229,22 @@ class Uploads:
 
     def _left_s(self, deadline_s: float, patient: bool) -> float:
         now_s = time.monotonic()
-        if patient and any(not job.upload.kept for job in self._open.values()):
+        if patient and any(not upload.kept for upload in self._open):
             deadline_s = max(deadline_s, self._moved_at_s + STALL_S)
         return deadline_s - now_s
 
     def _left_over(self) -> Left:
-        kept = [job for job in self._open.values() if job.upload.kept]
+        kept = [upload for upload in self._open if upload.kept]
         # The folder may have been taken away with the bytes in it.
-        waiting = [job for job in kept if _is_there(job)]
+        waiting = [upload for upload in kept if _is_there(upload)]
         gone = [
-            (job.upload.label, "its bytes were removed from the session folder") for job in kept if job not in waiting
+            (upload.label, "its bytes were removed from the session folder") for upload in kept if upload not in waiting
         ]
-        unread = [job.upload.label for job in self._open.values() if not job.upload.kept]
-        folders = [folder.folder.parent for job in waiting for _, folder in job.places]
+        unread = [upload.label for upload in self._open if not upload.kept]
+        folders = [folder.folder.parent for upload in waiting for _, folder in upload.places]
         return Left(
             len(waiting),
-            sum(job.upload.blob.size_bytes for job in waiting if job.upload.blob is not None),
+            sum(upload.blob.size_bytes for upload in waiting if upload.blob is not None),
             folders[0] if folders else None,
             tuple(unread),
             (*self._failed, *gone),
@@ -347,34 +252,34 @@ class Uploads:
 
     # ---- the reader thread -----------------------------------------------------------------------
 
-    def _read_jobs(self) -> None:
+    def _read_all(self) -> None:
         while True:
-            job = self._to_read.get()
+            upload = self._to_read.get()
             self._moved_at_s = time.monotonic()
             try:
-                self._read_patiently(job)
+                self._read_patiently(upload)
             except BlobError as error:
-                self._fail(job, str(error))
+                self._fail(upload, str(error))
             except Exception as error:  # top of the thread, and a source may be anybody's function
                 log.debug("an upload could not be read", exc_info=error)
-                self._fail(job, f"{type(error).__name__}: {error}")
+                self._fail(upload, f"{type(error).__name__}: {error}")
 
-    def _read_patiently(self, job: Job) -> None:
-        """Read a job's source; where the machine is short of something, again for a while."""
+    def _read_patiently(self, upload: Upload) -> None:
+        """Read an upload's source; where the machine is short of something, again for a while."""
         until_s = time.monotonic() + SHORTAGE_S
         failures = 0
         while True:
             try:
-                self._read(job)
+                self._read(upload)
                 return
             except (BlobError, OSError) as error:
                 if not is_shortage(error) or time.monotonic() > until_s:
                     raise
-                log.debug("%s is tried again: %s", job.upload.label, error)
+                log.debug("%s is tried again: %s", upload.label, error)
             time.sleep(min(delay_s(failures), 1.0))
             failures += 1
 
-    def _read(self, job: Job) -> None:
+    def _read(self, upload: Upload) -> None:
         found = [] if self._folders is None else self._folders(FOLDER_TIMEOUT_S)
         places = [(sink, BlobFolder(folder / BLOBS)) for sink, folder in found]
         if not places:
@@ -383,7 +288,8 @@ class Uploads:
                 "written (TELEMETRY_DIR)"
             )
         # Made once, however often it is read.
-        source = job.source = job.source() if callable(job.source) else job.source
+        source = upload.source = upload.source() if callable(upload.source) else upload.source
+        assert source is not None
         blob: Blob | None = None
         for _, folder in places:
             if blob is not None:
@@ -393,17 +299,15 @@ class Uploads:
             else:
                 blob = folder.add_file(source, self._note_move)
         assert blob is not None
-        job.places = places
-        replaced = self._take_slot(job.slot, blob.sha256)
-        job.on_blob(blob)
-        job.upload._note_kept(blob)
+        upload.places = places
+        replaced = self._take_slot(upload.slot, blob.sha256)
+        upload.deposit.tell(fields_of(blob, BlobState.PENDING))
+        upload.note_kept(blob)
         with self._changed:
             self._changed.notify_all()
-        # Bytes in memory are not needed any more.
-        job.source = b""
-        if job.remove_source and isinstance(source, Path):
+        if upload.deposit.parcel.removes_source and isinstance(source, Path):
             _remove(source)
-        self._to_carry.put(job)
+        self._to_carry.put(upload)
         if replaced:
             self._forget(replaced, places)
 
@@ -416,8 +320,8 @@ class Uploads:
             before, self._slots[slot] = self._slots.get(slot, ""), sha256
             if before:
                 self._users[before] -= 1
-            for job in self._open.values():
-                job.is_replaced |= job.slot == slot and job.upload.kept
+            for upload in self._open:
+                upload.is_replaced |= upload.slot == slot and upload.kept
             return before if before and self._users[before] <= 0 else ""
 
     def _forget(self, sha256: str, places: Sequence[tuple[Any, BlobFolder]]) -> None:
@@ -435,79 +339,82 @@ class Uploads:
 
     # ---- the carrier thread ----------------------------------------------------------------------
 
-    def _carry_jobs(self) -> None:
-        carrier, jobs = self._carrier, self._to_carry
+    def _carry_all(self) -> None:
+        carrier, uploads = self._carrier, self._to_carry
         with carrier:
             while True:
-                job = jobs.get()
+                upload = uploads.get()
                 try:
-                    self._carry(carrier, job)
+                    self._carry(carrier, upload)
                 except Abandoned:
                     continue  # the task has ended; drain has said what is left
                 except BlobError as error:
-                    if job.is_replaced:
+                    if upload.is_replaced:
                         # Its bytes went when the later ones came, in the middle of this: nobody asks for them.
-                        self._finish(job)
+                        self._finish(upload)
                     else:
-                        self._fail(job, str(error))
+                        self._fail(upload, str(error))
                 except Exception as error:  # top of the thread
                     log.debug("an upload failed on something unforeseen", exc_info=error)
-                    self._fail(job, f"{type(error).__name__}: {error}")
+                    self._fail(upload, f"{type(error).__name__}: {error}")
 
-    def _carry(self, carrier: Carrier, job: Job) -> None:
-        blob = job.upload.blob
+    def _carry(self, carrier: Carrier, upload: Upload) -> None:
+        blob, deposit = upload.blob, upload.deposit
         assert blob is not None
-        if job.is_replaced:
-            self._forget(blob.sha256, job.places)
-            self._finish(job)
+        if upload.is_replaced:
+            self._forget(blob.sha256, upload.places)
+            self._finish(upload)
             return
-        if any(sink.spool for sink, _ in job.places) and job.target is None:
+        goes_to_server = upload.target is None and any(sink.spool for sink, _ in upload.places)
+        if goes_to_server:
             # The server takes bytes of tasks that it knows; and who reads the record finds them on their way.
             self._settle(SETTLE_TIMEOUT_S)
-        stored = carrier.carry(blob, job.places, target=job.target, key=job.key, label=job.upload.label)
-        job.on_stored(stored)
-        job.upload.blob = stored
-        if job.target is None and any(sink.spool for sink, _ in job.places):
-            self._at_server += 1
-        if job.target is not None:
+        stored = carrier.carry(upload)
+        if upload.target is not None:
+            deposit.tell(fields_of(stored, BlobState.STORED))
+        if deposit.on_stored is not None:
+            deposit.on_stored()
+        upload.blob = stored
+        self._at_server += goes_to_server
+        if upload.target is not None:
             # The record must not name a blob that is gone from here.
             self._settle(SETTLE_TIMEOUT_S)
         # A session keeps its blobs; a spool only those that others still wait for.
-        for sink, folder in job.places:
-            if (sink.spool or job.target is not None) and not self._is_wanted(blob.sha256, besides=job):
+        for sink, folder in upload.places:
+            if (sink.spool or upload.target is not None) and not self._is_wanted(blob.sha256, besides=upload):
                 folder.remove(blob.sha256)
         # Last: whoever waits for the uploads then removes the folder.
-        self._finish(job)
+        self._finish(upload)
 
-    def _is_wanted(self, sha256: str, besides: Job | None = None) -> bool:
+    def _is_wanted(self, sha256: str, besides: Upload | None = None) -> bool:
         """Say whether an upload that is not over needs a blob where it is."""
         with self._changed:
-            blobs = [job.upload.blob for job in self._open.values() if not job.is_replaced and job is not besides]
+            blobs = [upload.blob for upload in self._open if not upload.is_replaced and upload is not besides]
         return any(blob is not None and blob.sha256 == sha256 for blob in blobs)
 
     # ---- both ------------------------------------------------------------------------------------
 
-    def _fail(self, job: Job, why: str) -> None:
-        log.warning("%s was not stored: %s", job.upload.label, why)
+    def _fail(self, upload: Upload, why: str) -> None:
+        log.warning("%s was not stored: %s", upload.label, why)
         try:
-            job.on_failed(why)
+            upload.deposit.tell({"uri": "", "state": BlobState.FAILED, "error": why})
         except Exception as error:
             log.error("the record of a failed upload could not be written: %s: %s", type(error).__name__, error)
             log.debug("how that came", exc_info=error)
-        self._failed.append((job.upload.label, why))
-        self._finish(job, why)
+        self._failed.append((upload.label, why))
+        self._finish(upload, why)
 
-    def _finish(self, job: Job, error: str = "") -> None:
+    def _finish(self, upload: Upload, error: str = "") -> None:
         with self._changed:
-            self._open.pop(id(job), None)
-            job.upload._end(error)
+            self._open.pop(upload, None)
+            upload.end(error)
             self._changed.notify_all()
 
 
-def _is_there(job: Job) -> bool:
+def _is_there(upload: Upload) -> bool:
     """Say whether the bytes of an upload that waits are where they were put."""
-    blob = job.upload.blob
-    return blob is not None and any(folder.exists(blob.sha256) for _, folder in job.places)
+    blob = upload.blob
+    return blob is not None and any(folder.exists(blob.sha256) for _, folder in upload.places)
 
 
 def _remove(source: Path) -> None:

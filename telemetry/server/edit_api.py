@@ -18,7 +18,8 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.errors import FrameError, InvalidEvent
-from telemetry.events import HEARTBEATS, INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
+from telemetry.events import INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
+from telemetry.record import Section, TaskKey, TaskStatus, may_become, may_change
 from telemetry.server.access import access_of
 from telemetry.server.api import json_response
 from telemetry.server.config import CONFIG, STORE
@@ -33,15 +34,15 @@ __all__ = ["add_routes", "run_edits"]
 log = logging.getLogger("telemetry.server")
 
 _MAX_CHANGES = 10_000
-_CREATED = "created"
-# Once the program has begun, these say what it ran with.
-_DRAFT_SECTIONS = frozenset({"parameters", "configuration"})
-# What the programs tell of themselves.
-_PROGRAM_SECTIONS = frozenset({HEARTBEATS, "writers"})
 # Sections whose values are maps, and the key that each must have.
-_MAPS = {"parameters": "value", "properties": "value", "configuration": "text"}
-_TEXTS = frozenset({"name", "project", "type", "status", "status_reason", "status_message", "comment", "parent"})
-_LISTS = frozenset({"tags", "system_tags"})
+_MAPS = {Section.PARAMETERS: "value", Section.PROPERTIES: "value", Section.CONFIGURATION: "text"}
+_TEXTS = frozenset(
+    {
+        *(TaskKey.NAME, TaskKey.PROJECT, TaskKey.TYPE, TaskKey.COMMENT, TaskKey.PARENT),
+        *(TaskKey.STATUS, TaskKey.STATUS_REASON, TaskKey.STATUS_MESSAGE),
+    }
+)
+_LISTS = frozenset({TaskKey.TAGS, TaskKey.SYSTEM_TAGS})
 
 _PAUSE_AFTER_TROUBLE_S = 10.0
 
@@ -100,12 +101,7 @@ async def changes(request: web.Request) -> web.Response:
     task_id, store = task_id_of(request.match_info["task_id"]), request.app[STORE]
     wanted = _wanted((await json_object(request, ("changes",))).get("changes"))
     status, latest = await asyncio.to_thread(_stands, store, task_id, wanted)
-    draft = sorted({section for section, _, _ in wanted} & _DRAFT_SECTIONS)
-    if draft and status != _CREATED:
-        raise web.HTTPConflict(
-            text=f"the task is {status or 'no draft'}: its {' and '.join(draft)} can only be changed while it is "
-            "created, before it runs. Nothing was changed; clone it to run it with others"
-        )
+    _check_status(status, wanted)
     # Later than what it replaces, even if that came from a machine whose clock is ahead.
     now_unix_ns = min(max(request.app[CONFIG].clock(), latest + 1), INT64_MAX)
     events = [RecordChange(now_unix_ns, section, key, value) for section, key, value in wanted]
@@ -113,6 +109,23 @@ async def changes(request: web.Request) -> web.Response:
     if answer["result"] != "stored" or "reason" in answer:
         raise web.HTTPForbidden(text=f"{answer.get('reason', answer['result'])}; nothing was changed")
     return json_response(orjson.dumps({"changed": len(events), "unix_ms": now_unix_ns // 1_000_000}))
+
+
+def _check_status(status: str, wanted: list[tuple[str, str, Any]]) -> None:
+    """Refuse what a task that stands at `status` cannot take; see telemetry/record.py.
+
+    Raises:
+        web.HTTPConflict
+    """
+    fixed = sorted({section for section, _, _ in wanted if not may_change(section, status, by_hand=True)})
+    if fixed:
+        raise web.HTTPConflict(
+            text=f"the task is {status or 'no draft'}: its {' and '.join(fixed)} can only be changed while it is "
+            f"{TaskStatus.CREATED}, before it runs. Nothing was changed; clone it to run it with others"
+        )
+    for section, key, value in wanted:
+        if (section, key) == (Section.TASK, TaskKey.STATUS) and not may_become(status, str(value or "")):
+            raise web.HTTPConflict(text=f"a task that is {status} cannot become {value}. Nothing was changed")
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -164,7 +177,7 @@ def _checked(change: Any) -> tuple[str, str, Any]:
     for name in (section, key):
         if not isinstance(name, str) or not name or len(name) > MAX_NAME_CHARS:
             raise web.HTTPBadRequest(text=f"a section and a key are texts of 1 to {MAX_NAME_CHARS} characters")
-    if section in _PROGRAM_SECTIONS:
+    if section in (Section.WRITERS, Section.HEARTBEATS):
         raise web.HTTPBadRequest(text=f"section {section!r} is what the programs tell of themselves")
     if value is not None and not _fits(section, key, value):
         raise web.HTTPBadRequest(text=f"{value!r:.100} is not what {section}/{key:.100} can be; nothing was changed")
@@ -174,11 +187,13 @@ def _checked(change: Any) -> tuple[str, str, Any]:
 def _fits(section: str, key: str, value: Any) -> bool:
     if section in _MAPS:
         return isinstance(value, Mapping) and _MAPS[section] in value
-    if section != "task":
+    if section != Section.TASK:
         return True
     if key in _LISTS:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, bool) if key == "published" else key not in _TEXTS or isinstance(value, str)
+    if key == TaskKey.STATUS:
+        return value in list(TaskStatus)
+    return isinstance(value, bool) if key == TaskKey.PUBLISHED else key not in _TEXTS or isinstance(value, str)
 
 
 async def _remove_deleted(store: Store, deleted: asyncio.Event) -> None:

@@ -6,8 +6,6 @@ A blob is written before the frame that names it, so by then it is whole. Blocki
 from __future__ import annotations
 
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from telemetry.blobs import BLOBS, Blob, BlobFolder
 from telemetry.errors import BlobError, JournalError
 from telemetry.journal import read_session
 from telemetry.server.store import BlobRefused, BlobStore, NotFound, StoreUnavailable
-from telemetry.sessions import Session, open_session
+from telemetry.sessions import Session, open_blob, open_session
 
 __all__ = ["BlobTaker"]
 
@@ -81,7 +79,7 @@ class BlobTaker:
             try:
                 self._take(session, task_id, blob)
                 taken = task_id
-            except (BlobError, BlobRefused, JournalError, NotFound, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except (BlobError, BlobRefused, JournalError, NotFound) as error:
                 # For good, as far as this file goes.
                 self._say(f"{session.path}: the blob {blob.sha256} is not taken: {error}")
             except (OSError, StoreUnavailable) as error:
@@ -97,7 +95,7 @@ class BlobTaker:
         if not self._blobs.files.room_for(blob.size_bytes):
             raise StoreUnavailable("the disk has no room for it")
         parts = BlobFolder(self._blobs.files.parts)
-        with session.open_blob(blob.sha256) as file:
+        with open_blob(session.path, blob.sha256) as file:
             copy = parts.add_stream(file, str(session.path))
         if copy.sha256 != blob.sha256:
             parts.remove(copy.sha256)

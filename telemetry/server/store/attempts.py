@@ -17,7 +17,7 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from telemetry.events import INT64_MAX, INT64_MIN
-from telemetry.fold import CONTINUED_KEY
+from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.chunks import IntArray, Points, unpack
 
@@ -69,17 +69,17 @@ def _starts(connection: Connection, task: int) -> list[int]:
     columns = schema.records.c
     query = select(columns.value).where(columns.task == task, columns.value.is_not(None))
     # Written by an attempt that is not the first: nearly all tasks have none, and some have thousands of writers.
-    if connection.execute(query.where(columns.section == "task", columns.key == "attempt")).first() is None:
+    if connection.execute(query.where(columns.section == Section.TASK, columns.key == "attempt")).first() is None:
         return []
     begins: dict[tuple[int, int, int], int] = {}
-    for value in connection.execute(query.where(columns.section == "writers")).scalars():
+    for value in connection.execute(query.where(columns.section == Section.WRITERS)).scalars():
         entry = msgpack.unpackb(value, strict_map_key=False)
         if not isinstance(entry, dict):
             continue
         attempt, restarts = _whole(entry.get("attempt"), 1), _whole(entry.get("restarts"), 0)
         started = _whole(entry.get("started_unix_ns"), 0)
         if started > 0 and (attempt > 1 or restarts > 0):
-            which = (attempt, restarts, _whole(entry.get(CONTINUED_KEY), 0))
+            which = (attempt, restarts, _whole(entry.get(TaskKey.CONTINUED), 0))
             begins[which] = min(started, begins.get(which, started))
     return sorted(set(begins.values()))
 

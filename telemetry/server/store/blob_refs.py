@@ -17,6 +17,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from telemetry.blobs import blob_uri, is_sha256, sha256_of_uri
 from telemetry.events import RecordChange
+from telemetry.record import BlobState, Section
 from telemetry.server.store import schema
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.gate import ProjectLimits, project_condition
@@ -39,9 +40,9 @@ __all__ = [
 ]
 
 # Sections of the record whose values may have a uri "blob:<sha256>" of the task's own bytes.
-_SECTIONS = ("artifacts", "output_models")
+_SECTIONS = (Section.ARTIFACTS, Section.OUTPUT_MODELS)
 # Those in which a reader wants to know whether the bytes are there.
-_STATE_SECTIONS = (*_SECTIONS, "input_models")
+_STATE_SECTIONS = (*_SECTIONS, Section.INPUT_MODELS)
 _MAX_PARAMETERS = 500
 
 _held = schema.task_blobs.c
@@ -73,8 +74,8 @@ def _ref_of(section: str, key: str, value: Any) -> BlobRef | None:
     sha256 = _sha256_of(value)
     if sha256 is None:
         return None
-    word = "artifact" if section == "artifacts" else "model"
-    name = value.get("name") if section != "artifacts" else key
+    word = "artifact" if section == Section.ARTIFACTS else "model"
+    name = value.get("name") if section != Section.ARTIFACTS else key
     return BlobRef(
         sha256,
         _integer(value.get("size_bytes")),
@@ -258,8 +259,8 @@ def with_states(connection: Connection, task: int, record: dict[str, dict[str, A
     for entry in entries:
         sha256 = str(_sha256_of(entry))
         stored = sha256 in held or _is_held_by(connection, entry.get("task"), sha256)
-        if stored or entry.get("state") != "failed":
-            entry["state"] = "stored" if stored else "pending"
+        if stored or entry.get("state") != BlobState.FAILED:
+            entry["state"] = BlobState.STORED if stored else BlobState.PENDING
 
 
 def _is_held_by(connection: Connection, task_id: Any, sha256: str) -> bool:

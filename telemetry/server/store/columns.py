@@ -19,6 +19,7 @@ import msgpack
 from sqlalchemy import ColumnElement, Connection, Float, Select, cast, func, null, select
 
 from telemetry.errors import InvalidQuery
+from telemetry.record import Section
 from telemetry.server.store import schema
 from telemetry.server.store.metrics import md5_of
 from telemetry.server.store.plain import json_number, json_value
@@ -38,7 +39,7 @@ __all__ = [
 # The title under which single values are known to queries.
 SUMMARY = "Summary"
 
-_SECTIONS = {"param": "parameters", "property": "properties"}
+_SECTIONS = {"param": Section.PARAMETERS, "property": Section.PROPERTIES}
 _STATISTICS = {"last": "last", "min": "min", "max": "max", "count": "count"}
 _VALUE_TYPES = {"value": "last", "min_value": "min", "max_value": "max", "count": "count"}
 _SLICE = 500
@@ -88,7 +89,7 @@ def parse_column(text: str) -> Column:
     if text.startswith("hyperparams."):
         section, _, name = text.removeprefix("hyperparams.").partition(".")
         if section and name:
-            return Column(text, "record", ("parameters", f"{section}/{name}"))
+            return Column(text, "record", (Section.PARAMETERS, f"{section}/{name}"))
         raise InvalidQuery(f"{text!r:.100} is not a parameter: write hyperparams.<section>.<name>")
     if text.startswith("last_metrics."):
         return _hashed_metric(text)

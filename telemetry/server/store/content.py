@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from telemetry.errors import FrameError
 from telemetry.events import (
-    HEARTBEATS,
     INT64_MAX,
     MAX_NAME_CHARS,
     Batch,
@@ -31,6 +30,7 @@ from telemetry.events import (
     SingleValue,
 )
 from telemetry.fold import is_void
+from telemetry.record import Section
 from telemetry.server.store.chunks import Points
 from telemetry.wire import Frame
 
@@ -175,7 +175,7 @@ def _note_times(content: FrameContent, events: Sequence[FrameEvent], column: npt
 
 
 def _is_heartbeat(event: FrameEvent) -> bool:
-    return isinstance(event, RecordChange) and event.section == HEARTBEATS
+    return isinstance(event, RecordChange) and event.section == Section.HEARTBEATS
 
 
 def _event_list(content: FrameContent, event: FrameEvent) -> list[Any]:

@@ -7,7 +7,8 @@ from typing import Any
 import msgpack
 from sqlalchemy import Connection, delete, insert, select, update
 
-from telemetry.fold import RESET_KEY, is_void, reset_moment
+from telemetry.fold import is_void, reset_moment
+from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of, tags_of
 
@@ -20,13 +21,13 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
     """Write anew what follows from section "task" of a task's record. `task`: its row id."""
     columns = schema.records.c
     query = select(columns.key, columns.value, columns.time).where(
-        columns.task == task, columns.section == "task", columns.key.in_(RECORD_COLUMNS)
+        columns.task == task, columns.section == Section.TASK, columns.key.in_(RECORD_COLUMNS)
     )
     rows = {
         key: (time_unix_ns, None if value is None else msgpack.unpackb(value))
         for key, value, time_unix_ns in connection.execute(query)
     }
-    changed_unix_ns, reset = rows.get(RESET_KEY, (0, None))
+    changed_unix_ns, reset = rows.get(TaskKey.RESET, (0, None))
     since_unix_ns = reset_moment(reset, changed_unix_ns)
     # As telemetry/fold.py has it: what is older than the reset does not count, but for defaults.
     record: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Table, UniqueConstraint, func, inspect, select, update
 from sqlalchemy.schema import CreateColumn
 
-from telemetry.events import HEARTBEATS
+from telemetry.record import Section
 from telemetry.server.store import schema
 from telemetry.server.store.fold import refold
 from telemetry.server.store.metrics import md5_columns
@@ -88,7 +88,7 @@ def _fill_version_4(connection: Connection) -> None:
         connection.execute(update(metrics).where(metrics.c.id == identifier).values(md5_columns(title, series)))
     latest = (
         select(func.max(records.time))
-        .where(records.task == tasks.c.id, records.section != HEARTBEATS, records.time > 0)
+        .where(records.task == tasks.c.id, records.section != Section.HEARTBEATS, records.time > 0)
         .scalar_subquery()
     )
     connection.execute(update(tasks).values(last_change=latest))

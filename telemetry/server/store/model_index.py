@@ -15,18 +15,16 @@ from sqlalchemy import Connection, Select, delete, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from telemetry.events import INT64_MAX, RecordChange
-from telemetry.fold import RESET_KEY
+from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import project_condition
 from telemetry.server.store.plain import Json, json_value
 from telemetry.shapes import text, texts
 
-__all__ = ["INPUT_MODELS", "OUTPUT_MODELS", "ModelsQuery", "find_models", "index_models", "link_models", "read_model"]
+__all__ = ["ModelsQuery", "find_models", "index_models", "link_models", "read_model"]
 
-OUTPUT_MODELS = "output_models"
-INPUT_MODELS = "input_models"
-_SECTIONS = (OUTPUT_MODELS, INPUT_MODELS)
+_SECTIONS = (Section.OUTPUT_MODELS, Section.INPUT_MODELS)
 
 # Rows that a search looks at, beyond those that SQL can pass over by itself.
 _MAX_LOOKED_AT = 20_000
@@ -97,7 +95,7 @@ def find_models(connection: Connection, query: ModelsQuery) -> Json:
     """Return the models that match, the youngest first: what tasks made; of one task also what it used."""
     rows = _joined(query.within).order_by(_index.time.desc(), _index.model_id).limit(_MAX_LOOKED_AT)
     if query.task is None:
-        rows = rows.where(_index.section == OUTPUT_MODELS)
+        rows = rows.where(_index.section == Section.OUTPUT_MODELS)
     else:
         rows = rows.where(_tasks.task_id == query.task)
     if query.project is not None:
@@ -136,7 +134,7 @@ def _maker_of(connection: Connection, entry: Json, within: tuple[str, ...] | Non
         select(_tasks.task_id, _index.model_id)
         .join(schema.tasks, _tasks.id == _index.task)
         .where(
-            _index.section == OUTPUT_MODELS,
+            _index.section == Section.OUTPUT_MODELS,
             _index.path == columns["path"],
             _index.host == columns["host"],
             _index.size == columns["size"],
@@ -181,14 +179,14 @@ def _entries(connection: Connection, query: Select[Any], within: tuple[str, ...]
         if 0 < row.time < resets[row.task]:
             continue
         entry = json_value(msgpack.unpackb(row.value))
-        if row.section == INPUT_MODELS:
+        if row.section == Section.INPUT_MODELS:
             link_models(connection, {row.model_id: entry}, within)
         yield {
             **entry,
             "id": text(entry.get("model")) or row.model_id,
             "key": row.model_id,
-            "kind": "output" if row.section == OUTPUT_MODELS else "input",
-            "task": text(entry.get("task")) or (row.task_id if row.section == OUTPUT_MODELS else ""),
+            "kind": "output" if row.section == Section.OUTPUT_MODELS else "input",
+            "task": text(entry.get("task")) or (row.task_id if row.section == Section.OUTPUT_MODELS else ""),
             "of_task": row.task_id,
             "task_name": row.task_name,
             "project": row.project,
@@ -196,7 +194,9 @@ def _entries(connection: Connection, query: Select[Any], within: tuple[str, ...]
 
 
 def _reset_of(connection: Connection, task: int) -> int:
-    query = select(_records.value).where(_records.task == task, _records.section == "task", _records.key == RESET_KEY)
+    query = select(_records.value).where(
+        _records.task == task, _records.section == Section.TASK, _records.key == TaskKey.RESET
+    )
     value = connection.execute(query).scalar()
     reset_unix_ns = None if value is None else msgpack.unpackb(value)
     return reset_unix_ns if type(reset_unix_ns) is int else 0

@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
+from telemetry.record import Section
 from telemetry.server.store import schema
 from telemetry.server.store.columns import Column, is_column, parse_column, read_columns
 from telemetry.server.store.conditions import has_tags
@@ -34,7 +35,7 @@ _ALIASES = {
     "last_change": "last_change_unix_ms",
     "status_changed": "status_changed_unix_ms",
 }
-_SECTIONS = {"hyperparams": "parameters", "user_properties": "properties"}
+_SECTIONS = {"hyperparams": Section.PARAMETERS, "user_properties": Section.PROPERTIES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from typing import Any
 import msgpack
 from sqlalchemy import Connection, Row, Table, func, select, tuple_
 
+from telemetry.record import Section
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import project_condition
-from telemetry.server.store.model_index import INPUT_MODELS, link_models
+from telemetry.server.store.model_index import link_models
 from telemetry.server.store.plain import Json, json_number, json_value, unix_ms
 from telemetry.server.store.table import summaries
 
@@ -117,7 +118,7 @@ def read_task(connection: Connection, task_id: str, now_unix_ns: int) -> Json:
         .order_by(columns.section, columns.key)
     ):
         record.setdefault(section, {})[key] = json_value(msgpack.unpackb(value))
-    link_models(connection, record.get(INPUT_MODELS, {}))
+    link_models(connection, record.get(Section.INPUT_MODELS, {}))
     return summaries(connection, [row], now_unix_ns)[0] | {
         "record": record,
         "counts": {

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from telemetry.events import INT64_MAX, INT64_MIN, MAX_TAG_CHARS, MAX_TAGS
-from telemetry.fold import RESET_KEY
+from telemetry.record import TaskKey
 from telemetry.shapes import texts
 
 __all__ = ["ARCHIVED", "RECORD_COLUMNS", "columns_of", "tags_of"]
@@ -26,46 +26,46 @@ _MAX_SEARCHED_CHARS = 20_000
 
 # Keys of section "task" that have a column in `tasks`, or decide what counts.
 RECORD_COLUMNS = (
-    "name",
-    "project",
-    "type",
-    "status",
-    "status_reason",
-    "progress",
-    "tags",
-    "system_tags",
-    "comment",
-    "parent",
-    "published",
-    "host",
-    "started_unix_ns",
-    "ended_unix_ns",
-    RESET_KEY,
+    TaskKey.NAME,
+    TaskKey.PROJECT,
+    TaskKey.TYPE,
+    TaskKey.STATUS,
+    TaskKey.STATUS_REASON,
+    TaskKey.PROGRESS,
+    TaskKey.TAGS,
+    TaskKey.SYSTEM_TAGS,
+    TaskKey.COMMENT,
+    TaskKey.PARENT,
+    TaskKey.PUBLISHED,
+    TaskKey.HOST,
+    TaskKey.STARTED,
+    TaskKey.ENDED,
+    TaskKey.RESET,
 )
 
 
 def columns_of(task_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of `tasks` that follow from section "task" of the record."""
-    tags = tags_of(record, "tags")
-    more = len(texts(record.get("tags"))) > len(tags)
-    name, project = _text(record.get("name")) or "", _text(record.get("project")) or ""
-    comment = _text(record.get("comment"))
+    tags = tags_of(record, TaskKey.TAGS)
+    more = len(texts(record.get(TaskKey.TAGS))) > len(tags)
+    name, project = _text(record.get(TaskKey.NAME)) or "", _text(record.get(TaskKey.PROJECT)) or ""
+    comment = _text(record.get(TaskKey.COMMENT))
     return {
         "name": name,
         "project": project,
-        "type": _text(record.get("type")) or "",
-        "status": _text(record.get("status")) or "",
-        "status_reason": _text(record.get("status_reason")),
-        "progress": _progress(record.get("progress")),
+        "type": _text(record.get(TaskKey.TYPE)) or "",
+        "status": _text(record.get(TaskKey.STATUS)) or "",
+        "status_reason": _text(record.get(TaskKey.STATUS_REASON)),
+        "progress": _progress(record.get(TaskKey.PROGRESS)),
         # One more than is shown says that there are more.
         "tags": orjson.dumps([*tags, *[""] * (1 + MAX_TAGS - len(tags))] if more else tags).decode(),
         "comment": comment,
-        "parent": _text(record.get("parent")),
-        "published": int(record.get("published") is True),
-        "archived": int(ARCHIVED in texts(record.get("system_tags"))),
-        "host": _text(record.get("host")),
-        "started": _time(record.get("started_unix_ns")),
-        "ended": _time(record.get("ended_unix_ns")),
+        "parent": _text(record.get(TaskKey.PARENT)),
+        "published": int(record.get(TaskKey.PUBLISHED) is True),
+        "archived": int(ARCHIVED in texts(record.get(TaskKey.SYSTEM_TAGS))),
+        "host": _text(record.get(TaskKey.HOST)),
+        "started": _time(record.get(TaskKey.STARTED)),
+        "ended": _time(record.get(TaskKey.ENDED)),
         # Newlines keep a search from matching across two fields.
         "search_text": "\n".join((name, project, task_id, *tags, (comment or "")[:_MAX_SEARCHED_CHARS])).casefold(),
     }

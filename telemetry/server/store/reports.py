@@ -17,6 +17,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from telemetry.blobs import sha256_of_uri
 from telemetry.events import Media, Plot
+from telemetry.record import BlobState
 from telemetry.server.store import schema
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.plain import unix_ms
@@ -175,7 +176,7 @@ def read_media(connection: Connection, task_id: str, query: ReportsQuery, held: 
 
 def _state(uri: str, held: set[str] | None) -> str:
     sha256 = sha256_of_uri(uri)
-    return "stored" if sha256 is None or (held is not None and sha256 in held) else "pending"
+    return BlobState.STORED if sha256 is None or (held is not None and sha256 in held) else BlobState.PENDING
 
 
 def _selected(statement: Select[Any], table: Table, task: int, query: ReportsQuery) -> Select[Any]:

@@ -13,8 +13,9 @@ from typing import Any
 import msgpack
 from sqlalchemy import Connection, Table, delete, func, insert, or_, select, update
 
-from telemetry.events import HEARTBEATS, RecordChange, SeriesKey
-from telemetry.fold import CONTINUED_KEY, RESET_KEY, reset_moment
+from telemetry.events import RecordChange, SeriesKey
+from telemetry.fold import reset_moment
+from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import read_refs
 from telemetry.server.store.chunks import Points, concat_points, unpack
@@ -24,7 +25,7 @@ from telemetry.server.store.state import TaskState
 __all__ = ["REVIVING_KEYS", "move_newer", "recount", "reset_of", "revive", "stored_reset"]
 
 # In section "task": whoever writes one of these begins a deleted task anew, or goes on with it, and means it.
-REVIVING_KEYS = frozenset({RESET_KEY, CONTINUED_KEY})
+REVIVING_KEYS = frozenset({TaskKey.RESET, TaskKey.CONTINUED})
 
 # Their times are not those of events, or they are handled by themselves.
 _APART = frozenset({schema.tasks.name, schema.task_blobs.name, schema.series_stats.name})
@@ -39,7 +40,7 @@ def reset_of(records: Sequence[RecordChange]) -> int:
         (
             reset_moment(event.value, event.time_unix_ns)
             for event in records
-            if event.section == "task" and event.key == RESET_KEY
+            if event.section == Section.TASK and event.key == TaskKey.RESET
         ),
         default=0,
     )
@@ -50,7 +51,10 @@ def stored_reset(connection: Connection, task: int) -> int:
     columns = schema.records.c
     row = connection.execute(
         select(columns.value, columns.time).where(
-            columns.task == task, columns.section == "task", columns.key == RESET_KEY, columns.value.is_not(None)
+            columns.task == task,
+            columns.section == Section.TASK,
+            columns.key == TaskKey.RESET,
+            columns.value.is_not(None),
         )
     ).one_or_none()
     return 0 if row is None else reset_moment(msgpack.unpackb(row.value), row.time)
@@ -112,7 +116,7 @@ def recount(connection: Connection, task: TaskState) -> None:
             task.note_times(first, last)
     records = schema.records.c
     query = select(func.max(records.time)).where(
-        records.task == task.id, records.section != HEARTBEATS, records.time > 0
+        records.task == task.id, records.section != Section.HEARTBEATS, records.time > 0
     )
     task.last_change = connection.execute(query).scalar()
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from telemetry.events import HEARTBEATS
+from telemetry.record import Section
 from telemetry.server.store.chunks import Points
 from telemetry.server.store.content import FrameContent, SeriesRun
 
@@ -144,7 +144,7 @@ class TaskState:
             if content.alive:
                 self._note_life(content.last_unix_ns, content.active_unix_ns, content.sent_unix_ns, now_unix_ns)
         for event in content.records:
-            if event.section != HEARTBEATS and event.time_unix_ns > 0:
+            if event.section != Section.HEARTBEATS and event.time_unix_ns > 0:
                 self.last_change = _greatest(self.last_change, event.time_unix_ns)
         self.add_points(content.runs)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
+from telemetry.record import ShownStatus, TaskStatus
 from telemetry.server.store import schema
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "status_of",
 ]
 
-IN_PROGRESS, STALLED, LOST = "in_progress", "stalled", "lost"
+IN_PROGRESS, STALLED, LOST = TaskStatus.IN_PROGRESS.value, ShownStatus.STALLED.value, ShownStatus.LOST.value
 
 # Five heartbeats of 15 s.
 LOST_AFTER_NS = 75_000_000_000

@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select
 
 from telemetry.events import MAX_TAGS
+from telemetry.record import Section
 from telemetry.server.store import schema
 from telemetry.server.store.columns import Column, parse_column, read_columns, sort_value
 from telemetry.server.store.conditions import has_tags, matches_search
@@ -143,8 +144,8 @@ def read_choices(
     return {
         "tags": distinct(select(tags.tag).where(tags.kind == schema.TAG, tags.task.in_(mine)).order_by(tags.tag)),
         "types": distinct(select(_tasks.type).where(*conditions).order_by(_tasks.type)),
-        "parameters": keys("parameters"),
-        "properties": keys("properties"),
+        "parameters": keys(Section.PARAMETERS),
+        "properties": keys(Section.PROPERTIES),
         "metrics": list(connection.execute(paths).scalars()),
         "values": distinct(select(values.name).where(values.task.in_(tasks)).order_by(values.name)),
     }

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
 
 from telemetry.errors import InvalidQuery
 from telemetry.events import INT64_MAX, INT64_MIN
+from telemetry.record import Section
 from telemetry.server.store import schema
 from telemetry.server.store.columns import is_column, parse_column, record_of_column, sort_value
 from telemetry.server.store.conditions import has_tags, is_one_of, matches_expression, matches_search, status_is
@@ -52,7 +53,7 @@ _NUMBERS = {
     "last_iteration": _tasks.last_iteration,
     "progress": _tasks.progress,
 }
-_MODELS = {"models.input.model": "input_models", "models.output.model": "output_models"}
+_MODELS = {"models.input.model": Section.INPUT_MODELS, "models.output.model": Section.OUTPUT_MODELS}
 _LISTS = ("id", "project", "type", "status", "tags", "system_tags", "parent", *_MODELS)
 _PATTERNS = ("name", "comment")
 _OTHERS = ("search_text", "_all_", "_any_", "order_by", "page", "page_size", "only_fields", "search_hidden")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import orjson
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, tuple_, update
 
+from telemetry.record import Section
 from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import LostBlobs
 from telemetry.server.store.chunks import (
@@ -256,7 +257,7 @@ class Transaction:
 
     def _revived(self, content: FrameContent) -> bool:
         """Say whether a frame begins a deleted task anew, or goes on with it; then there is one again."""
-        if not any(event.section == "task" and event.key in REVIVING_KEYS for event in content.records):
+        if not any(event.section == Section.TASK and event.key in REVIVING_KEYS for event in content.records):
             return False
         revive(self._connection, content.task_id)
         self._cache.deleted.discard(content.task_id)
@@ -414,7 +415,7 @@ class Transaction:
             rows = [record_row(task.id, content, event) for event in content.records]
             self._connection.execute(UPSERT_RECORD, rows)
             index_models(self._connection, task.id, content.records)
-            if any(event.section == "task" and event.key in RECORD_COLUMNS for event in content.records):
+            if any(event.section == Section.TASK and event.key in RECORD_COLUMNS for event in content.records):
                 self._refolded[task.task_id] = task
 
     # -- points
