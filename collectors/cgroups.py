@@ -188,18 +188,18 @@ def _memory_limit_v1(group: Path) -> int | None:
 
 
 def _cpu_limit_v2(group: Path) -> float | None:
-    quota, _, period = (_read(group / "cpu.max") or "max").partition(" ")
-    return _cores(quota, period)
+    quota_us, _, period_us = (_read(group / "cpu.max") or "max").partition(" ")
+    return _cores(quota_us, period_us)
 
 
 def _cpu_limit_v1(group: Path) -> float | None:
     return _cores(_read(group / "cpu.cfs_quota_us") or "", _read(group / "cpu.cfs_period_us") or "")
 
 
-def _cores(quota: str, period: str) -> float | None:
+def _cores(quota_us: str, period_us: str) -> float | None:
     # "max" in version 2 and -1 in version 1 are not digits.
-    if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
-        return int(quota) / int(period)
+    if quota_us.isdecimal() and period_us.isdecimal() and int(quota_us) and int(period_us):
+        return int(quota_us) / int(period_us)
     return None
 
 

@@ -45,7 +45,7 @@ __all__ = ["Pipeline", "loop_factory"]
 
 log = logging.getLogger(__name__)
 
-# After the deadline_s: closing sockets and files that are already idle.
+# After the deadline: closing sockets and files that are already idle.
 CLOSE_GRACE_S = 0.25
 
 # A sink whose write is cancelled: it has nothing to wait for.

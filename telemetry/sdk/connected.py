@@ -34,7 +34,7 @@ from telemetry.sdk.record import Record
 from telemetry.threads import start_daemon
 from telemetry.values import ValueEntry, cast_like, value_of
 
-__all__ = ["Connected", "ParameterSource", "Source"]
+__all__ = ["Connected", "ConnectedSource", "ParameterSource"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ LOOK_INTERVAL_S = 2.0
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
-class Source(Protocol):
+class ConnectedSource(Protocol):
     """Something that is connected, and what of it the record has."""
 
     def sync(self, names: Iterable[str] | None = None) -> None:
@@ -69,13 +69,13 @@ class Connected:
         self.overrides: Overrides | None = None
         self.ended = False
         self._watches = watch
-        self._sources: list[Source] = []
+        self._sources: list[ConnectedSource] = []
         self._owner_pid = os.getpid()
         self._stopped = threading.Event()
         self._watching = False
         self._libraries: PostImport | None = None
         # Changes that came while another thread was looking: it writes them, so that nobody waits for its look.
-        self._waiting: deque[tuple[Source, list[str]]] = deque()
+        self._waiting: deque[tuple[ConnectedSource, list[str]]] = deque()
         self.reset_after_fork()
         lifecycle.watch_forks(self)
 
@@ -91,7 +91,7 @@ class Connected:
             yield
         self._write_waiting()
 
-    def write(self, source: Source, names: list[str]) -> None:
+    def write(self, source: ConnectedSource, names: list[str]) -> None:
         """Write a source's values of these outermost names: at once, or as soon as a look that is under way is over.
 
         Never waits for another thread.
@@ -105,7 +105,7 @@ class Connected:
         while self._waiting and self.lock.acquire(blocking=False):
             try:
                 # What was changed many times meanwhile is written once, as it is now.
-                changed: dict[Source, dict[str, None]] = {}
+                changed: dict[ConnectedSource, dict[str, None]] = {}
                 while self._waiting:
                     source, names = self._waiting.popleft()
                     changed.setdefault(source, {}).update(dict.fromkeys(names))
@@ -114,7 +114,7 @@ class Connected:
             finally:
                 self.lock.release()
 
-    def add(self, source: Source, root: Any = None) -> None:
+    def add(self, source: ConnectedSource, root: Any = None) -> None:
         """Write a source's values, and look at it from now on.
 
         Args:
@@ -193,7 +193,7 @@ class ParameterSource:
         self._connected.write(self, names)
 
     def sync(self, names: Iterable[str] | None = None) -> None:
-        """See Source."""
+        """See ConnectedSource."""
         if self._connected.ended:
             return
         with self._connected.lock:
