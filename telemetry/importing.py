@@ -19,7 +19,7 @@ from telemetry.importing_blobs import BlobImport
 from telemetry.importing_report import ImportOutcome, ImportReport
 from telemetry.journal import SegmentDamage
 from telemetry.protocols import ForwardsFrames
-from telemetry.readdress import Onto, reset_of
+from telemetry.readdress import NewAddress, reset_of
 from telemetry.retry import delay_s
 from telemetry.sessions import SessionSource, is_foreign_zip, is_unwritten_zip, open_session
 from telemetry.wire import Frame
@@ -46,9 +46,9 @@ class _FrameBlock:
 class _SourceReader:
     """Reads one source block by block. Every call blocks: they belong on a thread, one at a time."""
 
-    def __init__(self, outcome: ImportOutcome, onto: Onto | None) -> None:
+    def __init__(self, outcome: ImportOutcome, new_address: NewAddress | None) -> None:
         self._outcome = outcome
-        self._onto = onto
+        self._new_address = new_address
         self._reset_unix_ns = 0
         self._items: Iterator[Frame | SegmentDamage] | None = None
 
@@ -72,10 +72,10 @@ class _SourceReader:
             self._outcome.skipped = True
             return False
         session = self._outcome.session = open_session(source.path)
-        self._outcome.task_id = (self._onto and self._onto.task_id) or session.header.task_id
+        self._outcome.task_id = (self._new_address and self._new_address.task_id) or session.header.task_id
         self._outcome.label = f"{session.header.project}/{session.header.name}"
         self._items = session.read()
-        if self._onto is not None:
+        if self._new_address is not None:
             self._reset_unix_ns = reset_of(session.read())
         return True
 
@@ -86,7 +86,7 @@ class _SourceReader:
             if isinstance(item, SegmentDamage):
                 (self._outcome.cut if item.damage.cut else self._outcome.damage).append(item)
                 continue
-            frame = item if self._onto is None else self._moved(item, self._onto)
+            frame = item if self._new_address is None else self._moved(item, self._new_address)
             if frame is None:
                 continue
             block.frames.append(frame)
@@ -95,9 +95,9 @@ class _SourceReader:
                 return
         block.ended = True
 
-    def _moved(self, frame: Frame, onto: Onto) -> Frame | None:
+    def _moved(self, frame: Frame, new_address: NewAddress) -> Frame | None:
         try:
-            return onto.frame(frame, self._reset_unix_ns)
+            return new_address.frame(frame, self._reset_unix_ns)
         except FrameError as error:
             self._outcome.refused.append(f"frame {frame.sequence} of writer {frame.writer_id.hex()}: {error}")
             return None
@@ -112,11 +112,11 @@ class _Import:
         make_sink: Callable[[], ForwardsFrames],
         timeout_s: float,
         on_progress: OnSourceProgress,
-        onto: Onto | None,
+        new_address: NewAddress | None,
     ) -> None:
-        self._onto = onto
+        self._new_address = new_address
         self.report = ImportReport([ImportOutcome(source) for source in sources])
-        self._left = iter(self.report.outcomes)
+        self._unread = iter(self.report.outcomes)
         self._make_sink = make_sink
         self._timeout_s = timeout_s
         self._on_progress = on_progress
@@ -157,7 +157,7 @@ class _Import:
         body: list[tuple[ImportOutcome, Frame]] = []
         read: list[ImportOutcome] = []
         try:
-            for outcome in self._left:
+            for outcome in self._unread:
                 await self._read(outcome, body, sink, read)
                 read.append(outcome)
                 if self.report.stopped_by is not None:
@@ -165,7 +165,7 @@ class _Import:
             await self._send(body, sink, read)
         finally:
             await sink.close()
-        for outcome in self._left:
+        for outcome in self._unread:
             outcome.error = "not sent"
 
     async def _read(
@@ -176,7 +176,7 @@ class _Import:
         read: list[ImportOutcome],
     ) -> None:
         """Read a source to its end; `body` is sent whenever it is full, with ends of other sources in it."""
-        reader = _SourceReader(outcome, self._onto)
+        reader = _SourceReader(outcome, self._new_address)
         loop = asyncio.get_running_loop()
         ended = False
         while not ended and self.report.stopped_by is None:
@@ -245,7 +245,7 @@ async def import_sources(
     *,
     timeout_s: float,
     on_progress: OnSourceProgress = lambda done_bytes, label: None,
-    onto: Onto | None = None,
+    new_address: NewAddress | None = None,
 ) -> ImportReport:
     """Send every frame of the sources, several sources at once; return what became of each.
 
@@ -254,6 +254,6 @@ async def import_sources(
     Args:
         make_sink: gives a sink for each of the connections.
         timeout_s: how long one request may be refused before giving up.
-        onto: the task that they are sent as, and by how much their iterations move on; None sends them as they are.
+        new_address: which task they are sent as, and by how much their iterations move on; None leaves both.
     """
-    return await _Import(sources, make_sink, timeout_s, on_progress, onto).run()
+    return await _Import(sources, make_sink, timeout_s, on_progress, new_address).run()

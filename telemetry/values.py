@@ -203,9 +203,9 @@ def check_depth(value: Any, *, path: str = "", lists: bool = False) -> None:
         ConfigurationError: with the place.
     """
     # (a dict, its path, those around it), and not by recursion, which is what would fail.
-    left: list[tuple[Any, str, tuple[int, ...]]] = [(value, path, ())]
-    while left:
-        at, name, around = left.pop()
+    to_visit: list[tuple[Any, str, tuple[int, ...]]] = [(value, path, ())]
+    while to_visit:
+        at, name, around = to_visit.pop()
         pairs: Iterable[tuple[Any, Any]]
         if isinstance(at, dict):
             pairs = list(at.items())
@@ -222,7 +222,7 @@ def check_depth(value: Any, *, path: str = "", lists: bool = False) -> None:
                 "Keep it as an artifact: task.upload_artifact(...)"
             )
         inside = (*around, id(at))
-        left += [(item, f"{name}/{key}" if name else str(key), inside) for key, item in pairs if _has_parts(item)]
+        to_visit += [(item, f"{name}/{key}" if name else str(key), inside) for key, item in pairs if _has_parts(item)]
 
 
 def _has_parts(value: Any) -> bool:

@@ -92,9 +92,9 @@ def yaml_changes(value: dict[Any, Any]) -> list[str]:
 
 def _parts(value: Any, kept: frozenset[type]) -> Iterator[tuple[Any, _ValuePath]]:
     """Yield a dict and what lies in it, except what is of the kept types; each with its place."""
-    left: deque[tuple[Any, _ValuePath]] = deque([(value, ())])
-    while left:
-        at, place = left.popleft()
+    to_visit: deque[tuple[Any, _ValuePath]] = deque([(value, ())])
+    while to_visit:
+        at, place = to_visit.popleft()
         yield at, place
         if isinstance(at, dict):
             pairs: Iterable[tuple[Any, Any]] = at.items()
@@ -102,7 +102,7 @@ def _parts(value: Any, kept: frozenset[type]) -> Iterator[tuple[Any, _ValuePath]
             pairs = enumerate(at)
         else:
             continue
-        left.extend((item, (place, key)) for key, item in pairs if type(item) not in kept)
+        to_visit.extend((item, (place, key)) for key, item in pairs if type(item) not in kept)
 
 
 def _is_whole(text: str) -> bool:

@@ -130,7 +130,7 @@ def without_older(content: FrameContent, since_unix_ns: int) -> FrameContent:
 
     found = [(run.key, newer_points(run.points, since_unix_ns)) for run in content.runs]
     runs = [series_run(key, points) for key, points in found if len(points)]
-    left = replace(
+    kept = replace(
         content,
         runs=runs,
         console=newer(content.console),
@@ -143,10 +143,10 @@ def without_older(content: FrameContent, since_unix_ns: int) -> FrameContent:
         last_unix_ns=None,
         active_unix_ns=None,
     )
-    events: list[FrameEvent] = [*left.console, *left.models, *left.values, *left.plots, *left.media, *left.records]
+    events: list[FrameEvent] = [*kept.console, *kept.models, *kept.values, *kept.plots, *kept.media, *kept.records]
     times_unix_ns = [run.points.times_unix_ns for run in runs]
-    _note_times(left, events, np.concatenate(times_unix_ns) if times_unix_ns else None)
-    return left
+    _note_times(kept, events, np.concatenate(times_unix_ns) if times_unix_ns else None)
+    return kept
 
 
 def newer_points(points: Points, since_unix_ns: int) -> Points:
