@@ -17,7 +17,7 @@ from telemetry.fold import RecordFold, newer_part
 from telemetry.record import Section, TaskKey
 from telemetry.wire import Frame, decode, encode
 
-__all__ = ["Onto", "reset_of"]
+__all__ = ["NewAddress", "reset_of"]
 
 # What the previous task is: how and when it began, and what people have called it since.
 _OF_THE_PREVIOUS = frozenset(
@@ -32,7 +32,7 @@ _BY_WRITER = frozenset({Section.WRITERS, Section.HEARTBEATS})
 
 
 @dataclass(frozen=True, slots=True)
-class Onto:
+class NewAddress:
     """Which task a session is sent as.
 
     Attributes:

@@ -84,10 +84,10 @@ class Record:
 
     def change_sections(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Give fields of several sections new values, all of the same instant."""
-        self._last_unix_ns = moment = min(max(self._clock(), self._last_unix_ns + 1), INT64_MAX)
+        self._last_unix_ns = now_unix_ns = min(max(self._clock(), self._last_unix_ns + 1), INT64_MAX)
         self._write(
             [
-                RecordChange(moment, section, key, value)
+                RecordChange(now_unix_ns, section, key, value)
                 for section, values in sections.items()
                 for key, value in values.items()
             ]

@@ -28,7 +28,7 @@ from telemetry.sdk.identity import Lineage, is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
 from telemetry.sdk.logger import Logger
-from telemetry.sdk.membership import Heirloom, lineage_to
+from telemetry.sdk.membership import LineageVariable, lineage_to
 from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.model_files import ModelFiles
 from telemetry.sdk.progress import Progress
@@ -113,13 +113,13 @@ class Running(Referred):
         # Whether this run is known to hold what the next one must not overwrite.
         self._keeps = membership.keep
         self._exit_watch: lifecycle.ExitWatch | None = None
-        self._heirloom: Heirloom | None = None
+        self._lineage_variable: LineageVariable | None = None
         if launched.destination is None:
             return
         launched.models.listen(self.model_files)
         if hooks:
             self._exit_watch = lifecycle.ExitWatch(self._on_exit)
-            self._heirloom = Heirloom(self._lineage())
+            self._lineage_variable = LineageVariable(self._lineage())
         if membership.joined:
             # Workers of multiprocessing end without atexit.
             lifecycle.at_worker_exit(self._end_of_worker, also_of_sigterm=not hooks)
@@ -169,8 +169,8 @@ class Running(Referred):
         """Add this to each iteration that is reported from now on, here and by children that begin from now on."""
         self.iteration_offset.set(offset)
         self.record.change(Section.TASK, TaskKey.INITIAL_ITERATION, offset)
-        if self._heirloom is not None:
-            self._heirloom.renew(self._lineage())
+        if self._lineage_variable is not None:
+            self._lineage_variable.renew(self._lineage())
 
     def _lineage(self) -> Lineage:
         return lineage_to(self.header, self.launched.urls, self.iteration_offset.current)
@@ -197,7 +197,7 @@ class Running(Referred):
     def page(self) -> str:
         """The link to the task's page on the server; "" where no sink is a server."""
         destination = self.launched.destination
-        return "" if destination is None else destination.page
+        return "" if destination is None else destination.page_url
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -300,8 +300,8 @@ class Running(Referred):
         patient = timeout_s is None
         timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
         deadline_s = time.monotonic() + timeout_s
-        if self._heirloom is not None:
-            self._heirloom.take_back()
+        if self._lineage_variable is not None:
+            self._lineage_variable.take_back()
         self._seeding.stop()
         if self.launched.installed is not None:
             self.launched.installed.stop()

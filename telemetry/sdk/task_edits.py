@@ -244,9 +244,9 @@ class TaskEdits(TaskBase):
         if self._core.settings.mode == "disabled":
             return
         wanted, bad = {str(word) for word in status}, {str(word) for word in raise_on_status or ()}
-        while (now := self.get_status()) not in wanted:
-            if now in bad:
-                raise RuntimeError(f"task {self.id} is {now}, and was waited for to be {', '.join(sorted(wanted))}")
+        while (status := self.get_status()) not in wanted:
+            if status in bad:
+                raise RuntimeError(f"task {self.id} is {status}, and was waited for to be {', '.join(sorted(wanted))}")
             time.sleep(check_interval_sec)
             self._view.reload()
 

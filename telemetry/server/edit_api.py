@@ -103,12 +103,12 @@ async def changes(request: web.Request) -> web.Response:
     status, latest = await asyncio.to_thread(_stands, store, task_id, wanted)
     _check_status(status, wanted)
     # Later than what it replaces, even if that came from a machine whose clock is ahead.
-    moment = min(max(request.app[CONFIG].clock(), latest + 1), INT64_MAX)
-    events = [RecordChange(moment, section, key, value) for section, key, value in wanted]
+    now_unix_ns = min(max(request.app[CONFIG].clock(), latest + 1), INT64_MAX)
+    events = [RecordChange(now_unix_ns, section, key, value) for section, key, value in wanted]
     answer = await _write(request, task_id, events)
     if answer["result"] != "stored" or "reason" in answer:
         raise web.HTTPForbidden(text=f"{answer.get('reason', answer['result'])}; nothing was changed")
-    return json_response(orjson.dumps({"changed": len(events), "unix_ms": moment // 1_000_000}))
+    return json_response(orjson.dumps({"changed": len(events), "unix_ms": now_unix_ns // 1_000_000}))
 
 
 def _check_status(status: str, wanted: list[tuple[str, str, Any]]) -> None:
