@@ -15,7 +15,7 @@ from telemetry.client_types import (
     PointsAnswer,
     ProjectInfo,
     QueryAnswer,
-    SeriesInfo,
+    SeriesSummary,
     ServerInfo,
     TaskDetail,
     TasksAnswer,
@@ -131,9 +131,9 @@ class ReadCalls(HttpApi):
         """Return one task with its record."""
         return cast(TaskDetail, await self._get(f"/tasks/{task_id}"))
 
-    async def series(self, task_id: str, *, kind: str | None = None) -> list[SeriesInfo]:
+    async def series(self, task_id: str, *, kind: str | None = None) -> list[SeriesSummary]:
         """Return the task's series. `kind`: "scalar", "resource", or None for both."""
-        return cast(list[SeriesInfo], (await self._get(f"/tasks/{task_id}/series", {"kind": kind}))["series"])
+        return cast(list[SeriesSummary], (await self._get(f"/tasks/{task_id}/series", {"kind": kind}))["series"])
 
     async def points(
         self,

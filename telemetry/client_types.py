@@ -21,7 +21,7 @@ __all__ = [
     "ProjectInfo",
     "QueriedTask",
     "QueryAnswer",
-    "SeriesInfo",
+    "SeriesSummary",
     "ServerInfo",
     "TaskDetail",
     "TaskInfo",
@@ -145,7 +145,7 @@ class ProjectInfo(TypedDict):
     tasks: int
 
 
-class SeriesInfo(TypedDict):
+class SeriesSummary(TypedDict):
     """A series and its summary. `min` and `max` are over finite values only; `last` is the latest by time.
 
     `rank`: which of several processes reports it; None where there is one.

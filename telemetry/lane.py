@@ -521,12 +521,12 @@ class Lane:
 
     # ---- ending ----------------------------------------------------------------------------------
 
-    async def drain(self, deadline: float) -> None:
-        """Deliver what is left, until the sink fails or `deadline` (monotonic seconds) comes."""
+    async def drain(self, deadline_s: float) -> None:
+        """Deliver what is left, until the sink fails or `deadline_s` (monotonic seconds) comes."""
         self._closing.set()
         self._changed.set()
         try:
-            await asyncio.wait_for(self._done.wait(), max(0.0, deadline - self._monotonic()))
+            await asyncio.wait_for(self._done.wait(), max(0.0, deadline_s - self._monotonic()))
         except TimeoutError:
             return  # the journal keeps its part, and the book writes the rest off
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 __all__ = [
+    "PROGRAM_SECTIONS",
     "RUN_SECTIONS",
     "TRANSITIONS",
     "BlobState",
@@ -70,6 +71,7 @@ class TaskKey:
     PROGRESS: Final = "progress"
     HOST: Final = "host"
     ATTEMPT: Final = "attempt"
+    INITIAL_ITERATION: Final = "initial_iteration"
     STARTED: Final = "started_unix_ns"
     ENDED: Final = "ended_unix_ns"
     RESET: Final = "reset_unix_ns"
@@ -147,7 +149,7 @@ RUN_SECTIONS = frozenset(
     }
 )
 # What the programs tell of themselves.
-_PROGRAM_SECTIONS = frozenset({Section.WRITERS, Section.HEARTBEATS})
+PROGRAM_SECTIONS = frozenset({Section.WRITERS, Section.HEARTBEATS})
 # "" is a task of which nothing but an id is known yet.
 _OPEN = frozenset({"", TaskStatus.CREATED, TaskStatus.QUEUED, TaskStatus.IN_PROGRESS})
 
@@ -172,7 +174,7 @@ def may_change(section: str, status: str, *, by_hand: bool = False) -> bool:
         by_hand: on a page or by a call of the API rather than by another program through the SDK: the program that
             runs does not see it, so that only a draft can be changed.
     """
-    if section in _PROGRAM_SECTIONS:
+    if section in PROGRAM_SECTIONS:
         return False
     if section not in RUN_SECTIONS:
         return True

@@ -317,13 +317,13 @@ def _unpack_columns(keys: list[SeriesKey], columns: list[Any]) -> ScalarColumns:
     packed_index, packed_iterations, packed_times, packed_values = columns
     index = _from_planes("I", packed_index)
     iterations = _from_planes("q", packed_iterations)
-    times = _from_planes("q", packed_times)
+    times_unix_ns = _from_planes("q", packed_times)
     values = _from_planes("d", packed_values)
-    if not len(index) == len(iterations) == len(times) == len(values):
+    if not len(index) == len(iterations) == len(times_unix_ns) == len(values):
         raise FrameError("the scalar columns differ in length")
     if index and max(index) >= len(keys):
         raise FrameError(f"a scalar names series {max(index)} of {len(keys)}")
-    return ScalarColumns(keys, index, iterations, times, values)
+    return ScalarColumns(keys, index, iterations, times_unix_ns, values)
 
 
 def _to_planes(column: array[Any]) -> bytes:

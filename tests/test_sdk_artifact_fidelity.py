@@ -26,7 +26,7 @@ from PIL import Image
 from telemetry.sdk.connected_dict import connected_dict
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
-from telemetry.sdk.serialize import Request, serialize
+from telemetry.sdk.serialize import StoreOptions, serialize
 
 
 class Colour(str, enum.Enum):  # noqa: UP042 (the str() of this one is no text of its own)
@@ -53,7 +53,7 @@ class Shy:
 def uploaded(value: Any, extension: str | None = None) -> tuple[Any, Parcel]:
     """Return what `get` gives back of a value, and what it was uploaded as."""
     with tempfile.TemporaryDirectory() as folder:
-        parcel = serialize(value, Request(name="thing", scratch=Path(folder, "scratch"), extension=extension))
+        parcel = serialize(value, StoreOptions(name="thing", scratch=Path(folder, "scratch"), extension=extension))
         assert isinstance(parcel.source, bytes)
         file = Path(folder, "file")
         file.write_bytes(parcel.source)
@@ -383,7 +383,7 @@ def test_what_a_format_changes_of_an_image_is_named(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make, extension, what = CHANGED_IMAGES[kind]
-    serialize(make(), Request(name="thing", scratch=tmp_path, extension=extension))
+    serialize(make(), StoreOptions(name="thing", scratch=tmp_path, extension=extension))
     assert what in caplog.text
 
 

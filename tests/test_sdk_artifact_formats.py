@@ -20,13 +20,13 @@ from PIL import Image
 from telemetry.errors import BlobError, ConfigurationError
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import MAX_MEMORY_BYTES, MAX_PREVIEW_CHARS, Parcel
-from telemetry.sdk.serialize import Request, serialize
+from telemetry.sdk.serialize import StoreOptions, serialize
 
 PROPERTY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 
 
 def parcel_of(value: Any, folder: Path, *, name: str = "thing", **arguments: Any) -> Parcel:
-    return serialize(value, Request(name=name, scratch=folder / "scratch", **arguments))
+    return serialize(value, StoreOptions(name=name, scratch=folder / "scratch", **arguments))
 
 
 def file_of(parcel: Parcel, folder: Path) -> Path:

@@ -41,7 +41,6 @@ __all__ = [
     "weights_parcel",
 ]
 
-
 Fields = dict[str, Any]
 
 

@@ -246,7 +246,7 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
     if settings.mode != "disabled":
         server_client(settings, what)
     task_id, fields = secrets.token_hex(16), sections[Section.TASK]
-    moment = unix_ns()
+    now_unix_ns = unix_ns()
     header = _header(task_id, fields)
     if settings.mode == "disabled":
         core = _Nowhere(header, settings)
@@ -255,7 +255,7 @@ def begin_other(sections: Mapping[str, Mapping[str, Any]], settings: Settings, *
     url = server_url(settings)
     assert url is not None, "a server that is not set is an error"
     changes: list[FrameEvent] = [
-        RecordChange(moment, section, key, value)
+        RecordChange(now_unix_ns, section, key, value)
         for section, values in sections.items()
         for key, value in values.items()
     ]

@@ -20,7 +20,7 @@ from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit, KeepsSessions
-from telemetry.record import Section, TaskStatus
+from telemetry.record import Section, TaskKey, TaskStatus
 from telemetry.sdk.announce import end_line, kept_sentence, start_line
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, RunningDepot
@@ -28,7 +28,7 @@ from telemetry.sdk.identity import Lineage, is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
 from telemetry.sdk.logger import Logger
-from telemetry.sdk.membership import Heirloom, lineage_to
+from telemetry.sdk.membership import LineageVariable, lineage_to
 from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.model_files import ModelFiles
 from telemetry.sdk.progress import Progress
@@ -90,12 +90,12 @@ class Running(Referred):
             launched.script.write_to(self.record.change_sections)
         for collector in launched.reporting:
             collector.report_to(self.logger, self.record.change_all)
-        self.progress = Progress(lambda value: self.record.change(Section.TASK, "progress", value))
+        self.progress = Progress(lambda value: self.record.change(Section.TASK, TaskKey.PROGRESS, value))
         self._ends: dict[str, Outcome] = {}
         self._ended = threading.Event()
         self._part = part
         if launched.membership.leads and (self.iteration_offset or launched.membership.continues):
-            self.record.change(Section.TASK, "initial_iteration", self.iteration_offset.current)
+            self.record.change(Section.TASK, TaskKey.INITIAL_ITERATION, self.iteration_offset.current)
         part.begin(self.record, self.header, start_fields(self.header, tags=tags))
         membership = launched.membership
         self._base = self._base_view()
@@ -113,13 +113,13 @@ class Running(Referred):
         # Whether this run is known to hold what the next one must not overwrite.
         self._keeps = membership.keep
         self._exit_watch: lifecycle.ExitWatch | None = None
-        self._heirloom: Heirloom | None = None
+        self._lineage_variable: LineageVariable | None = None
         if launched.destination is None:
             return
         launched.models.listen(self.model_files)
         if hooks:
             self._exit_watch = lifecycle.ExitWatch(self._on_exit)
-            self._heirloom = Heirloom(self._lineage())
+            self._lineage_variable = LineageVariable(self._lineage())
         if membership.joined:
             # Workers of multiprocessing end without atexit.
             lifecycle.at_worker_exit(self._end_of_worker, also_of_sigterm=not hooks)
@@ -157,20 +157,20 @@ class Running(Referred):
     def _add_tags(self, base: View, tags: list[str]) -> None:
         """Add tags to those that the task has, which only the server or the session knows."""
         try:
-            known = texts(section_of(base, Section.TASK).get("tags"))
+            known = texts(section_of(base, Section.TASK).get(TaskKey.TAGS))
         except TelemetryError as error:
             log.warning("the tags %s are not added to task %s: %s", tags, self.header.task_id, error)
             return
-        self.record.change(Section.TASK, "tags", list(dict.fromkeys([*known, *tags])))
+        self.record.change(Section.TASK, TaskKey.TAGS, list(dict.fromkeys([*known, *tags])))
 
     # ---- iterations ------------------------------------------------------------------------------
 
     def set_iteration_offset(self, offset: int) -> None:
         """Add this to each iteration that is reported from now on, here and by children that begin from now on."""
         self.iteration_offset.set(offset)
-        self.record.change(Section.TASK, "initial_iteration", offset)
-        if self._heirloom is not None:
-            self._heirloom.renew(self._lineage())
+        self.record.change(Section.TASK, TaskKey.INITIAL_ITERATION, offset)
+        if self._lineage_variable is not None:
+            self._lineage_variable.renew(self._lineage())
 
     def _lineage(self) -> Lineage:
         return lineage_to(self.header, self.launched.urls, self.iteration_offset.current)
@@ -197,7 +197,7 @@ class Running(Referred):
     def page(self) -> str:
         """The link to the task's page on the server; "" where no sink is a server."""
         destination = self.launched.destination
-        return "" if destination is None else destination.page
+        return "" if destination is None else destination.page_url
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -300,8 +300,8 @@ class Running(Referred):
         patient = timeout_s is None
         timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
         deadline_s = time.monotonic() + timeout_s
-        if self._heirloom is not None:
-            self._heirloom.take_back()
+        if self._lineage_variable is not None:
+            self._lineage_variable.take_back()
         self._seeding.stop()
         if self.launched.installed is not None:
             self.launched.installed.stop()

@@ -27,7 +27,7 @@ from telemetry.server.store import (
     NotFound,
     PointsQuery,
     ReportsQuery,
-    SeriesPoints,
+    SampledSeries,
     Store,
     json_number,
 )
@@ -240,7 +240,7 @@ def json_response(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-def _points_json(identifier: int, part: SeriesPoints, by_time: bool) -> dict[str, Any]:
+def _points_json(identifier: int, part: SampledSeries, by_time: bool) -> dict[str, Any]:
     # orjson writes NaN and infinities as null.
     answer: dict[str, Any] = {
         "id": identifier,

@@ -190,6 +190,6 @@ def _run(row: Row[Any], points: Points) -> list[Any]:
         row.unit,
         None if row.rank == schema.NO_RANK else row.rank,
         np.ascontiguousarray(points.iterations, "<i8").tobytes(),
-        np.ascontiguousarray(points.times, "<i8").tobytes(),
+        np.ascontiguousarray(points.times_unix_ns, "<i8").tobytes(),
         np.ascontiguousarray(points.values, "<f8").tobytes(),
     ]
