@@ -9,7 +9,6 @@ keeps the last status it reported.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from telemetry.importing_blobs import BlobImport
 from telemetry.importing_report import Outcome, Report
 from telemetry.journal import SegmentDamage
 from telemetry.readdress import Onto, reset_of
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sessions import Source, is_foreign_zip, is_unwritten_zip, open_session
 from telemetry.sinks.http import HttpSink
 from telemetry.wire import Frame
@@ -208,17 +207,14 @@ class _Import:
         read.clear()
 
     async def _until_taken(self, frames: list[Frame], sink: HttpSink) -> dict[tuple[bytes, int], str]:
-        deadline_s = time.monotonic() + self._timeout_s
-        attempt = 0
+        tries = until(self._timeout_s)
         while True:
             try:
                 return await sink.send(frames)
             except SinkUnavailable as error:
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s or self.report.stopped_by is not None:
+                # Where another connection has given up, this one's turn ends too.
+                if self.report.stopped_by is not None or not await tries.pause(error.retry_after_s):
                     raise
-                attempt += 1
-                await asyncio.sleep(wait_s)
 
     def _note_sent(self, outcome: Outcome, frame: Frame, refusal: str | None) -> None:
         if refusal is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +18,7 @@ from telemetry.blobs import BLOBS, PIECE_BYTES, Blob, BlobFolder
 from telemetry.errors import BlobError, JournalError, ServerError, SinkUnavailable
 from telemetry.importing_report import Outcome
 from telemetry.journal import SEGMENTS, SESSION_FILE
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sessions import Session
 
 if TYPE_CHECKING:
@@ -81,8 +80,7 @@ class BlobImport:
 
     async def _send(self, outcome: Outcome, session: Session, blob: Blob, on_progress: Callable[[int], None]) -> str:
         """Return why a blob cannot be sent, "" if it is there."""
-        deadline_s = time.monotonic() + self._timeout_s
-        attempt = 0
+        tries = until(self._timeout_s)
         while True:
             try:
                 with session.open_blob(blob.sha256) as file:
@@ -92,11 +90,8 @@ class BlobImport:
                     return str(error)
                 if error.status == 422 and not await asyncio.to_thread(_is_sound, session, blob):
                     return "it is damaged: its sha256 is another one"
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s:
+                if not await tries.pause(error.retry_after_s):
                     raise SinkUnavailable(str(error)) from error
-                attempt += 1
-                await asyncio.sleep(wait_s)
             except (BlobError, *_UNREADABLE) as error:
                 # A spool's is removed by its own run once it is sent.
                 there = await self._is_there(outcome.task_id, blob.sha256)

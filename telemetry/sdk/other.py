@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,7 +22,7 @@ from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, Media, Plot,
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, SendingDepot
 from telemetry.sdk.logger import Logger
@@ -91,8 +90,7 @@ async def _send(frame: Any, url: str, settings: Settings) -> str:
 
     sink = open_sink(url, settings)
     await sink.connect()
-    deadline_s = time.monotonic() + settings.request_timeout_s
-    attempt, may_be_there = 0, False
+    tries, may_be_there = until(settings.request_timeout_s), False
     try:
         while True:
             try:
@@ -101,12 +99,9 @@ async def _send(frame: Any, url: str, settings: Settings) -> str:
             except SinkUnavailable as error:
                 # Where no connection came about nothing was sent. The frame's number stays, so that trying is safe.
                 may_be_there = may_be_there or getattr(error.__cause__, "os_error", None) is None
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s:
+                if not await tries.pause(error.retry_after_s):
                     what = "Whether the change arrived is not known" if may_be_there else "Nothing was changed"
                     raise ServerUnreachable(f"{error}. {what}") from error
-                attempt += 1
-                await asyncio.sleep(wait_s)
     finally:
         await sink.close()
 
