@@ -35,7 +35,7 @@ from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.uploads import task_prefix
-from telemetry.sdk.view import NowhereView, ServerView, SessionView, View, section_of
+from telemetry.sdk.view import NowhereView, ServerView, SessionView, Siblings, View, section_of
 from telemetry.settings import Settings
 from telemetry.wire import encode
 
@@ -321,7 +321,10 @@ def referred_other(header: TaskHeader, settings: Settings) -> Other:
     return Other(header, settings, SessionView(places, header.task_id), None)
 
 
-def found_other(task_id: str, project: str, name: str, type_: str, settings: Settings, url: str) -> Other:
+def found_other(
+    task_id: str, project: str, name: str, type_: str, settings: Settings, url: str, siblings: Siblings | None = None
+) -> Other:
     """Return the core of a task that a query has found on a server; nothing is asked for it until it is read."""
     header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=type_ or "training")
-    return Other(header, settings, ServerView(partial(client_of, url, settings), task_id), url)
+    view = ServerView(partial(client_of, url, settings), task_id, siblings=siblings)
+    return Other(header, settings, view, url)
