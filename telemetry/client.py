@@ -103,6 +103,8 @@ class Client:
     media = blocking(AsyncClient.media)
     change = blocking(AsyncClient.change)
     delete_task = blocking(AsyncClient.delete_task)
+    record = blocking(AsyncClient.record)
+    records = blocking(AsyncClient.records)
     export_page = blocking(AsyncClient.export_page)
     blob_status = blocking(AsyncClient.blob_status)
     send_blob = blocking(AsyncClient.send_blob)

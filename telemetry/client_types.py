@@ -21,6 +21,7 @@ __all__ = [
     "ProjectInfo",
     "QueriedTask",
     "QueryAnswer",
+    "RecordRow",
     "SeriesSummary",
     "ServerInfo",
     "TaskDetail",
@@ -33,6 +34,9 @@ __all__ = [
 
 # A float, or "NaN", "Infinity", "-Infinity": JSON has no other way to carry these.
 Number = float | str
+
+# Section, key, time (Unix ns), writer (16 bytes) and value of one entry of a record.
+RecordRow = tuple[str, str, int, bytes, Any]
 
 
 class ServerInfo(TypedDict):

@@ -9,7 +9,6 @@ keeps the last status it reported.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from telemetry.importing_report import ImportOutcome, ImportReport
 from telemetry.journal import SegmentDamage
 from telemetry.protocols import ForwardsFrames
 from telemetry.readdress import NewAddress, reset_of
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sessions import SessionSource, is_foreign_zip, is_unwritten_zip, open_session
 from telemetry.wire import Frame
 
@@ -214,17 +213,14 @@ class _Import:
         read.clear()
 
     async def _until_taken(self, frames: list[Frame], sink: ForwardsFrames) -> dict[tuple[bytes, int], str]:
-        deadline_s = time.monotonic() + self._timeout_s
-        attempt = 0
+        tries = until(self._timeout_s)
         while True:
             try:
                 return await sink.send(frames)
             except SinkUnavailable as error:
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s or self.report.stopped_by is not None:
+                # Where another connection has given up, this one's turn ends too.
+                if self.report.stopped_by is not None or not await tries.pause(error.retry_after_s):
                     raise
-                attempt += 1
-                await asyncio.sleep(wait_s)
 
     def _note_sent(self, outcome: ImportOutcome, frame: Frame, refusal: str | None) -> None:
         if refusal is None:

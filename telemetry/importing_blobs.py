@@ -7,7 +7,6 @@ all sources go first, then every blob that the server has not, and then it is as
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from telemetry.blobs import BLOBS, Blob, BlobFolder, sha256_and_size
 from telemetry.errors import BlobError, JournalError, ServerError, SinkUnavailable
 from telemetry.importing_report import ImportOutcome
 from telemetry.journal import SEGMENTS, SESSION_FILE
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sessions import Session, open_blob
 
 if TYPE_CHECKING:
@@ -78,8 +77,7 @@ class BlobImport:
         self, outcome: ImportOutcome, session: Session, blob: Blob, on_progress: Callable[[int], None]
     ) -> str:
         """Return why a blob cannot be sent, "" if it is there."""
-        deadline_s = time.monotonic() + self._timeout_s
-        attempt = 0
+        tries = until(self._timeout_s)
         while True:
             try:
                 with open_blob(session.path, blob.sha256) as file:
@@ -89,11 +87,8 @@ class BlobImport:
                     return str(error)
                 if error.status == 422 and not await asyncio.to_thread(_is_sound, session, blob):
                     return "it is damaged: its sha256 is another one"
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s:
+                if not await tries.pause(error.retry_after_s):
                     raise SinkUnavailable(str(error)) from error
-                attempt += 1
-                await asyncio.sleep(wait_s)
             except (BlobError, JournalError, OSError) as error:
                 # A spool's is removed by its own run once it is sent.
                 there = await self._is_there(outcome.task_id, blob.sha256)

@@ -35,8 +35,8 @@ from telemetry.blobs import BLOBS
 from telemetry.disk import make_private_folder
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
-from telemetry.segments import Segment, frames_from, frames_of, holds, is_taken_away, open_private, path_of
-from telemetry.wire import Damage, Frame, scan
+from telemetry.segments import Segment, frames_from, frames_of, holds, is_taken_away, open_private, path_of, scan_file
+from telemetry.wire import Damage, Frame
 
 __all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session", "server_mark"]
 
@@ -535,5 +535,5 @@ def read_segments(folder: Path) -> Iterator[Frame | SegmentDamage]:
     any time; a frame that is still being written shows as damage at the end.
     """
     for path in (*sorted((folder / SEGMENTS).glob("*.frames")), *sorted((folder / QUARANTINE).glob("*.frame"))):
-        for _, item in scan(path.read_bytes()):
+        for _, item in scan_file(path):
             yield item if isinstance(item, Frame) else SegmentDamage(path.name, item)

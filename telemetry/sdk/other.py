@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,7 +23,7 @@ from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
 from telemetry.record import RUN_SECTIONS, Section, TaskKey, may_change
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, SendingDepot
 from telemetry.sdk.logger import Logger
@@ -37,7 +36,7 @@ from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.uploads import task_prefix
-from telemetry.sdk.view import NowhereView, ServerView, SessionView, View, section_of
+from telemetry.sdk.view import NowhereView, ServerView, SessionView, Siblings, View, section_of
 from telemetry.settings import Settings
 from telemetry.wire import encode
 
@@ -87,8 +86,7 @@ async def _send(frame: Any, url: str, settings: Settings) -> str:
 
     sink = open_sink(url, settings)
     await sink.connect()
-    deadline_s = time.monotonic() + settings.request_timeout_s
-    attempt, may_be_there = 0, False
+    tries, may_be_there = until(settings.request_timeout_s), False
     try:
         while True:
             try:
@@ -97,12 +95,9 @@ async def _send(frame: Any, url: str, settings: Settings) -> str:
             except SinkUnavailable as error:
                 # Where no connection came about nothing was sent. The frame's number stays, so that trying is safe.
                 may_be_there = may_be_there or getattr(error.__cause__, "os_error", None) is None
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s:
+                if not await tries.pause(error.retry_after_s):
                     what = "Whether the change arrived is not known" if may_be_there else "Nothing was changed"
                     raise ServerUnreachable(f"{error}. {what}") from error
-                attempt += 1
-                await asyncio.sleep(wait_s)
     finally:
         await sink.close()
 
@@ -327,7 +322,10 @@ def referred_other(header: TaskHeader, settings: Settings) -> Other:
     return Other(header, settings, SessionView(places, header.task_id), None)
 
 
-def found_other(task_id: str, project: str, name: str, type_: str, settings: Settings, url: str) -> Other:
+def found_other(
+    task_id: str, project: str, name: str, type_: str, settings: Settings, url: str, siblings: Siblings | None = None
+) -> Other:
     """Return the core of a task that a query has found on a server; nothing is asked for it until it is read."""
     header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=type_ or "training")
-    return Other(header, settings, ServerView(partial(client_of, url, settings), task_id), url)
+    view = ServerView(partial(client_of, url, settings), task_id, siblings=siblings)
+    return Other(header, settings, view, url)

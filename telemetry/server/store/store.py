@@ -343,6 +343,16 @@ class Store:
         with self._database.snapshot() as connection:
             return reports.read_plots_page(connection, task_id, after)
 
+    def record(self, task_id: str) -> dict[str, Any]:
+        """Return the fold of the task's record, with times in ns."""
+        with self._database.snapshot() as connection:
+            return export.read_record(connection, task_id)
+
+    def records(self, task_ids: Sequence[str], within: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """Return the records of several tasks, the first ones that fit an answer; see export.read_records."""
+        with self._database.snapshot() as connection:
+            return export.read_records(connection, task_ids, within)
+
     def export_events(self, task_id: str) -> dict[str, Any]:
         """Return the task's record, single values, models and media, with times in ns."""
         with self._database.snapshot() as connection:
