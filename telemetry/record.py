@@ -157,10 +157,13 @@ _OPEN = frozenset({"", TaskStatus.CREATED, TaskStatus.QUEUED, TaskStatus.IN_PROG
 def may_become(status: str, following: str) -> bool:
     """Say whether a task that stands at `status` may go to `following`; to stay where it stands it always may.
 
-    Nobody has said yet where it stands ("") is as good as a draft; a word of which we know nothing holds nobody up.
+    Nobody has said yet where it stands ("") is as good as a draft; a word of which we know nothing holds nobody up,
+    but for publishing, which is not taken back.
     """
     known = next((found for found in TaskStatus if found == (status or TaskStatus.CREATED)), None)
-    return status == following or known is None or following in TRANSITIONS[known]
+    if known is None:
+        return following != TaskStatus.PUBLISHED
+    return status == following or following in TRANSITIONS[known]
 
 
 def may_change(section: str, status: str, *, by_hand: bool = False) -> bool:

@@ -98,6 +98,7 @@ def test_every_status_has_its_ways_and_none_leads_to_itself() -> None:
         ("in_progress", "preempted", True),
         ("preempted", "in_progress", True),
         ("a word of a later release", "completed", True),
+        ("a word of a later release", "published", False),
         ("completed", "a word of a later release", False),
     ],
 )
