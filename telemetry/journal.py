@@ -441,7 +441,7 @@ class Journal:
         start = paths.index(path) if path in paths and at <= sequence else 0
         for index, current in enumerate(paths[start:], start):
             resumed = index == start and current == path and at <= sequence
-            for position, frame in frames_from(current, offset if resumed else 0, max_bytes):
+            for position, frame in frames_from(current, offset if resumed else 0):
                 if frame.sequence <= sequence:
                     self._cursor = (current, position, frame.sequence)
                     continue

@@ -55,10 +55,10 @@ def scan_file(
         yield from scan_source(file.read, offset=offset, block_bytes=block_bytes)
 
 
-def frames_from(path: Path, offset: int, block_bytes: int) -> Iterator[tuple[int, Frame]]:
+def frames_from(path: Path, offset: int) -> Iterator[tuple[int, Frame]]:
     """Yield (offset, frame) of a segment from `offset` on; nothing of one that somebody else has removed."""
     try:
-        for position, item in scan_file(path, offset=offset, block_bytes=block_bytes):
+        for position, item in scan_file(path, offset=offset):
             if isinstance(item, Frame):
                 yield position, item
     except FileNotFoundError:

@@ -95,8 +95,8 @@ MAX_RANK = 2**31 - 1
 
 # A scan checks this much in vain, and four times what it was given besides.
 MIN_SCAN_CHECKS_BYTES = 64 * 1024 * 1024
-# Large enough that a disk is read at its pace; what does not fit is read whole all the same.
-SCAN_BLOCK_BYTES = 4 * 1024 * 1024
+# Small enough that a block stays in the processor's cache: 4 MiB take twice as long. A larger frame is read whole.
+SCAN_BLOCK_BYTES = 1024 * 1024
 
 SERIES_KINDS = frozenset({"scalar", "resource"})
 

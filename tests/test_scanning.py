@@ -150,7 +150,7 @@ def _read_segments(path: Path) -> list[Frame]:
 
 
 def _read_from(path: Path) -> list[Frame]:
-    return [item for _, item in frames_from(path, 0, MIB)]
+    return [item for _, item in frames_from(path, 0)]
 
 
 def _read_descriptor(path: Path) -> list[Frame]:

@@ -342,7 +342,7 @@ def read_growth(place: Place, now_s: float) -> Growth:
         # Shorter than it was: another file is in its place.
         offset = place.offset if place.offset <= status.st_size else 0
         file.seek(offset)
-        items = scan_source(file.read, offset=offset, block_bytes=BLOCK_BYTES)
+        items = scan_source(file.read, offset=offset)
         return _growth_of(items, offset, signature, now_s, place.damaged_s)
 
 
