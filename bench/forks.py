@@ -121,8 +121,13 @@ def _judge_forks(points: dict[bytes, Counter[str]], reporting: int) -> dict[str,
 
 def pool(method: str, points: int) -> dict[str, int]:
     """Let a Pool of 4 report; count what is missing and what is double."""
-    quiet = {"auto_resource_monitoring": False, "auto_connect_streams": False}
-    task = Task.init("bench", f"pool {method}", reuse_last_task_id=False, **quiet)
+    task = Task.init(
+        "bench",
+        f"pool {method}",
+        reuse_last_task_id=False,
+        auto_resource_monitoring=False,
+        auto_connect_streams=False,
+    )
     with multiprocessing.get_context(method).Pool(4) as workers:
         workers.starmap(report, [(f"worker {number}", points) for number in range(4)], chunksize=1)
         workers.close()

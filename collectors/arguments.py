@@ -35,12 +35,12 @@ from telemetry.protocols import Emit
 from telemetry.record import Section
 from telemetry.values import entry
 
-__all__ = ["SOURCES", "ArgumentCollector", "Selection", "Write"]
+__all__ = ["SOURCES", "ArgumentCollector", "Selection", "WriteArguments"]
 
 _log = logging.getLogger(__name__)
 
 # The record's section -> key -> value.
-Write: TypeAlias = Callable[[Mapping[str, Mapping[str, Any]]], None]
+WriteArguments: TypeAlias = Callable[[Mapping[str, Mapping[str, Any]]], None]
 
 # A library more is a file more, and a line here.
 SOURCES: tuple[type[ArgumentSource], ...] = (
@@ -130,13 +130,13 @@ class ArgumentCollector:
         self._mask = mask
         self._clock = clock
         self._emit: Emit | None = None
-        self._write: Write | None = None
+        self._write: WriteArguments | None = None
         self._owner_pid = os.getpid()
         self._hooks = Hooks()
         self._post_import: PostImport | None = None
         self._argparse: ArgparseSource | None = None
 
-    def write_to(self, write: Write) -> None:
+    def write_to(self, write: WriteArguments) -> None:
         """Let changes go through this from now on, and not straight into the stream."""
         self._write = write
 
@@ -234,10 +234,10 @@ class ArgumentCollector:
         if self._write is not None:
             self._write(sections)
             return
-        moment = self._clock()
+        now_unix_ns = self._clock()
         for section, values in sections.items():
             for key, value in values.items():
-                emit(RecordChange(moment, section, key, value))
+                emit(RecordChange(now_unix_ns, section, key, value))
 
     def _refuse(self, message: str) -> None:
         emit = self._emit

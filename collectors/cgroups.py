@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["CpuUse", "Limits", "MemoryUse", "find_limits"]
+__all__ = ["ControlGroups", "CpuUse", "MemoryUse", "find_limits"]
 
 # "No limit" in version 1 is the largest page-aligned int64; nothing near it is a limit either.
 _V1_UNLIMITED_BYTES = 2**60
@@ -67,7 +67,7 @@ class _Hierarchy:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ControlGroups:
     """The control groups of a process, found once and read often. Safe from any thread."""
 
     _memory: _Hierarchy | None
@@ -114,7 +114,7 @@ class Limits:
         return CpuUse(limit_cores, used_s, statistics.get("nr_periods"), statistics.get("nr_throttled"))
 
 
-def find_limits(pid: int | str = "self", *, root: Path = Path("/")) -> Limits | None:
+def find_limits(pid: int | str = "self", *, root: Path = Path("/")) -> ControlGroups | None:
     """Find a process's control groups; None where there are none (not Linux, no /proc).
 
     Args:
@@ -131,7 +131,7 @@ def find_limits(pid: int | str = "self", *, root: Path = Path("/")) -> Limits | 
         for controller in controllers.split(","):
             paths[controller] = path
     found = {controller: _hierarchy(controller, paths, mounts, root) for controller in ("memory", "cpu", "cpuacct")}
-    return Limits(found["memory"], found["cpu"], found["cpuacct"])
+    return ControlGroups(found["memory"], found["cpu"], found["cpuacct"])
 
 
 def _hierarchy(controller: str, paths: dict[str, str], mounts: str, root: Path) -> _Hierarchy | None:
@@ -188,18 +188,18 @@ def _memory_limit_v1(group: Path) -> int | None:
 
 
 def _cpu_limit_v2(group: Path) -> float | None:
-    quota, _, period = (_read(group / "cpu.max") or "max").partition(" ")
-    return _cores(quota, period)
+    quota_us, _, period_us = (_read(group / "cpu.max") or "max").partition(" ")
+    return _cores(quota_us, period_us)
 
 
 def _cpu_limit_v1(group: Path) -> float | None:
     return _cores(_read(group / "cpu.cfs_quota_us") or "", _read(group / "cpu.cfs_period_us") or "")
 
 
-def _cores(quota: str, period: str) -> float | None:
+def _cores(quota_us: str, period_us: str) -> float | None:
     # "max" in version 2 and -1 in version 1 are not digits.
-    if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
-        return int(quota) / int(period)
+    if quota_us.isdecimal() and period_us.isdecimal() and int(quota_us) and int(period_us):
+        return int(quota_us) / int(period_us)
     return None
 
 

@@ -61,7 +61,7 @@ _STOP_WAIT_S = 1.0
 _STOP_LOOK_S = 0.001
 
 
-class _Cursor:
+class _TerminalCursor:
     """Where the program's output has left the cursor of one terminal or file.
 
     Attributes:
@@ -87,7 +87,7 @@ class _Capture:
         stream: StreamName,
         emit: Emit,
         *,
-        cursor: _Cursor,
+        cursor: _TerminalCursor,
         refuse: Callable[[Exception], None],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
@@ -348,10 +348,10 @@ class ConsoleCollector:
             return False
         try:
             assembler = LineAssembler()
-            now = self._clock()
-            lines = assembler.feed(_message(record), now) + assembler.finish(now)
+            now_unix_ns = self._clock()
+            lines = assembler.feed(_message(record), now_unix_ns) + assembler.finish(now_unix_ns)
             for _, text in lines:
-                emit(ConsoleLine(now, "log", clean_text(text), record.levelno))
+                emit(ConsoleLine(now_unix_ns, "log", clean_text(text), record.levelno))
         except EventsDropped:
             return True  # strict mode; counted already
         except Exception as error:  # e.g. arguments that do not fit; the handlers say so themselves
@@ -371,10 +371,10 @@ def _streams(name: StreamName) -> list[Any]:
     return [stream for stream in (current, own) if stream is not None]
 
 
-def _cursors() -> dict[StreamName, _Cursor]:
+def _cursors() -> dict[StreamName, _TerminalCursor]:
     """Return the cursor that each stream moves: one for both where they show on the same terminal."""
-    stdout = _Cursor()
-    return {"stdout": stdout, "stderr": stdout if _terminal(sys.stdout) == _terminal(sys.stderr) else _Cursor()}
+    stdout = _TerminalCursor()
+    return {"stdout": stdout, "stderr": stdout if _terminal(sys.stdout) == _terminal(sys.stderr) else _TerminalCursor()}
 
 
 def _terminal(stream: Any) -> object:

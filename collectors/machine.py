@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
-from telemetry.collectors.cgroups import Limits
+from telemetry.collectors.cgroups import ControlGroups
 
 from telemetry.events import Reading
 
@@ -39,13 +39,13 @@ class Rates:
     def __init__(self) -> None:
         self._last: dict[str, tuple[float, float]] = {}
 
-    def rate(self, name: str, value: float, now: float) -> float | None:
-        """Growth of a counter since the last call, by unit of `now`; None at first and after a reset."""
+    def rate(self, name: str, value: float, now_s: float) -> float | None:
+        """Growth of a counter since the last call, by unit of `now_s`; None at first and after a reset."""
         last = self._last.get(name)
-        self._last[name] = (value, now)
-        if last is None or value < last[0] or now <= last[1]:
+        self._last[name] = (value, now_s)
+        if last is None or value < last[0] or now_s <= last[1]:
             return None
-        return (value - last[0]) / (now - last[1])
+        return (value - last[0]) / (now_s - last[1])
 
 
 class _Absences:
@@ -140,7 +140,7 @@ class ProcessTree:
 class MachineReader:
     """The readings that are cheap enough for each second: call `read` with a monotonic time in seconds."""
 
-    def __init__(self, limits: Limits | None, tree: ProcessTree | None = None) -> None:
+    def __init__(self, limits: ControlGroups | None, tree: ProcessTree | None = None) -> None:
         self._limits = limits
         self._tree = tree or ProcessTree()
         self._rates = Rates()

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from telemetry.collectors.drawing import draw, is_drawing
 from telemetry.collectors.hooks import Hooks
 from telemetry.collectors.post_import import PostImport
-from telemetry.collectors.reporting import Reports, WriteSection
+from telemetry.collectors.reporting import Reporter, WriteSection
 
 from telemetry.errors import EventsDropped
 from telemetry.interrupts import is_interrupt
@@ -57,7 +57,7 @@ class FigureCollector:
     name = "matplotlib"
 
     def __init__(self) -> None:
-        self._reports: Reports | None = None
+        self._reports: Reporter | None = None
         self._emit: Emit | None = None
         self._hooks = Hooks()
         self._post_import: PostImport | None = None
@@ -66,7 +66,7 @@ class FigureCollector:
         self._counts: dict[str, tuple[int, int]] = {}
         self.reset_after_fork()
 
-    def report_to(self, reports: Reports, write: WriteSection) -> None:
+    def report_to(self, reports: Reporter, write: WriteSection) -> None:
         """Report through this logger."""
         self._reports = reports
 
@@ -126,7 +126,7 @@ class FigureCollector:
             except EventsDropped:
                 pass  # strict mode; counted already
 
-    def _report(self, reports: Reports, figure: Any) -> None:
+    def _report(self, reports: Reporter, figure: Any) -> None:
         drawn = draw(figure)
         digest = hashlib.sha256(drawn.png).digest()
         iteration, title = reports.latest_iteration, _title_of(figure)

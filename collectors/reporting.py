@@ -10,13 +10,13 @@ from telemetry.protocols import Collector
 if TYPE_CHECKING:
     from telemetry.collectors.drawing import Drawn
 
-__all__ = ["ReportingCollector", "Reports", "WriteSection"]
+__all__ = ["Reporter", "ReportingCollector", "WriteSection"]
 
 # (section, {key: value}): changes of the task's record.
 WriteSection: TypeAlias = Callable[[str, Mapping[str, Any]], object]
 
 
-class Reports(Protocol):
+class Reporter(Protocol):
     """The part of Logger that collectors use."""
 
     @property
@@ -40,5 +40,5 @@ class Reports(Protocol):
 class ReportingCollector(Collector, Protocol):
     """A collector that is told, before it starts, what to report with."""
 
-    def report_to(self, reports: Reports, write: WriteSection) -> None:
+    def report_to(self, reports: Reporter, write: WriteSection) -> None:
         """Report through these from now on."""

@@ -81,7 +81,7 @@ class ScriptCollector:
         self._thread = start_daemon(self._run, "telemetry-script")
 
     def stop(self) -> None:
-        """Wait a moment for what is still being found."""
+        """Wait a now_unix_ns for what is still being found."""
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(STOP_WAIT_S)
@@ -104,9 +104,9 @@ class ScriptCollector:
         if self._write is not None:
             self._write({Section.SCRIPT: found})
             return
-        moment = unix_ns()
+        now_unix_ns = unix_ns()
         for key, value in found.items():
-            emit(RecordChange(moment, Section.SCRIPT, key, value))
+            emit(RecordChange(now_unix_ns, Section.SCRIPT, key, value))
 
     def find(self) -> dict[str, Any]:
         """Return what is known of the program: key -> text. Blocks, on files and on git."""

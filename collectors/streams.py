@@ -20,11 +20,11 @@ from telemetry.outermost import note_last_words
 
 __all__ = ["Calls", "StreamWatch", "TeeStream", "takes_hook"]
 
-Write: TypeAlias = Callable[..., Any]
+StreamWrite: TypeAlias = Callable[..., Any]
 OnWrite: TypeAlias = Callable[[str], None]
 
 
-class _Call:
+class _OngoingWrite:
     """A write that is going on, to the stream at a place in the order of those that hand on to each other."""
 
     __slots__ = ("handed_on", "place")
@@ -35,7 +35,7 @@ class _Call:
 
 
 # The innermost of a thread's writes.
-Calls: TypeAlias = dict[int, _Call | None]
+Calls: TypeAlias = dict[int, _OngoingWrite | None]
 
 
 class StreamWatch:
@@ -66,7 +66,7 @@ class StreamWatch:
         if stream is not None and _own_write(stream) is self._hook:
             _restore_write(stream, self._before)
 
-    def _make_hook(self, stream: Any, calls: Calls | None) -> Write:
+    def _make_hook(self, stream: Any, calls: Calls | None) -> StreamWrite:
         function = getattr(type(stream), "write", None)
         of_class = self._before is None and isinstance(function, (types.FunctionType, types.MethodDescriptorType))
         reference = self._stream if of_class else None
@@ -75,7 +75,7 @@ class StreamWatch:
 
         def write(*args: Any, **kwargs: Any) -> Any:
             if calls is not None:
-                me, call = threading.get_ident(), _Call(place)
+                me, call = threading.get_ident(), _OngoingWrite(place)
                 outer = calls.get(me)
                 calls[me] = call
             try:
@@ -163,7 +163,7 @@ def _reference(stream: Any) -> Callable[[], Any]:
         return lambda: stream
 
 
-def _replace_write(stream: Any, hook: Write, before: Any, *, keep: bool = True) -> bool:
+def _replace_write(stream: Any, hook: StreamWrite, before: Any, *, keep: bool = True) -> bool:
     """Return False, with everything as it was, for an object that does not keep the attribute for itself."""
     try:
         stream.write = hook

@@ -18,7 +18,7 @@ from typing import Any
 from telemetry.collectors.drawing import draw
 from telemetry.collectors.hooks import Hooks
 from telemetry.collectors.post_import import PostImport
-from telemetry.collectors.reporting import Reports, WriteSection
+from telemetry.collectors.reporting import Reporter, WriteSection
 
 from telemetry.errors import EventsDropped
 from telemetry.events import clean_name, to_float, to_iteration
@@ -55,7 +55,7 @@ class SummaryCollector:
 
     def __init__(self, *, hparams: bool = True) -> None:
         self._with_hparams = hparams
-        self._reports: Reports | None = None
+        self._reports: Reporter | None = None
         self._write: WriteSection | None = None
         self._emit: Emit | None = None
         self._hooks = Hooks()
@@ -75,7 +75,7 @@ class SummaryCollector:
             "add_hparams": self._hparams,
         }
 
-    def report_to(self, reports: Reports, write: WriteSection) -> None:
+    def report_to(self, reports: Reporter, write: WriteSection) -> None:
         """Report through this logger and record."""
         self._reports, self._write = reports, write
 
@@ -133,13 +133,13 @@ class SummaryCollector:
     # ---- the calls, with the arguments that both writers share ------------------------------------
 
     def _scalar(
-        self, reports: Reports, tag: str, scalar_value: Any, global_step: Any = None, *_: Any, **__: Any
+        self, reports: Reporter, tag: str, scalar_value: Any, global_step: Any = None, *_: Any, **__: Any
     ) -> None:
         reports.report_scalar(*_names(tag), to_float(scalar_value), self._step("scalar", tag, global_step))
 
     def _scalars(
         self,
-        reports: Reports,
+        reports: Reporter,
         main_tag: str,
         tag_scalar_dict: Mapping[str, Any],
         global_step: Any = None,
@@ -150,7 +150,7 @@ class SummaryCollector:
         for series, value in tag_scalar_dict.items():
             reports.report_scalar(str(main_tag), str(series), to_float(value), step)
 
-    def _histogram(self, reports: Reports, tag: str, values: Any, global_step: Any = None, *_: Any, **__: Any) -> None:
+    def _histogram(self, reports: Reporter, tag: str, values: Any, global_step: Any = None, *_: Any, **__: Any) -> None:
         heights, labels = _counted(values)
         title, series = _names(tag)
         reports.report_histogram(
@@ -158,7 +158,7 @@ class SummaryCollector:
         )
 
     def _image(
-        self, reports: Reports, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None,
+        self, reports: Reporter, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None,
         dataformats: str = "CHW", **__: Any,
     ) -> None:  # fmt: skip
         title, series = _names(tag)
@@ -167,7 +167,7 @@ class SummaryCollector:
         )
 
     def _images(
-        self, reports: Reports, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None,
+        self, reports: Reporter, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None,
         dataformats: str = "NCHW", **__: Any,
     ) -> None:  # fmt: skip
         title, series = _names(tag)
@@ -176,19 +176,19 @@ class SummaryCollector:
             pixels = _pixels(image, dataformats.replace("N", ""))
             reports.report_image(title, f"{series} {number}", step, image=pixels)
 
-    def _figure(self, reports: Reports, tag: str, figure: Any, global_step: Any = None, *_: Any, **__: Any) -> None:
+    def _figure(self, reports: Reporter, tag: str, figure: Any, global_step: Any = None, *_: Any, **__: Any) -> None:
         title, series = _names(tag)
         step = self._step("figure", tag, global_step)
         for number, item in enumerate(figure if isinstance(figure, (list, tuple)) else [figure]):
             reports.report_drawn(title, f"{series} {number}" if number else series, draw(item), step)
 
-    def _text(self, reports: Reports, tag: str, text_string: str, global_step: Any = None, *_: Any, **__: Any) -> None:
+    def _text(self, reports: Reporter, tag: str, text_string: str, global_step: Any = None, *_: Any, **__: Any) -> None:
         title, series = _names(tag)
         data = str(text_string).encode("utf-8", "backslashreplace")
         reports.report_media(title, series, self._step("text", tag, global_step), stream=data, file_extension=".txt")
 
     def _hparams(
-        self, reports: Reports, hparam_dict: Mapping[str, Any], metric_dict: Mapping[str, Any] | None = None,
+        self, reports: Reporter, hparam_dict: Mapping[str, Any], metric_dict: Mapping[str, Any] | None = None,
         *_: Any, global_step: Any = None, **__: Any,
     ) -> None:  # fmt: skip
         if not self._with_hparams:

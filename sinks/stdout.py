@@ -38,7 +38,7 @@ __all__ = ["StdoutSink", "open_sink"]
 Mode: TypeAlias = Literal["lines", "json"]
 
 # (Unix time in ns, event as a flat mapping): what both forms are made from.
-_Item: TypeAlias = tuple[int, dict[str, Any]]
+_FlatEvent: TypeAlias = tuple[int, dict[str, Any]]
 
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
@@ -151,11 +151,11 @@ def render(batch: Batch, mode: Mode = "lines") -> str:
     return "".join([f"{line(time_unix_ns, fields)}\n" for time_unix_ns, fields in items])
 
 
-def _time(item: _Item) -> int:
+def _time(item: _FlatEvent) -> int:
     return item[0]
 
 
-def _points(batch: Batch) -> Iterator[_Item]:
+def _points(batch: Batch) -> Iterator[_FlatEvent]:
     columns = batch.columns
     rows = zip(columns.series_index, columns.iterations, columns.times_unix_ns, columns.values, strict=True)
     for index, iteration, time_unix_ns, value in rows:
@@ -169,7 +169,7 @@ def _points(batch: Batch) -> Iterator[_Item]:
         yield time_unix_ns, fields
 
 
-def _item(event: FrameEvent) -> _Item:
+def _item(event: FrameEvent) -> _FlatEvent:
     fields: dict[str, Any] = {"type": _TYPE_NAMES[type(event)]}
     for name in event.__slots__:
         if name != "time_unix_ns":

@@ -21,7 +21,7 @@ from typing import IO, Any, BinaryIO
 
 from telemetry.blobs import BLOBS, PIECE_BYTES, is_sha256
 from telemetry.errors import JournalError
-from telemetry.wire import HEADER_BYTES, MAGIC, MAX_PAYLOAD_BYTES, Damage, Frame, scan
+from telemetry.wire import SCAN_BLOCK_BYTES, Damage, Frame, scan_source
 
 __all__ = [
     "MALFORMED",
@@ -59,8 +59,7 @@ MAX_DAMAGES = 1000
 
 _BLOB_PREFIX = f"{BLOBS}/"
 _ENTRY = b"PK\x01\x02"
-_BLOCK_BYTES = 4 * 1024 * 1024
-_MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
+_BLOCK_BYTES = SCAN_BLOCK_BYTES
 _ENCRYPTED = 0x1
 # What zipfile and json raise on content; RuntimeError is nesting without end, and features that zipfile lacks.
 MALFORMED = (EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -265,43 +264,25 @@ def member_items(archive: zipfile.ZipFile, member: zipfile.ZipInfo, sha256: str 
         JournalError: the member cannot be inflated to its end, or is not what `sha256` promised.
     """
     digest = hashlib.sha256()
+    damages = 0
     try:
         with archive.open(member) as file:
-            yield from _items(iter(lambda: file.read(_BLOCK_BYTES), b""), digest)
+
+            def read(size: int) -> bytes:
+                block = file.read(size)
+                digest.update(block)
+                return block
+
+            for offset, item in scan_source(read, block_bytes=_BLOCK_BYTES):
+                if isinstance(item, Damage):
+                    damages += 1
+                    if damages > MAX_DAMAGES or item.unsearched:
+                        raise ValueError(f"it has too many damaged frames; those before byte {offset:,} were read")
+                yield item
     except _UNREADABLE as error:
         raise JournalError(f"the member {member.filename} cannot be read: {error}") from error
     if sha256 and digest.hexdigest() != sha256:
         raise JournalError(f"the member {member.filename} is not what the manifest says: its sha256 differs")
-
-
-def _items(blocks: Iterator[bytes], digest: Any) -> Iterator[Frame | Damage]:
-    data, base = b"", 0
-    damages = 0
-    ended = False
-    while not ended:
-        block = next(blocks, b"")
-        digest.update(block)
-        ended = not block
-        data += block
-        used = 0
-        for position, item in scan(data):
-            if isinstance(item, Frame):
-                yield item
-                used = position + len(item)
-                continue
-            # Where a frame could still reach over the end of what was read, only the next block can tell.
-            if not ended and position + _MAX_FRAME_BYTES > len(data):
-                break
-            damages += 1
-            if damages > MAX_DAMAGES:
-                raise ValueError(f"it has more than {MAX_DAMAGES} damaged frames; those before were read")
-            # Half of a magic number may stand at the very end.
-            end = position + item.length
-            used = end if ended or end < len(data) else max(position + 1, end - len(MAGIC) + 1)
-            yield Damage(base + position, used - position, item.reason, item.cut)
-            if used != end:
-                break
-        data, base = data[used:], base + used
 
 
 def _harm_of(member: zipfile.ZipInfo) -> str:

@@ -191,8 +191,8 @@ class Batcher:
         """After a silent while, say that this writer lives: whoever reads can tell a quiet run from a dead one."""
         if self._monotonic() - self._sent_at_s >= self._heartbeat_interval_s and not len(self._queue):
             self._sent_at_s = self._monotonic()
-            moment = self._clock()
-            self._queue(RecordChange(moment, Section.HEARTBEATS, self._writer_id.hex(), moment))
+            now_unix_ns = self._clock()
+            self._queue(RecordChange(now_unix_ns, Section.HEARTBEATS, self._writer_id.hex(), now_unix_ns))
 
     def stop(self) -> None:
         self._stopping = True

@@ -28,6 +28,7 @@ __all__ = [
     "PIECE_BYTES",
     "Blob",
     "BlobFolder",
+    "OnProgress",
     "blob_uri",
     "is_sha256",
     "is_shortage",

@@ -294,15 +294,15 @@ def _salvage(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from telemetry.settings import Settings
-    from telemetry.sync import onto_task, run
+    from telemetry.sync import resolve_address, run
 
     settings = Settings.load(url=arguments.url, token_file=arguments.token_file)
     url = settings.url or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
     # A state directory that was never made holds nothing; a path that was named must be there.
     paths = arguments.paths or [path for path in [settings.state_dir] if path.is_dir()]
     previous, offset = getattr(arguments, "previous_task", None), getattr(arguments, "iteration_offset", 0)
-    onto = onto_task(url, settings, previous, offset) if previous or offset else None
-    return run(paths, url=url, settings=settings, timeout_s=arguments.timeout, onto=onto)
+    new_address = resolve_address(url, settings, previous, offset) if previous or offset else None
+    return run(paths, url=url, settings=settings, timeout_s=arguments.timeout, new_address=new_address)
 
 
 def _import_extra(module: str, extra: str) -> ModuleType:

@@ -30,7 +30,7 @@ from telemetry.client_types import (
     PointsAnswer,
     PointsInfo,
     ProjectInfo,
-    SeriesInfo,
+    SeriesSummary,
     ServerInfo,
     TaskDetail,
     TaskInfo,
@@ -47,7 +47,7 @@ __all__ = [
     "PointsAnswer",
     "PointsInfo",
     "ProjectInfo",
-    "SeriesInfo",
+    "SeriesSummary",
     "ServerInfo",
     "TaskDetail",
     "TaskInfo",
@@ -103,6 +103,8 @@ class Client:
     media = blocking(AsyncClient.media)
     change = blocking(AsyncClient.change)
     delete_task = blocking(AsyncClient.delete_task)
+    record = blocking(AsyncClient.record)
+    records = blocking(AsyncClient.records)
     export_page = blocking(AsyncClient.export_page)
     blob_status = blocking(AsyncClient.blob_status)
     send_blob = blocking(AsyncClient.send_blob)

@@ -17,8 +17,8 @@ class EditCalls(HttpApi):
         """Change fields of a task's record, all of them or, on an error, none; they are stored when it returns.
 
         Raises:
-            ServerError: 404 no such task; 409 parameters or configuration of a task that is no draft any more;
-                400 a value that the field cannot have.
+            ServerError: 404 no such task; 409 what a task runs with, where it is no draft any more, or a status that
+                it cannot go to from where it stands; 400 a value that the field cannot have.
         """
         await self._post(f"/tasks/{task_id}/changes", {"changes": list(changes)})
 

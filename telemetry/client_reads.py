@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import orjson
+
 from telemetry.client_http import HttpApi, Query
 from telemetry.client_types import (
     ChoicesAnswer,
@@ -15,7 +17,8 @@ from telemetry.client_types import (
     PointsAnswer,
     ProjectInfo,
     QueryAnswer,
-    SeriesInfo,
+    RecordRow,
+    SeriesSummary,
     ServerInfo,
     TaskDetail,
     TasksAnswer,
@@ -131,9 +134,9 @@ class ReadCalls(HttpApi):
         """Return one task with its record."""
         return cast(TaskDetail, await self._get(f"/tasks/{task_id}"))
 
-    async def series(self, task_id: str, *, kind: str | None = None) -> list[SeriesInfo]:
+    async def series(self, task_id: str, *, kind: str | None = None) -> list[SeriesSummary]:
         """Return the task's series. `kind`: "scalar", "resource", or None for both."""
-        return cast(list[SeriesInfo], (await self._get(f"/tasks/{task_id}/series", {"kind": kind}))["series"])
+        return cast(list[SeriesSummary], (await self._get(f"/tasks/{task_id}/series", {"kind": kind}))["series"])
 
     async def points(
         self,
@@ -227,16 +230,34 @@ class ReadCalls(HttpApi):
             part: "points", "console", "plots" or "events" (one page: record, single values, models, media).
             after: where it goes on, from `next` of the page before; None for the first one.
         """
+        return await self._packed("GET", f"/tasks/{task_id}/export/{part}", query={"after": after})
+
+    async def record(self, task_id: str) -> list[RecordRow]:
+        """Return the fold of one task's record, with every bit; `task` has it as people and pages read it."""
+        return cast(list[RecordRow], (await self._packed("GET", f"/tasks/{task_id}/record"))["record"])
+
+    async def records(self, task_ids: Sequence[str]) -> dict[str, list[RecordRow]]:
+        """Return the records of several tasks by id, at most 500: the first ones of those asked for that fit an answer.
+
+        Those that are not there, or not this token's to read, are left out.
+        """
+        body = orjson.dumps({"ids": list(task_ids)})
+        headers = {"Content-Type": "application/json"}
+        answer = await self._packed("POST", "/tasks/records", body=body, headers=headers)
+        return cast(dict[str, list[RecordRow]], answer["records"])
+
+    async def _packed(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """Return the MessagePack that answers; ServerError where the status is not 200."""
         import msgpack
 
-        answer = await self._send("GET", f"/tasks/{task_id}/export/{part}", query={"after": after})
+        answer = await self._send(method, path, **request)
         if answer.status != 200:
             raise self._refusal(answer)
         try:
-            page: dict[str, Any] = msgpack.unpackb(answer.body)
+            value: dict[str, Any] = msgpack.unpackb(answer.body)
         except (ValueError, msgpack.UnpackException) as error:
             raise ServerUnreachable(f"{self.url} answers, but not as a telemetry server does") from error
-        return page
+        return value
 
 
 def _reports_query(title: str | None, series: str | None, iteration: int | None, last: int | None) -> dict[str, Any]:

@@ -21,7 +21,8 @@ __all__ = [
     "ProjectInfo",
     "QueriedTask",
     "QueryAnswer",
-    "SeriesInfo",
+    "RecordRow",
+    "SeriesSummary",
     "ServerInfo",
     "TaskDetail",
     "TaskInfo",
@@ -33,6 +34,9 @@ __all__ = [
 
 # A float, or "NaN", "Infinity", "-Infinity": JSON has no other way to carry these.
 Number = float | str
+
+# Section, key, time (Unix ns), writer (16 bytes) and value of one entry of a record.
+RecordRow = tuple[str, str, int, bytes, Any]
 
 
 class ServerInfo(TypedDict):
@@ -145,7 +149,7 @@ class ProjectInfo(TypedDict):
     tasks: int
 
 
-class SeriesInfo(TypedDict):
+class SeriesSummary(TypedDict):
     """A series and its summary. `min` and `max` are over finite values only; `last` is the latest by time.
 
     `rank`: which of several processes reports it; None where there is one.

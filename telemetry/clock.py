@@ -21,10 +21,10 @@ def unix_ns() -> int:
     to have no times.
     """
     global _said
-    moment = time.time_ns()
-    if INT64_MIN <= moment <= INT64_MAX:
-        return moment
+    now_unix_ns = time.time_ns()
+    if INT64_MIN <= now_unix_ns <= INT64_MAX:
+        return now_unix_ns
     if not _said:
         _said = True
         log.warning("this machine's clock is past 2262-04-11; events are kept, with that day as their time")
-    return INT64_MAX if moment > 0 else INT64_MIN
+    return INT64_MAX if now_unix_ns > 0 else INT64_MIN

@@ -66,7 +66,6 @@ MAX_FIGURE_BYTES = 4 * 1024 * 1024
 # Of media: longer ones are no address but data.
 MAX_URI_CHARS = 32_768
 
-
 # Lists and maps of a record value inside each other; Python's own limit lies at about 1000.
 MAX_VALUE_DEPTH = 64
 

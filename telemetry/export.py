@@ -26,11 +26,11 @@ import orjson
 from telemetry.client import Client
 from telemetry.errors import ConfigurationError, ServerError, ServerUnreachable
 from telemetry.export_parquet import ParquetFolder
-from telemetry.export_types import Console, Events, Plot, Series, json_value
+from telemetry.export_types import Console, Events, ExportedPlot, Series, json_value
 from telemetry.settings import Settings
 from telemetry.terminal import ProgressLine
 
-__all__ = ["JsonLinesFile", "Report", "export_tasks", "find_tasks", "read_series", "run"]
+__all__ = ["ExportReport", "JsonLinesFile", "export_tasks", "find_tasks", "read_series", "run"]
 
 # One write to the file.
 _ROWS_AT_ONCE = 65_536
@@ -45,7 +45,7 @@ class Writer(Protocol):
 
     def add_events(self, task_id: str, events: Events) -> None: ...
 
-    def add_plot(self, task_id: str, plot: Plot) -> None: ...
+    def add_plot(self, task_id: str, plot: ExportedPlot) -> None: ...
 
     def add_series(self, task_id: str, series: Series) -> None: ...
 
@@ -58,7 +58,7 @@ class Writer(Protocol):
 
 
 @dataclass(slots=True)
-class Report:
+class ExportReport:
     """What an export wrote; `failed`: task id -> why it is not in it."""
 
     tasks: int = 0
@@ -120,7 +120,7 @@ def export_tasks(
     writer: Writer,
     *,
     on_progress: Callable[[float, str], None] = lambda thousandths, text: None,
-) -> Report:
+) -> ExportReport:
     """Write these tasks, in this order. A task that the server does not have is named in the report.
 
     Args:
@@ -128,7 +128,7 @@ def export_tasks(
     Raises:
         ServerUnreachable: the server went away; nothing was written.
     """
-    report = Report()
+    report = ExportReport()
     try:
         for number, task_id in enumerate(task_ids):
             try:
@@ -175,10 +175,10 @@ def read_series(client: Client, task_id: str) -> Iterator[Series]:
         yield _sorted_series(key, parts)
 
 
-def _read_plots(client: Client, task_id: str) -> Iterator[Plot]:
+def _read_plots(client: Client, task_id: str) -> Iterator[ExportedPlot]:
     for page in _pages(client, task_id, "plots", str):
         for plot in page["plots"]:
-            yield Plot(*plot)
+            yield ExportedPlot(*plot)
 
 
 def _read_console(client: Client, task_id: str) -> Console:
@@ -204,15 +204,15 @@ def _pages(client: Client, task_id: str, part: str, cursor: Callable[[Any], str]
 
 
 def _sorted_series(key: tuple[str, str, str, str, int | None], parts: list[list[bytes]]) -> Series:
-    iterations, times, values = (
+    iterations, times_unix_ns, values = (
         np.frombuffer(b"".join([part[column] for part in parts]), kind)
         for column, kind in enumerate(("<i8", "<i8", "<f8"))
     )
-    series = Series(*key, iterations, times, values)
+    series = Series(*key, iterations, times_unix_ns, values)
     # A run that reported in order, which is nearly every one, is not sorted again: 0.3 us a point.
     if len(series) > 1 and not bool((iterations[1:] > iterations[:-1]).all()):
-        order = np.lexsort((values.view("<u8"), times, iterations))
-        series = Series(*key, iterations[order], times[order], values[order])
+        order = np.lexsort((values.view("<u8"), times_unix_ns, iterations))
+        series = Series(*key, iterations[order], times_unix_ns[order], values[order])
     return series
 
 
@@ -248,7 +248,7 @@ class JsonLinesFile:
             item |= {"writer": writer.hex(), "uri": uri, "filename": filename, "content_type": content_type}
             self._line({**head, **item, "size_bytes": size_bytes})
 
-    def add_plot(self, task_id: str, plot: Plot) -> None:
+    def add_plot(self, task_id: str, plot: ExportedPlot) -> None:
         names = {"title": plot.title, "series": plot.series, "iteration": plot.iteration}
         head = {"task": task_id, "type": "plot", **names, "time_unix_ns": plot.time_unix_ns}
         # As text: what was reported, to the character.

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import orjson
 
 from telemetry.errors import ConfigurationError
-from telemetry.export_types import Console, Events, Plot, Series, json_value
+from telemetry.export_types import Console, Events, ExportedPlot, Series, json_value
 
 __all__ = ["ParquetFolder"]
 
@@ -90,7 +90,7 @@ class ParquetFolder:
             ],
         )
 
-    def add_plot(self, task_id: str, plot: Plot) -> None:
+    def add_plot(self, task_id: str, plot: ExportedPlot) -> None:
         place = [plot.title, plot.series, plot.iteration, plot.time_unix_ns, plot.writer.hex()]
         self._add("plots", [[task_id, *place, plot.figure, plot.blob]])
         self._waiting_chars += len(plot.figure)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Console", "Events", "Plot", "Series", "json_value"]
+__all__ = ["Console", "Events", "ExportedPlot", "Series", "json_value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Console:
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
+class ExportedPlot:
     """One figure of a task: plotly's JSON as it was reported, or "" and the sha256 of a blob that is it."""
 
     title: str

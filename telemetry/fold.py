@@ -16,7 +16,6 @@ from telemetry.record import Section, TaskKey
 
 __all__ = ["Entry", "RecordDict", "RecordFold", "is_void", "newer_part", "reset_moment"]
 
-
 # section -> key -> value
 RecordDict: TypeAlias = dict[str, dict[str, Any]]
 
@@ -34,7 +33,7 @@ def is_void(time_unix_ns: int, reset_unix_ns: int) -> bool:
 def newer_part(batch: Batch, reset_unix_ns: int) -> Batch:
     """Return what of a batch counts in a task that was begun anew at `reset_unix_ns`."""
     columns = batch.columns
-    kept = [row for row, moment in enumerate(columns.times_unix_ns) if not is_void(moment, reset_unix_ns)]
+    kept = [row for row, time_unix_ns in enumerate(columns.times_unix_ns) if not is_void(time_unix_ns, reset_unix_ns)]
     if len(kept) < len(columns):
         columns = ScalarColumns(
             columns.series,

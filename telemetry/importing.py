@@ -9,22 +9,21 @@ keeps the last status it reported.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from telemetry.errors import FrameError, JournalError, SinkUnavailable
 from telemetry.importing_blobs import BlobImport
-from telemetry.importing_report import Outcome, Report
+from telemetry.importing_report import ImportOutcome, ImportReport
 from telemetry.journal import SegmentDamage
 from telemetry.protocols import ForwardsFrames
-from telemetry.readdress import Onto, reset_of
-from telemetry.retry import delay_s
-from telemetry.sessions import Source, is_foreign_zip, is_unwritten_zip, open_session
+from telemetry.readdress import NewAddress, reset_of
+from telemetry.retry import until
+from telemetry.sessions import SessionSource, is_foreign_zip, is_unwritten_zip, open_session
 from telemetry.wire import Frame
 
-__all__ = ["Outcome", "Report", "import_sources"]
+__all__ = ["ImportOutcome", "ImportReport", "import_sources"]
 
 # One request: large enough to carry some dozens of short runs, small enough to be sent again whole.
 BODY_BYTES = 4 * 1024 * 1024
@@ -32,29 +31,29 @@ BODY_FRAMES = 1024
 # Requests under way: while the server commits one it decodes the next, and more would only wait there.
 WORKERS = 4
 # Called with the bytes of all sources that are done, and the task they belong to.
-OnProgress = Callable[[int, str], None]
+OnSourceProgress = Callable[[int, str], None]
 
 
 @dataclass(slots=True)
-class _Block:
+class _FrameBlock:
     """What one visit to the reading thread brought; `ended` is the end of the source."""
 
     frames: list[Frame] = field(default_factory=list)
     ended: bool = False
 
 
-class _Reader:
+class _SourceReader:
     """Reads one source block by block. Every call blocks: they belong on a thread, one at a time."""
 
-    def __init__(self, outcome: Outcome, onto: Onto | None) -> None:
+    def __init__(self, outcome: ImportOutcome, new_address: NewAddress | None) -> None:
         self._outcome = outcome
-        self._onto = onto
+        self._new_address = new_address
         self._reset_unix_ns = 0
         self._items: Iterator[Frame | SegmentDamage] | None = None
 
-    def next_block(self, max_bytes: int, max_frames: int) -> _Block:
+    def next_block(self, max_bytes: int, max_frames: int) -> _FrameBlock:
         """Return the next frames. What cannot be read ends the source and is noted in its outcome."""
-        block = _Block()
+        block = _FrameBlock()
         try:
             if self._items is None and not self._open():
                 block.ended = True
@@ -72,21 +71,21 @@ class _Reader:
             self._outcome.skipped = True
             return False
         session = self._outcome.session = open_session(source.path)
-        self._outcome.task_id = (self._onto and self._onto.task_id) or session.header.task_id
+        self._outcome.task_id = (self._new_address and self._new_address.task_id) or session.header.task_id
         self._outcome.label = f"{session.header.project}/{session.header.name}"
         self._items = session.read()
-        if self._onto is not None:
+        if self._new_address is not None:
             self._reset_unix_ns = reset_of(session.read())
         return True
 
-    def _fill(self, block: _Block, max_bytes: int, max_frames: int) -> None:
+    def _fill(self, block: _FrameBlock, max_bytes: int, max_frames: int) -> None:
         assert self._items is not None
         size = 0
         for item in self._items:
             if isinstance(item, SegmentDamage):
                 (self._outcome.cut if item.damage.cut else self._outcome.damage).append(item)
                 continue
-            frame = item if self._onto is None else self._moved(item, self._onto)
+            frame = item if self._new_address is None else self._moved(item, self._new_address)
             if frame is None:
                 continue
             block.frames.append(frame)
@@ -95,9 +94,9 @@ class _Reader:
                 return
         block.ended = True
 
-    def _moved(self, frame: Frame, onto: Onto) -> Frame | None:
+    def _moved(self, frame: Frame, new_address: NewAddress) -> Frame | None:
         try:
-            return onto.frame(frame, self._reset_unix_ns)
+            return new_address.frame(frame, self._reset_unix_ns)
         except FrameError as error:
             self._outcome.refused.append(f"frame {frame.sequence} of writer {frame.writer_id.hex()}: {error}")
             return None
@@ -108,22 +107,22 @@ class _Import:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[SessionSource],
         make_sink: Callable[[], ForwardsFrames],
         timeout_s: float,
-        on_progress: OnProgress,
-        onto: Onto | None,
+        on_progress: OnSourceProgress,
+        new_address: NewAddress | None,
     ) -> None:
-        self._onto = onto
-        self.report = Report([Outcome(source) for source in sources])
-        self._left = iter(self.report.outcomes)
+        self._new_address = new_address
+        self.report = ImportReport([ImportOutcome(source) for source in sources])
+        self._unread = iter(self.report.outcomes)
         self._make_sink = make_sink
         self._timeout_s = timeout_s
         self._on_progress = on_progress
         self._done_bytes = 0
         self._threads = ThreadPoolExecutor(WORKERS, "telemetry-import")
 
-    async def run(self) -> Report:
+    async def run(self) -> ImportReport:
         count = max(1, min(WORKERS, len(self.report.outcomes)))
         try:
             await asyncio.gather(*(self._work() for _ in range(count)))
@@ -146,7 +145,7 @@ class _Import:
         finally:
             await client.close()
 
-    def _note_blob_bytes(self, outcome: Outcome, done_bytes: int) -> None:
+    def _note_blob_bytes(self, outcome: ImportOutcome, done_bytes: int) -> None:
         self._done_bytes += done_bytes
         self._on_progress(self._done_bytes, outcome.label)
 
@@ -154,10 +153,10 @@ class _Import:
         # A sink each: one connection that is kept alive, one request at a time.
         sink = self._make_sink()
         await sink.connect()
-        body: list[tuple[Outcome, Frame]] = []
-        read: list[Outcome] = []
+        body: list[tuple[ImportOutcome, Frame]] = []
+        read: list[ImportOutcome] = []
         try:
-            for outcome in self._left:
+            for outcome in self._unread:
                 await self._read(outcome, body, sink, read)
                 read.append(outcome)
                 if self.report.stopped_by is not None:
@@ -165,14 +164,18 @@ class _Import:
             await self._send(body, sink, read)
         finally:
             await sink.close()
-        for outcome in self._left:
+        for outcome in self._unread:
             outcome.error = "not sent"
 
     async def _read(
-        self, outcome: Outcome, body: list[tuple[Outcome, Frame]], sink: ForwardsFrames, read: list[Outcome]
+        self,
+        outcome: ImportOutcome,
+        body: list[tuple[ImportOutcome, Frame]],
+        sink: ForwardsFrames,
+        read: list[ImportOutcome],
     ) -> None:
         """Read a source to its end; `body` is sent whenever it is full, with ends of other sources in it."""
-        reader = _Reader(outcome, self._onto)
+        reader = _SourceReader(outcome, self._new_address)
         loop = asyncio.get_running_loop()
         ended = False
         while not ended and self.report.stopped_by is None:
@@ -188,7 +191,9 @@ class _Import:
         if not ended and not outcome.error:
             outcome.error = "not sent to its end"
 
-    async def _send(self, body: list[tuple[Outcome, Frame]], sink: ForwardsFrames, read: list[Outcome]) -> None:
+    async def _send(
+        self, body: list[tuple[ImportOutcome, Frame]], sink: ForwardsFrames, read: list[ImportOutcome]
+    ) -> None:
         """Send `body` and empty it; the sources in `read` are then done, and it is emptied too."""
         if body and self.report.stopped_by is None:
             try:
@@ -208,19 +213,16 @@ class _Import:
         read.clear()
 
     async def _until_taken(self, frames: list[Frame], sink: ForwardsFrames) -> dict[tuple[bytes, int], str]:
-        deadline_s = time.monotonic() + self._timeout_s
-        attempt = 0
+        tries = until(self._timeout_s)
         while True:
             try:
                 return await sink.send(frames)
             except SinkUnavailable as error:
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s or self.report.stopped_by is not None:
+                # Where another connection has given up, this one's turn ends too.
+                if self.report.stopped_by is not None or not await tries.pause(error.retry_after_s):
                     raise
-                attempt += 1
-                await asyncio.sleep(wait_s)
 
-    def _note_sent(self, outcome: Outcome, frame: Frame, refusal: str | None) -> None:
+    def _note_sent(self, outcome: ImportOutcome, frame: Frame, refusal: str | None) -> None:
         if refusal is None:
             outcome.frames += 1
             outcome.events += frame.events
@@ -234,13 +236,13 @@ class _Import:
 
 
 async def import_sources(
-    sources: Sequence[Source],
+    sources: Sequence[SessionSource],
     make_sink: Callable[[], ForwardsFrames],
     *,
     timeout_s: float,
-    on_progress: OnProgress = lambda done_bytes, label: None,
-    onto: Onto | None = None,
-) -> Report:
+    on_progress: OnSourceProgress = lambda done_bytes, label: None,
+    new_address: NewAddress | None = None,
+) -> ImportReport:
     """Send every frame of the sources, several sources at once; return what became of each.
 
     A source that cannot be read is noted and the others go on. Only a server that is gone ends it early.
@@ -248,6 +250,6 @@ async def import_sources(
     Args:
         make_sink: gives a sink for each of the connections.
         timeout_s: how long one request may be refused before giving up.
-        onto: the task that they are sent as, and by how much their iterations move on; None sends them as they are.
+        new_address: which task they are sent as, and by how much their iterations move on; None leaves both.
     """
-    return await _Import(sources, make_sink, timeout_s, on_progress, onto).run()
+    return await _Import(sources, make_sink, timeout_s, on_progress, new_address).run()

@@ -7,16 +7,15 @@ all sources go first, then every blob that the server has not, and then it is as
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry.blobs import BLOBS, Blob, BlobFolder, sha256_and_size
 from telemetry.errors import BlobError, JournalError, ServerError, SinkUnavailable
-from telemetry.importing_report import Outcome
+from telemetry.importing_report import ImportOutcome
 from telemetry.journal import SEGMENTS, SESSION_FILE
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sessions import Session, open_blob
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ __all__ = ["BlobImport"]
 _REFUSALS = frozenset({400, 403, 404, 410, 413})
 
 # Called with the outcome, and the bytes of it that are done since the last call.
-OnBytes = Callable[[Outcome, int], None]
+OnBytes = Callable[[ImportOutcome, int], None]
 
 
 class BlobImport:
@@ -43,7 +42,7 @@ class BlobImport:
         self._timeout_s = timeout_s
         self._on_bytes = on_bytes
 
-    async def run(self, outcomes: Sequence[Outcome]) -> None:
+    async def run(self, outcomes: Sequence[ImportOutcome]) -> None:
         """Send what the server has not, and note in the outcomes what it could not be sent.
 
         Raises:
@@ -53,14 +52,14 @@ class BlobImport:
             if outcome.session is not None and not outcome.error:
                 for blob in outcome.session.blobs:
                     await self._carry(outcome, outcome.session, blob)
-        by_task: dict[str, list[Outcome]] = {}
+        by_task: dict[str, list[ImportOutcome]] = {}
         for outcome in outcomes:
             if outcome.session is not None and outcome.task_id:
                 by_task.setdefault(outcome.task_id, []).append(outcome)
         for task_id, of_task in by_task.items():
             await self._note_missing(task_id, of_task)
 
-    async def _carry(self, outcome: Outcome, session: Session, blob: Blob) -> None:
+    async def _carry(self, outcome: ImportOutcome, session: Session, blob: Blob) -> None:
         done_bytes = 0
 
         def on_progress(there_bytes: int) -> None:
@@ -74,10 +73,11 @@ class BlobImport:
             outcome.damaged_blobs[blob.sha256] = damaged
         on_progress(blob.size_bytes)
 
-    async def _send(self, outcome: Outcome, session: Session, blob: Blob, on_progress: Callable[[int], None]) -> str:
+    async def _send(
+        self, outcome: ImportOutcome, session: Session, blob: Blob, on_progress: Callable[[int], None]
+    ) -> str:
         """Return why a blob cannot be sent, "" if it is there."""
-        deadline_s = time.monotonic() + self._timeout_s
-        attempt = 0
+        tries = until(self._timeout_s)
         while True:
             try:
                 with open_blob(session.path, blob.sha256) as file:
@@ -87,11 +87,8 @@ class BlobImport:
                     return str(error)
                 if error.status == 422 and not await asyncio.to_thread(_is_sound, session, blob):
                     return "it is damaged: its sha256 is another one"
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s:
+                if not await tries.pause(error.retry_after_s):
                     raise SinkUnavailable(str(error)) from error
-                attempt += 1
-                await asyncio.sleep(wait_s)
             except (BlobError, JournalError, OSError) as error:
                 # A spool's is removed by its own run once it is sent.
                 there = await self._is_there(outcome.task_id, blob.sha256)
@@ -107,7 +104,7 @@ class BlobImport:
         except ServerError:
             return False
 
-    async def _note_missing(self, task_id: str, outcomes: Iterable[Outcome]) -> None:
+    async def _note_missing(self, task_id: str, outcomes: Iterable[ImportOutcome]) -> None:
         outcomes = list(outcomes)
         damaged = {sha256: why for outcome in outcomes for sha256, why in outcome.damaged_blobs.items()}
         try:

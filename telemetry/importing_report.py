@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 from telemetry.errors import SinkUnavailable
 from telemetry.journal import SegmentDamage
-from telemetry.sessions import Missing, Session, Source
+from telemetry.sessions import Missing, Session, SessionSource
 
-__all__ = ["Outcome", "Report"]
+__all__ = ["ImportOutcome", "ImportReport"]
 
 # Of each kind and source; a source with a thousand faults says the same a thousand times.
 LISTED_FAULTS = 5
 
 
 @dataclass(slots=True)
-class Outcome:
+class ImportOutcome:
     """What became of one source.
 
     Attributes:
@@ -30,7 +30,7 @@ class Outcome:
         lost_blobs: in words, those that the task's record names and the server has not.
     """
 
-    source: Source
+    source: SessionSource
     task_id: str = ""
     label: str = ""
     frames: int = 0
@@ -69,10 +69,10 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Report:
+class ImportReport:
     """What became of all sources, in the order in which they were found."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[ImportOutcome] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     stopped_by: SinkUnavailable | None = None
 
@@ -81,5 +81,5 @@ class Report:
         return not self.missing and self.stopped_by is None and all(item.complete for item in self.outcomes)
 
     @property
-    def failed(self) -> list[Outcome]:
+    def failed(self) -> list[ImportOutcome]:
         return [item for item in self.outcomes if not item.complete]

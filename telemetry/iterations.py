@@ -43,7 +43,7 @@ class IterationOffset:
 
     def at(self, time_unix_ns: int) -> int:
         """Return what is added to the iteration of something that was reported then."""
-        return next((offset for since, offset in reversed(self._steps) if time_unix_ns >= since), 0)
+        return next((offset for since_unix_ns, offset in reversed(self._steps) if time_unix_ns >= since_unix_ns), 0)
 
     def moved(self, event: _Event) -> _Event:
         """Return an event with its iteration moved on.
@@ -61,9 +61,9 @@ class IterationOffset:
         kept: list[int] = []
         iterations = array("q")
         errors: list[InvalidEvent] = []
-        for row, (iteration, moment) in enumerate(zip(columns.iterations, columns.times_unix_ns, strict=True)):
+        for row, (iteration, time_unix_ns) in enumerate(zip(columns.iterations, columns.times_unix_ns, strict=True)):
             try:
-                iterations.append(_whole(iteration + self.at(moment)))
+                iterations.append(_whole(iteration + self.at(time_unix_ns)))
                 kept.append(row)
             except InvalidEvent as error:
                 errors.append(error)

@@ -35,8 +35,8 @@ from telemetry.blobs import BLOBS
 from telemetry.disk import make_private_folder
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
-from telemetry.segments import Segment, frames_from, frames_of, holds, is_taken_away, open_private, path_of
-from telemetry.wire import Damage, Frame, scan
+from telemetry.segments import Segment, frames_from, frames_of, holds, is_taken_away, open_private, path_of, scan_file
+from telemetry.wire import Damage, Frame
 
 __all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session", "server_mark"]
 
@@ -441,7 +441,7 @@ class Journal:
         start = paths.index(path) if path in paths and at <= sequence else 0
         for index, current in enumerate(paths[start:], start):
             resumed = index == start and current == path and at <= sequence
-            for position, frame in frames_from(current, offset if resumed else 0, max_bytes):
+            for position, frame in frames_from(current, offset if resumed else 0):
                 if frame.sequence <= sequence:
                     self._cursor = (current, position, frame.sequence)
                     continue
@@ -535,5 +535,5 @@ def read_segments(folder: Path) -> Iterator[Frame | SegmentDamage]:
     any time; a frame that is still being written shows as damage at the end.
     """
     for path in (*sorted((folder / SEGMENTS).glob("*.frames")), *sorted((folder / QUARANTINE).glob("*.frame"))):
-        for _, item in scan(path.read_bytes()):
+        for _, item in scan_file(path):
             yield item if isinstance(item, Frame) else SegmentDamage(path.name, item)

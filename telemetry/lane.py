@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from telemetry.events import TaskHeader
 from telemetry.journal import Journal
 from telemetry.ledger import Book, DropReason
 from telemetry.protocols import Sink, Syncable, TellsHeld, TellsLoss
-from telemetry.retry import delay_s
+from telemetry.retry import Tries
 from telemetry.wire import Frame
 
 __all__ = ["Lane"]
@@ -120,7 +121,8 @@ class Lane:
         self._done = asyncio.Event()
         self.opened = asyncio.Event()  # the sink is open
         self._progress = asyncio.Event()
-        self._failures = 0
+        # For ever: what cannot be sent is kept. Only closing ends it.
+        self._tries = Tries(max_wait_s=math.inf if sink.spool else LOCAL_MAX_DELAY_S)
         self._said: set[type[Exception]] = set()
         self._took_at = monotonic()
         self._journal_error: BaseException | None = None
@@ -270,7 +272,7 @@ class Lane:
         rejected: dict[int, str] = {}
 
         async def write() -> None:
-            if self._failures and len(self._flight) == 1:
+            if self._tries.failures and len(self._flight) == 1:
                 # With others beside it the sink can tell a frame that is refused alone from a far side that is away.
                 self._take_off()
             try:
@@ -382,17 +384,17 @@ class Lane:
                 await action()
             except Exception as error:  # noqa: BLE001  a sink is somebody else's code; its lane must outlive its mistakes
                 unavailable = self._as_unavailable(error)
-                self._failures += 1
+                wait_s = self._tries.failed(unavailable.retry_after_s)
                 self._note_failure(unavailable)
                 if self._closing.is_set():
                     closing_tries += 1
-                    if closing_tries >= (1 if self._failures > CLOSING_TRIES else CLOSING_TRIES):
+                    if closing_tries >= (1 if self._tries.failures > CLOSING_TRIES else CLOSING_TRIES):
                         return False
-                await self._back_off(unavailable)
+                await self._back_off(wait_s)
             else:
                 if self.last_error is not None:
-                    log.info("%s takes frames again after %d tries", self.sink.name, self._failures)
-                self._failures = 0
+                    log.info("%s takes frames again after %d tries", self.sink.name, self._tries.failures)
+                self._tries.failures = 0
                 self.last_error = None
                 return True
 
@@ -406,10 +408,7 @@ class Lane:
             log.error("%s raised what a sink must not raise; it is tried again", self.sink.name, exc_info=error)
         return SinkUnavailable(f"{kind.__name__}: {error}")
 
-    async def _back_off(self, error: SinkUnavailable) -> None:
-        wait_s = delay_s(self._failures - 1, retry_after_s=error.retry_after_s)
-        if not self.sink.spool:
-            wait_s = min(wait_s, LOCAL_MAX_DELAY_S)
+    async def _back_off(self, wait_s: float) -> None:
         if self._closing.is_set():
             await asyncio.sleep(min(wait_s, 0.2))
             return
@@ -421,7 +420,7 @@ class Lane:
     def _note_failure(self, error: SinkUnavailable) -> None:
         self.last_error = error
         self._progress.set()
-        if self._failures == 1:
+        if self._tries.failures == 1:
             kept = "events are kept on disk" if self.journal is not None else "events are kept in memory"
             log.warning("%s: %s; %s and sent once it is back", self.sink.name, error, kept)
 
@@ -521,12 +520,12 @@ class Lane:
 
     # ---- ending ----------------------------------------------------------------------------------
 
-    async def drain(self, deadline: float) -> None:
-        """Deliver what is left, until the sink fails or `deadline` (monotonic seconds) comes."""
+    async def drain(self, deadline_s: float) -> None:
+        """Deliver what is left, until the sink fails or `deadline_s` (monotonic seconds) comes."""
         self._closing.set()
         self._changed.set()
         try:
-            await asyncio.wait_for(self._done.wait(), max(0.0, deadline - self._monotonic()))
+            await asyncio.wait_for(self._done.wait(), max(0.0, deadline_s - self._monotonic()))
         except TimeoutError:
             return  # the journal keeps its part, and the book writes the rest off
 

@@ -113,7 +113,7 @@ class Pipeline:
         self._lanes: list[Lane] = []
         self._stop: asyncio.Event | None = None
         self._flushes: set[asyncio.Future[None]] = set()
-        self._deadline = 0.0
+        self._deadline_s = 0.0
         self._ready = threading.Event()
         self._finished = threading.Event()
 
@@ -278,7 +278,7 @@ class Pipeline:
             False if the time ran out, or if neither sink nor disk takes what is there; nothing is lost by that.
         """
         limit = self.settings.close_timeout_s if timeout_s is None else timeout_s
-        deadline = time.monotonic() + limit
+        deadline_s = time.monotonic() + limit
         if self._is_refused and self._start_thread() and self._is_refused:
             return not len(self.emit)
         if self._thread is None and not len(self.emit):
@@ -295,14 +295,14 @@ class Pipeline:
                 raise
             return True  # the loop has ended in this moment: close has flushed
         try:
-            return future.result(max(0.0, deadline - time.monotonic()))
+            return future.result(max(0.0, deadline_s - time.monotonic()))
         except TimeoutError as error:
             if is_interrupt(error):
                 raise
             future.cancel()
             return False
         except CancelledError:
-            return self._finished.wait(max(0.0, deadline - time.monotonic()))
+            return self._finished.wait(max(0.0, deadline_s - time.monotonic()))
 
     async def _flush(self) -> bool:
         if self._batcher is not None:
@@ -346,11 +346,11 @@ class Pipeline:
             self._start_in_child()
         if self._is_refused and self._start_thread() and self._is_refused:
             return []
-        deadline = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + timeout_s
         self._ready.wait(timeout_s)
         if self._loop is None or self._finished.is_set():
             return []
-        work = self._session_folders(deadline)
+        work = self._session_folders(deadline_s)
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s + CLOSE_GRACE_S)
         except (RuntimeError, TimeoutError, CancelledError) as error:
@@ -359,13 +359,13 @@ class Pipeline:
             work.close()
             return []  # the loop has ended in this moment
 
-    async def _session_folders(self, deadline: float) -> list[tuple[Sink, Path]]:
+    async def _session_folders(self, deadline_s: float) -> list[tuple[Sink, Path]]:
         folders: list[tuple[Sink, Path]] = []
         for lane in self._lanes:
             if lane.journal is not None:
                 folder = lane.journal.folder if lane.journal.opened else None
             elif isinstance(lane.sink, HasSessionFolder):
-                await _within_time(lane.opened.wait(), deadline)
+                await _within_time(lane.opened.wait(), deadline_s)
                 folder = lane.sink.session_folder if lane.opened.is_set() else None
             else:
                 continue
@@ -406,7 +406,7 @@ class Pipeline:
             lifecycle.forget_forks(self)
             self.stop_collectors()
             self._tell_child(False)
-        deadline = self._deadline = time.monotonic() + limit
+        deadline_s = self._deadline_s = time.monotonic() + limit
         if self._thread is None:
             if first and self._is_refused:
                 self._run()
@@ -421,7 +421,7 @@ class Pipeline:
                     raise
                 log.debug("the pipeline's loop had already ended")
         if threading.current_thread() is not self._thread:
-            self._wait(self._finished, max(0.0, deadline - time.monotonic()) + 2 * CLOSE_GRACE_S)
+            self._wait(self._finished, max(0.0, deadline_s - time.monotonic()) + 2 * CLOSE_GRACE_S)
         return self.ledger()
 
     def _wait(self, fact: threading.Event, timeout_s: float) -> None:
@@ -436,14 +436,14 @@ class Pipeline:
     async def _shut_down(self, batcher: Batcher, batching: asyncio.Task[None], lanes: list[asyncio.Task[None]]) -> None:
         """In order: the queue empties into the lanes, the lanes into the sinks, then sinks and journals close."""
         batcher.stop()
-        await _within(batching, self._deadline, "the batcher")
+        await _within(batching, self._deadline_s, "the batcher")
         self.emit.seal()
-        await asyncio.gather(*(lane.drain(self._deadline) for lane in self._lanes))
+        await asyncio.gather(*(lane.drain(self._deadline_s) for lane in self._lanes))
         for task in lanes:
             task.cancel()
         if lanes:
             await asyncio.wait(lanes, timeout=CANCEL_GRACE_S)
-        limit = max(self._deadline, time.monotonic() + CLOSE_GRACE_S)
+        limit = max(self._deadline_s, time.monotonic() + CLOSE_GRACE_S)
         await asyncio.gather(*(_within(lane.save_rest(), limit, "the journal") for lane in self._lanes))
         closing = [_within(lane.sink.close(), limit, lane.sink.name) for lane in self._lanes]
         # Beside the sinks, not after them: one that does not close must not cost the journal its last sync.
@@ -519,18 +519,18 @@ def _let_go(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> 
         work.close()  # the loop has ended
 
 
-async def _within_time(work: Coroutine[Any, Any, Any], deadline: float) -> None:
-    """Await `work` until `deadline` (monotonic seconds), and leave it at that."""
+async def _within_time(work: Coroutine[Any, Any, Any], deadline_s: float) -> None:
+    """Await `work` until `deadline_s` (monotonic seconds), and leave it at that."""
     try:
-        await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
+        await asyncio.wait_for(work, max(0.0, deadline_s - time.monotonic()))
     except TimeoutError:
         return
 
 
-async def _within(work: asyncio.Task[None] | Coroutine[Any, Any, None], deadline: float, what: str) -> None:
-    """Await `work` until `deadline` (monotonic seconds); a failure or time-out is said, and shutdown goes on."""
+async def _within(work: asyncio.Task[None] | Coroutine[Any, Any, None], deadline_s: float, what: str) -> None:
+    """Await `work` until `deadline_s` (monotonic seconds); a failure or time-out is said, and shutdown goes on."""
     try:
-        await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
+        await asyncio.wait_for(work, max(0.0, deadline_s - time.monotonic()))
     except TimeoutError:
         log.warning("%s did not finish in time", what)
     except Exception as error:  # noqa: BLE001  shutdown must reach the other sinks; it is said, not hidden

@@ -17,21 +17,14 @@ from telemetry.fold import RecordFold, newer_part
 from telemetry.record import Section, TaskKey
 from telemetry.wire import Frame, decode, encode
 
-__all__ = ["Onto", "reset_of"]
+__all__ = ["NewAddress", "reset_of"]
 
 # What the previous task is: how and when it began, and what people have called it since.
 _OF_THE_PREVIOUS = frozenset(
     {
-        *(
-            TaskKey.NAME,
-            TaskKey.PROJECT,
-            TaskKey.TYPE,
-            TaskKey.TAGS,
-            TaskKey.SYSTEM_TAGS,
-            TaskKey.PARENT,
-            TaskKey.PUBLISHED,
-        ),
-        *("started_unix_ns", TaskKey.RESET, "attempt", TaskKey.CONTINUED, "initial_iteration"),
+        *(TaskKey.NAME, TaskKey.PROJECT, TaskKey.TYPE, TaskKey.TAGS, TaskKey.SYSTEM_TAGS, TaskKey.PARENT),
+        TaskKey.PUBLISHED,
+        *(TaskKey.STARTED, TaskKey.RESET, TaskKey.ATTEMPT, TaskKey.CONTINUED, TaskKey.INITIAL_ITERATION),
     }
 )
 # In these sections the key is a writer's id.
@@ -39,7 +32,7 @@ _BY_WRITER = frozenset({Section.WRITERS, Section.HEARTBEATS})
 
 
 @dataclass(frozen=True, slots=True)
-class Onto:
+class NewAddress:
     """Which task a session is sent as.
 
     Attributes:

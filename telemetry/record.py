@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 __all__ = [
+    "PROGRAM_SECTIONS",
     "RUN_SECTIONS",
     "TRANSITIONS",
     "BlobState",
@@ -70,6 +71,7 @@ class TaskKey:
     PROGRESS: Final = "progress"
     HOST: Final = "host"
     ATTEMPT: Final = "attempt"
+    INITIAL_ITERATION: Final = "initial_iteration"
     STARTED: Final = "started_unix_ns"
     ENDED: Final = "ended_unix_ns"
     RESET: Final = "reset_unix_ns"
@@ -147,7 +149,7 @@ RUN_SECTIONS = frozenset(
     }
 )
 # What the programs tell of themselves.
-_PROGRAM_SECTIONS = frozenset({Section.WRITERS, Section.HEARTBEATS})
+PROGRAM_SECTIONS = frozenset({Section.WRITERS, Section.HEARTBEATS})
 # "" is a task of which nothing but an id is known yet.
 _OPEN = frozenset({"", TaskStatus.CREATED, TaskStatus.QUEUED, TaskStatus.IN_PROGRESS})
 
@@ -155,10 +157,13 @@ _OPEN = frozenset({"", TaskStatus.CREATED, TaskStatus.QUEUED, TaskStatus.IN_PROG
 def may_become(status: str, following: str) -> bool:
     """Say whether a task that stands at `status` may go to `following`; to stay where it stands it always may.
 
-    Nobody has said yet where it stands ("") is as good as a draft; a word of which we know nothing holds nobody up.
+    Nobody has said yet where it stands ("") is as good as a draft; a word of which we know nothing holds nobody up,
+    but for publishing, which is not taken back.
     """
     known = next((found for found in TaskStatus if found == (status or TaskStatus.CREATED)), None)
-    return status == following or known is None or following in TRANSITIONS[known]
+    if known is None:
+        return following != TaskStatus.PUBLISHED
+    return status == following or following in TRANSITIONS[known]
 
 
 def may_change(section: str, status: str, *, by_hand: bool = False) -> bool:
@@ -172,7 +177,7 @@ def may_change(section: str, status: str, *, by_hand: bool = False) -> bool:
         by_hand: on a page or by a call of the API rather than by another program through the SDK: the program that
             runs does not see it, so that only a draft can be changed.
     """
-    if section in _PROGRAM_SECTIONS:
+    if section in PROGRAM_SECTIONS:
         return False
     if section not in RUN_SECTIONS:
         return True

@@ -1,14 +1,27 @@
-"""Back-off between tries: pure functions, so that the waiting itself stays in one interruptible place."""
+"""Back-off between tries: how long each wait is, and when there is no time left for another one."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import math
 import os
 import random
 import socket
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-__all__ = ["BASE_DELAY_S", "MAX_DELAY_S", "MAX_RETRY_AFTER_S", "delay_s", "parse_retry_after", "said_by"]
+__all__ = [
+    "BASE_DELAY_S",
+    "MAX_DELAY_S",
+    "MAX_RETRY_AFTER_S",
+    "Tries",
+    "delay_s",
+    "parse_retry_after",
+    "said_by",
+    "until",
+]
 
 BASE_DELAY_S = 0.5  # first retry within half a second: most outages are a restart
 MAX_DELAY_S = 30.0  # a server that came back is noticed within half a minute
@@ -35,6 +48,61 @@ def delay_s(attempt: int, *, retry_after_s: float | None = None, random_unit: fl
     if retry_after_s is None:
         return jitter
     return retry_after_s + min(jitter, 1.0)
+
+
+class Tries:
+    """The waits between the tries of one thing; for one thread or task at a time.
+
+        tries = until(timeout_s)
+        while True:
+            try:
+                return await ask()
+            except SinkUnavailable as error:
+                if not await tries.pause(error.retry_after_s):
+                    raise
+
+    Where something else may end a wait early, the caller asks `next_wait_s` or `failed`, and waits for its own event.
+
+    Attributes:
+        failures: failed tries in a row; set to 0 after a success where one thing follows another.
+        deadline_s: no wait goes beyond it, in the clock's seconds; None: there are always more.
+    """
+
+    def __init__(
+        self,
+        deadline_s: float | None = None,
+        *,
+        max_wait_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.failures = 0
+        self.deadline_s = deadline_s
+        self._max_wait_s = max_wait_s
+        self._clock = clock
+
+    def failed(self, retry_after_s: float | None = None) -> float:
+        """Count a failed try; return how many seconds to wait, whatever the deadline."""
+        wait_s = min(delay_s(self.failures, retry_after_s=retry_after_s), self._max_wait_s)
+        self.failures += 1
+        return wait_s
+
+    def next_wait_s(self, retry_after_s: float | None = None) -> float | None:
+        """Count a failed try; return the seconds until the next one, None if the deadline comes first."""
+        wait_s = self.failed(retry_after_s)
+        late = self.deadline_s is not None and self._clock() + wait_s > self.deadline_s
+        return None if late else wait_s
+
+    async def pause(self, retry_after_s: float | None = None) -> bool:
+        """Count a failed try and wait for the next one; False at once if the deadline comes first."""
+        wait_s = self.next_wait_s(retry_after_s)
+        if wait_s is not None:
+            await asyncio.sleep(wait_s)
+        return wait_s is not None
+
+
+def until(timeout_s: float, *, max_wait_s: float = math.inf) -> Tries:
+    """Return the tries of something that may take so many seconds from now."""
+    return Tries(time.monotonic() + timeout_s, max_wait_s=max_wait_s)
 
 
 def parse_retry_after(header: str | None, *, now: datetime | None = None) -> float | None:

@@ -15,12 +15,10 @@ from pathlib import Path
 from telemetry.disk import make_private_folder
 from telemetry.errors import FrameError, JournalError
 from telemetry.journal import SESSION_FILE, SESSION_FORMAT, SegmentDamage
-from telemetry.wire import HEADER_BYTES, MAGIC, Damage, Frame, decode, scan
+from telemetry.segments import scan_file
+from telemetry.wire import Damage, Frame, decode
 
 __all__ = ["Salvaged", "salvage"]
-
-# Read at a time; a frame longer than this is read whole all the same.
-_BLOCK_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -88,30 +86,12 @@ def _files(source: Path) -> list[Path]:
 
 
 def _items(path: Path) -> Iterator[Frame | SegmentDamage]:
-    """Yield frames and damage of one file, a block at a time."""
     is_zip = path.suffix in (".zip", ".part")
-    with path.open("rb") as file:
-        data, base, last = b"", 0, False
-        while not last:
-            block = file.read(_BLOCK_BYTES)
-            last = not block
-            data += block
-            used = 0
-            for position, item in scan(data):
-                if isinstance(item, Frame):
-                    yield item
-                    used = position + len(item)
-                elif not last and position + item.length == len(data):
-                    break  # perhaps a frame that goes on in the next block
-                else:
-                    if not is_zip or data.startswith(MAGIC, position):
-                        damage = Damage(base + position, item.length, item.reason)
-                        yield SegmentDamage(path.name, damage)
-                    used = position + item.length
-            if not last and used == 0 and len(data) > 8 * _BLOCK_BYTES:
-                # No frame is this long: what stands here is damage, apart from a header that may be cut.
-                used = len(data) - HEADER_BYTES
-            data, base = data[used:], base + used
+    for _, item in scan_file(path):
+        if isinstance(item, Frame):
+            yield item
+        elif not (is_zip and item.foreign):
+            yield SegmentDamage(path.name, item)
 
 
 def _make_folder(folder: Path, task_id: str) -> Path:

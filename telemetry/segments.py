@@ -12,11 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from telemetry.wire import Frame, scan
+from telemetry.wire import SCAN_BLOCK_BYTES, Damage, Frame, scan_source
 
-__all__ = ["Segment", "frames_from", "frames_of", "holds", "is_taken_away", "open_private", "path_of"]
-
-_READ_BYTES = 1024 * 1024
+__all__ = ["Segment", "frames_from", "frames_of", "holds", "is_taken_away", "open_private", "path_of", "scan_file"]
 
 
 @dataclass(slots=True)
@@ -44,23 +42,27 @@ class Segment:
         return {one: count for one, count in zip(self.sequences, self.events, strict=True) if one > sequence}
 
 
-def frames_from(path: Path, offset: int, block_bytes: int) -> Iterator[tuple[int, Frame]]:
-    """Yield (offset, frame) of a segment from `offset` on; no more of it in memory than a block and a frame."""
-    data = b""
+def scan_file(
+    path: Path, *, offset: int = 0, block_bytes: int = SCAN_BLOCK_BYTES
+) -> Iterator[tuple[int, Frame | Damage]]:
+    """Yield the frames and the damage of a file from `offset` on, each with its place; see wire.scan_source.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        yield from scan_source(file.read, offset=offset, block_bytes=block_bytes)
+
+
+def frames_from(path: Path, offset: int) -> Iterator[tuple[int, Frame]]:
+    """Yield (offset, frame) of a segment from `offset` on; nothing of one that somebody else has removed."""
     try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            while block := file.read(block_bytes):
-                data += block
-                used = 0
-                for position, item in scan(data):
-                    # The end of a block looks like a cut frame, and is read again with the next.
-                    if isinstance(item, Frame):
-                        yield offset + position, item
-                        used = position + len(item)
-                data, offset = data[used:], offset + used
+        for position, item in scan_file(path, offset=offset):
+            if isinstance(item, Frame):
+                yield position, item
     except FileNotFoundError:
-        return  # somebody else removed it
+        return
 
 
 def is_taken_away(descriptor: int, path: Path, size: int) -> bool:
@@ -90,17 +92,16 @@ def holds(path: Path, size: int) -> bool:
 
 
 def frames_of(descriptor: int) -> Iterator[Frame]:
-    """Yield the sound frames of an open file, which may have no name any more."""
-    offset, data = 0, b""
-    while block := os.pread(descriptor, _READ_BYTES, offset):
+    """Yield the sound frames of an open file, which may have no name any more; its own position stays."""
+    offset = 0
+
+    def read(size: int) -> bytes:
+        nonlocal offset
+        block = os.pread(descriptor, size, offset)
         offset += len(block)
-        data += block
-        used = 0
-        for position, item in scan(data):
-            if isinstance(item, Frame):
-                yield item
-                used = position + len(item)
-        data = data[used:]
+        return block
+
+    return (item for _, item in scan_source(read) if isinstance(item, Frame))
 
 
 def path_of(descriptor: int) -> Path | None:

@@ -23,7 +23,7 @@ from telemetry.wire import Frame
 __all__ = [
     "Missing",
     "Session",
-    "Source",
+    "SessionSource",
     "blobs_at",
     "find_sources",
     "has_blob",
@@ -54,7 +54,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SessionSource:
     """Where a session lies, before it is opened.
 
     Attributes:
@@ -75,13 +75,13 @@ class Missing:
     reason: str
 
 
-def find_sources(paths: Iterable[Path]) -> tuple[list[Source], list[Missing]]:
+def find_sources(paths: Iterable[Path]) -> tuple[list[SessionSource], list[Missing]]:
     """Return what lies at `paths`: session folders, session zips, and folders that hold either.
 
     Nothing is opened. A path without anything in it gives nothing; one that is not there, or cannot be looked
     into, is missing.
     """
-    sources: list[Source] = []
+    sources: list[SessionSource] = []
     missing: list[Missing] = []
     for path in paths:
         try:
@@ -92,15 +92,15 @@ def find_sources(paths: Iterable[Path]) -> tuple[list[Source], list[Missing]]:
     return list({source.path: source for source in sources}.values()), missing
 
 
-def _sources_at(path: Path) -> list[Source]:
+def _sources_at(path: Path) -> list[SessionSource]:
     if path.stat() and (path.is_file() or (path / SESSION_FILE).is_file()):
-        return [Source(path, _size_of(path), named=True)]
+        return [SessionSource(path, _size_of(path), named=True)]
     # Two levels: the state directory holds sessions/ and spool/, and those hold the sessions.
     folders = [path, *(entry for entry in sorted(path.iterdir()) if entry.is_dir())]
     found = [item.parent for folder in folders for item in sorted(folder.glob(f"*/{SESSION_FILE}"))]
     # A hidden one is still being written or copied.
     zips = [item for folder in folders for item in sorted(folder.glob("*.zip")) if not item.name.startswith(".")]
-    return [Source(item, _size_of(item), named=False) for item in (*dict.fromkeys(found), *dict.fromkeys(zips))]
+    return [SessionSource(item, _size_of(item), named=False) for item in (*dict.fromkeys(found), *dict.fromkeys(zips))]
 
 
 def _size_of(path: Path) -> int:
@@ -122,7 +122,7 @@ def holds_task(path: Path, task_id: str) -> bool:
     return session.header.task_id == task_id and bool(session.size_bytes or session.blobs)
 
 
-def other_halves(sources: Iterable[Source]) -> list[Path]:
+def other_halves(sources: Iterable[SessionSource]) -> list[Path]:
     """Return the sessions beside these, and not among them, that belong to the same tasks.
 
     A run that was killed or replaced itself and went on later leaves a folder and a zip, or several zips.

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from telemetry.blobs import PIECE_BYTES
+from telemetry.blobs import PIECE_BYTES, OnProgress
 from telemetry.errors import BlobError, ConfigurationError
-from telemetry.storage_target import OnProgress
 
 __all__ = ["AwsProfile", "BucketTarget", "aws_profile"]
 

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from telemetry.blobs import PIECE_BYTES
+from telemetry.blobs import PIECE_BYTES, OnProgress
 from telemetry.disk import absolute_path
 from telemetry.errors import BlobError, ConfigurationError
 
-__all__ = ["FolderTarget", "OnProgress", "Target"]
+__all__ = ["FolderTarget", "Target"]
+
 
 # Called with the bytes that are there so far.
-OnProgress = Callable[[int], None]
-
-
 class Target(Protocol):
     """A place for bytes, outside the server. Every method blocks and may be called from any thread.
 

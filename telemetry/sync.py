@@ -10,17 +10,19 @@ from pathlib import Path
 
 from telemetry.credentials import with_scheme
 from telemetry.errors import ConfigurationError, ServerError
-from telemetry.importing import Report, import_sources
-from telemetry.readdress import Onto
-from telemetry.sessions import Source, find_sources, other_halves
+from telemetry.importing import ImportReport, import_sources
+from telemetry.readdress import NewAddress
+from telemetry.sessions import SessionSource, find_sources, other_halves
 from telemetry.settings import Settings
 from telemetry.sinks.http import HttpSink, open_sink
 from telemetry.terminal import ProgressLine, size_text
 
-__all__ = ["onto_task", "run"]
+__all__ = ["resolve_address", "run"]
 
 
-def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float, onto: Onto | None = None) -> int:
+def run(
+    paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float, new_address: NewAddress | None = None
+) -> int:
     """Send what lies at `paths` to the server at `url`, with a progress line; return the exit code.
 
     0: everything that was found is on the server. 1: something is missing, damaged, refused, or could not be
@@ -35,9 +37,9 @@ def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float
     if not sources and not missing:
         print(f"nothing to send in {', '.join(map(str, paths or [settings.state_dir]))}")
         return 0
-    report = Report()
+    report = ImportReport()
     if sources:
-        report = _run_with_progress(sources, url=url, settings=settings, timeout_s=timeout_s, onto=onto)
+        report = _run_with_progress(sources, url=url, settings=settings, timeout_s=timeout_s, new_address=new_address)
     report.missing = missing
     code = _print_report(report)
     for path in other_halves(source for source in sources if source.named):
@@ -45,7 +47,7 @@ def run(paths: Iterable[Path], *, url: str, settings: Settings, timeout_s: float
     return code
 
 
-def onto_task(url: str, settings: Settings, previous_task_id: str | None, iteration_offset: int) -> Onto:
+def resolve_address(url: str, settings: Settings, previous_task_id: str | None, iteration_offset: int) -> NewAddress:
     """Return which task sessions are to be sent as.
 
     Raises:
@@ -66,12 +68,12 @@ def onto_task(url: str, settings: Settings, previous_task_id: str | None, iterat
                 raise ConfigurationError(
                     f"there is no task {previous_task_id!r:.60} on {url} to continue. Nothing was sent"
                 ) from error
-    return Onto(previous_task_id, iteration_offset)
+    return NewAddress(previous_task_id, iteration_offset)
 
 
 def _run_with_progress(
-    sources: Sequence[Source], *, url: str, settings: Settings, timeout_s: float, onto: Onto | None
-) -> Report:
+    sources: Sequence[SessionSource], *, url: str, settings: Settings, timeout_s: float, new_address: NewAddress | None
+) -> ImportReport:
     total_bytes = sum(source.size_bytes for source in sources)
     print(f"sending {_count(len(sources), 'session')}, {size_text(total_bytes)}, to {url}", flush=True)
     line = ProgressLine(total_bytes, sys.stderr)
@@ -83,12 +85,14 @@ def _run_with_progress(
         line.show(done_bytes, f"{size_text(done_bytes)}  {label}")
 
     try:
-        return asyncio.run(import_sources(sources, make_sink, timeout_s=timeout_s, on_progress=on_progress, onto=onto))
+        return asyncio.run(
+            import_sources(sources, make_sink, timeout_s=timeout_s, on_progress=on_progress, new_address=new_address)
+        )
     finally:
         line.close()
 
 
-def _print_report(report: Report) -> int:
+def _print_report(report: ImportReport) -> int:
     frames = sum(item.frames for item in report.outcomes)
     events = sum(item.events for item in report.outcomes)
     tasks = len({item.task_id for item in report.outcomes if item.frames})

@@ -16,9 +16,9 @@ import asyncio
 import hashlib
 import io
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from telemetry.events import Batch, ConsoleLine, Scalar, ScalarColumns, SeriesKey, TaskHeader
 from telemetry.journal import read_session
@@ -72,7 +72,7 @@ __all__ = [
 Point: TypeAlias = tuple[str, str, int, float]
 MakeSink: TypeAlias = Callable[[Path], Sink]
 ReadBack: TypeAlias = Callable[[Path], Iterable[Point]]
-Check: TypeAlias = Callable[[MakeSink, ReadBack, Path], Awaitable[None]]
+Check: TypeAlias = Callable[[MakeSink, ReadBack, Path], Coroutine[Any, Any, None]]
 
 # What a sink must bring through unchanged: any name, any iteration, any float64.
 AWKWARD: tuple[Point, ...] = (

@@ -66,10 +66,10 @@ def add_token_file_option(command: argparse.ArgumentParser) -> None:
 def lifetime_s(text: str) -> int:
     """Return seconds for a text like 90d."""
     match = re.fullmatch(r"([0-9]{1,10})([smhdw])", text.strip().lower())
-    seconds = int(match[1]) * _UNITS_S[match[2]] if match else 0
-    if not 0 < seconds <= _MAX_LIFETIME_S:
+    lifetime_s = int(match[1]) * _UNITS_S[match[2]] if match else 0
+    if not 0 < lifetime_s <= _MAX_LIFETIME_S:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time like 12h or 90d")
-    return seconds
+    return lifetime_s
 
 
 def _directory(arguments: argparse.Namespace) -> Path:
@@ -102,13 +102,13 @@ def _create(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from telemetry.server.tokens import TokenFile
 
-    now = time.time()
+    now_unix_s = time.time()
     rows = [("ID", "STATE", "SCOPES", "PROJECTS", "CREATED", "EXPIRES", "NAME")]
     for token in TokenFile(_directory(arguments)).tokens():
         rows.append(
             (
                 token.id,
-                token.state(now),
+                token.state(now_unix_s),
                 ",".join(sorted(token.scopes)),
                 "all" if token.projects is None else ",".join(token.projects),
                 _day(token.created_unix_s),

@@ -36,7 +36,7 @@ from telemetry.events import INT64_MAX, INT64_MIN, clean_text
 from telemetry.interrupts import is_interrupt
 
 __all__ = [
-    "Entry",
+    "ValueEntry",
     "cast_like",
     "cast_text",
     "check_depth",
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 # What the record keeps for a parameter or property: {"value", "type", "description"}.
-Entry: TypeAlias = dict[str, Any]
+ValueEntry: TypeAlias = dict[str, Any]
 
 # A record value is at most 64 deep, an entry and the tags around tuples take some of it.
 _MAX_DEPTH = 60
@@ -152,7 +152,7 @@ def load(stored: Any, word: str) -> Any:
     return _unpack(stored)
 
 
-def entry(value: Any, description: str = "", word: str | None = None) -> Entry:
+def entry(value: Any, description: str = "", word: str | None = None) -> ValueEntry:
     """Return what the record keeps for a value: a value nested too deep is kept as text.
 
     Args:
@@ -203,9 +203,9 @@ def check_depth(value: Any, *, path: str = "", lists: bool = False) -> None:
         ConfigurationError: with the place.
     """
     # (a dict, its path, those around it), and not by recursion, which is what would fail.
-    left: list[tuple[Any, str, tuple[int, ...]]] = [(value, path, ())]
-    while left:
-        at, name, around = left.pop()
+    to_visit: list[tuple[Any, str, tuple[int, ...]]] = [(value, path, ())]
+    while to_visit:
+        at, name, around = to_visit.pop()
         pairs: Iterable[tuple[Any, Any]]
         if isinstance(at, dict):
             pairs = list(at.items())
@@ -222,7 +222,7 @@ def check_depth(value: Any, *, path: str = "", lists: bool = False) -> None:
                 "Keep it as an artifact: task.upload_artifact(...)"
             )
         inside = (*around, id(at))
-        left += [(item, f"{name}/{key}" if name else str(key), inside) for key, item in pairs if _has_parts(item)]
+        to_visit += [(item, f"{name}/{key}" if name else str(key), inside) for key, item in pairs if _has_parts(item)]
 
 
 def _has_parts(value: Any) -> bool:

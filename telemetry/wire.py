@@ -10,12 +10,13 @@ Everything here is pure and safe from any thread; zlib lets the GIL go.
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,7 @@ __all__ = [
     "HEADER_BYTES",
     "MAGIC",
     "MAX_EVENTS",
+    "MAX_FRAME_BYTES",
     "MAX_PAYLOAD_BYTES",
     "MAX_RANK",
     "MAX_SERIES",
@@ -58,6 +60,7 @@ __all__ = [
     "encode",
     "parse_frame",
     "scan",
+    "scan_source",
 ]
 
 # Not ASCII, not UTF-8, and broken by any newline conversion: the reasoning of the PNG signature.
@@ -79,6 +82,7 @@ _KNOWN_FLAGS = _FLAG_DEFLATE
 # A header with a larger number is damage or an attack. The batcher cuts at 4 MiB of events and by default at 32,768
 # scalars, 0.9 MB; 262,144, which is the most that can be set, are 7.5 MB.
 MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
+MAX_FRAME_BYTES = HEADER_BYTES + MAX_PAYLOAD_BYTES
 
 # Each becomes an object of some 200 bytes; the batcher counts 64 bytes and more for the smallest event.
 MAX_EVENTS = 131_072
@@ -91,6 +95,8 @@ MAX_RANK = 2**31 - 1
 
 # A scan checks this much in vain, and four times what it was given besides.
 MIN_SCAN_CHECKS_BYTES = 64 * 1024 * 1024
+# Small enough that a block stays in the processor's cache: 4 MiB take twice as long. A larger frame is read whole.
+SCAN_BLOCK_BYTES = 1024 * 1024
 
 SERIES_KINDS = frozenset({"scalar", "resource"})
 
@@ -130,16 +136,20 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes that a scan had to skip. `offset` and `length` in bytes within the scanned buffer.
+    """Bytes that a scan had to skip. `offset` and `length` in bytes within what is scanned.
 
     Attributes:
-        cut: the buffer ends inside a frame that is sound so far; its rest may still be written.
+        cut: it ends inside a frame that is sound so far; its rest may still be written.
+        foreign: there is not even the beginning of a frame: bytes of something else.
+        unsearched: the search was given up here, and all the rest is skipped.
     """
 
     offset: int
     length: int
     reason: str
     cut: bool = False
+    foreign: bool = False
+    unsearched: bool = False
 
 
 def encode(batch: Batch, *, writer_id: bytes, sequence: int, level: int = 1) -> Frame:
@@ -218,32 +228,89 @@ def parse_frame(buffer: bytes | memoryview, offset: int = 0) -> Frame:
 
 
 def scan(buffer: bytes | memoryview) -> Iterator[tuple[int, Frame | Damage]]:
-    """Yield (offset, Frame) for each sound frame and (offset, Damage) for what lies between.
+    """Yield what `scan_source` does, of bytes that are in memory."""
+    return scan_source(io.BytesIO(buffer).read, block_bytes=max(1, len(buffer)))
 
-    Never raises on content: after damage the scan goes on at the next magic number. Bytes made to look like a
-    million frames that each reach to the end would be checked a million times; such a search is given up.
+
+def scan_source(
+    read: Callable[[int], bytes], *, offset: int = 0, block_bytes: int = SCAN_BLOCK_BYTES
+) -> Iterator[tuple[int, Frame | Damage]]:
+    """Yield (offset, Frame) for each sound frame and (offset, Damage) for what lies between: all readers' one rule.
+
+    Never raises on content: after damage the scan goes on at the next magic number. Damage that is longer than any
+    frame comes in pieces of at least MAX_FRAME_BYTES, so that no more than a frame and a block are in memory. Bytes
+    made to look like a million frames that each reach to the end would be checked a million times; such a search is
+    given up. What is appended while it goes on is read as well; a later scan may begin at the end of any item.
+
+    Args:
+        read: returns up to so many bytes, the next ones; none at the end. What it raises is raised here.
+        offset: where the first of these bytes lies in the source.
     """
-    data = bytes(buffer) if isinstance(buffer, memoryview) else buffer
-    offset = 0
-    checks_left = MIN_SCAN_CHECKS_BYTES + 4 * len(data)
-    while offset < len(data):
+    window = _Window(read, offset, block_bytes)
+    at = 0
+    while True:
         try:
-            frame = parse_frame(data, offset)
+            frame = parse_frame(window.data, at)
         except FrameError as error:
-            checks_left -= _claimed_bytes(data, offset)
-            if checks_left < 0:
-                reason = f"too many damaged frames, the rest is not searched; the last was: {error}"
-                yield offset, Damage(offset, len(data) - offset, reason)
+            missing_bytes = error.missing_bytes if isinstance(error, FrameTruncated) else 0
+            if missing_bytes and window.read_on(at, missing_bytes):
+                at = 0
+                continue
+            if at == len(window.data):
                 return
-            # A length field may be what is broken, so the search starts right behind this magic number.
-            following = data.find(MAGIC, offset + 1)
-            end = len(data) if following < 0 else following
-            cut = following < 0 and isinstance(error, FrameTruncated)
-            yield offset, Damage(offset, end - offset, str(error), cut)
-            offset = end
+            damage = window.skip(at, error)
+            yield damage.offset, damage
+            at = damage.offset + damage.length - window.offset
         else:
-            yield offset, frame
-            offset += len(frame.data)
+            yield window.offset + at, frame
+            at += len(frame.data)
+
+
+class _Window:
+    """What a scan has in memory of its source.
+
+    Attributes:
+        data, offset: these bytes, and where the first of them lies.
+    """
+
+    def __init__(self, read: Callable[[int], bytes], offset: int, block_bytes: int) -> None:
+        self._read = read
+        self._block_bytes = block_bytes
+        self._checks_left = MIN_SCAN_CHECKS_BYTES
+        self._ended = False
+        self.data = b""
+        self.offset = offset
+
+    def read_on(self, used: int, wanted_bytes: int = 0) -> bool:
+        """Let go of the first `used` bytes and read some behind the others; False, and no change, at the end."""
+        block = b"" if self._ended else self._read(max(wanted_bytes, self._block_bytes))
+        self._ended = not block
+        if block:
+            self.data, self.offset = self.data[used:] + block, self.offset + used
+            self._checks_left += 4 * len(block)
+        return not self._ended
+
+    def skip(self, at: int, error: FrameError) -> Damage:
+        """Return the damage that begins at data[at], up to the next magic number or the end."""
+        start, is_cut = self.offset + at, isinstance(error, FrameTruncated)
+        foreign = not is_cut and not self.data.startswith(MAGIC, at)
+        self._checks_left -= _claimed_bytes(self.data, at)
+        if self._checks_left < 0:
+            while self.read_on(len(self.data)):
+                pass  # only its length is wanted
+            reason = f"too many damaged frames, the rest is not searched; the last was: {error}"
+            return Damage(start, self.offset + len(self.data) - start, reason, unsearched=True)
+        # A length field may be what is broken, so the search starts right behind this magic number.
+        search = at + 1
+        while (following := self.data.find(MAGIC, search)) < 0:
+            # Half of a magic number may stand at the very end.
+            search = max(search, len(self.data) - len(MAGIC) + 1)
+            if self.offset + search - start >= MAX_FRAME_BYTES:
+                return Damage(start, self.offset + search - start, str(error), foreign=foreign)
+            if not self.read_on(search):
+                return Damage(start, self.offset + len(self.data) - start, str(error), is_cut, foreign)
+            search = 0
+        return Damage(start, self.offset + following - start, str(error), foreign=foreign)
 
 
 def _claimed_bytes(data: bytes, offset: int) -> int:
@@ -317,13 +384,13 @@ def _unpack_columns(keys: list[SeriesKey], columns: list[Any]) -> ScalarColumns:
     packed_index, packed_iterations, packed_times, packed_values = columns
     index = _from_planes("I", packed_index)
     iterations = _from_planes("q", packed_iterations)
-    times = _from_planes("q", packed_times)
+    times_unix_ns = _from_planes("q", packed_times)
     values = _from_planes("d", packed_values)
-    if not len(index) == len(iterations) == len(times) == len(values):
+    if not len(index) == len(iterations) == len(times_unix_ns) == len(values):
         raise FrameError("the scalar columns differ in length")
     if index and max(index) >= len(keys):
         raise FrameError(f"a scalar names series {max(index)} of {len(keys)}")
-    return ScalarColumns(keys, index, iterations, times, values)
+    return ScalarColumns(keys, index, iterations, times_unix_ns, values)
 
 
 def _to_planes(column: array[Any]) -> bytes:

@@ -24,6 +24,36 @@ settings.register_profile("tests", deadline=None, derandomize=True, print_blob=T
 settings.load_profile("tests")
 
 
+# What the fast part leaves out; tests/tools/slow_tests.py writes it.
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines())
+FAST = "not slow"  # in the -m of the fast part
+# Of the memory and the patience of a shared machine: a worker grows to more than a gigabyte.
+MOST_PROCESSES = 8
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Say how many processes run the tests: one for each core; for files that were named, this one alone."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist takes that
+    # To start processes and to collect in each takes longer than most files do.
+    if not all(Path(argument).is_dir() for argument in config.args):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_PROCESSES)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out of the fast part what would only be imported: a third of its time."""
+    return True if FAST in config.option.markexpr and collection_path.stem in SLOW else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark as slow what slow.txt names, by its file or by its function."""
+    file, function = item.path.stem, item.name.partition("[")[0]
+    if not SLOW.isdisjoint({file, f"{file}::{function}"}):
+        item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No TELEMETRY_* from outside, and a home and state folder that nobody else uses."""

@@ -38,7 +38,11 @@ SERVER = """performance.getEntriesByType('resource').find(entry => entry.name.in
 def frame(number: int) -> bytes:
     """Return a task as one frame."""
     now = time.time_ns()
-    fields = {"name": f"task {number}", "project": f"team {number % 7}/project {number % 31}", "status": "completed"}
+    fields: dict[str, object] = {
+        "name": f"task {number}",
+        "project": f"team {number % 7}/project {number % 31}",
+        "status": "completed",
+    }
     fields |= {"tags": [f"tag {number % 11}"], "started_unix_ns": now, "ended_unix_ns": now}
     events = [RecordChange(now, "task", key, value) for key, value in fields.items()]
     for name in range(20):

@@ -206,17 +206,21 @@ def hostile_records() -> Iterator[list[RecordChange]]:
     """
     choose = random.Random(7)
     for hostile in HOSTILE:
-        yield _changes(lambda value, wrong=hostile: wrong)
-        yield _changes(lambda value, wrong=hostile: _with(value, list(value), wrong))
-        yield _changes(lambda value, wrong=hostile: _with(value, choose.sample(list(value), min(1, len(value))), wrong))
+        yield _changes(hostile, lambda value: None)
+        yield _changes(hostile, list)
+        yield _changes(hostile, lambda value: choose.sample(list(value), min(1, len(value))))
 
 
-def _changes(spoil: Callable[[Any], Any]) -> list[RecordChange]:
-    return [
-        RecordChange(START_NS + MS, section, key, spoil(value) if isinstance(value, dict) else spoil({"": value}))
-        for section, keys in SOUND.items()
-        for key, value in keys.items()
-    ]
+def _changes(wrong: Any, keys_of: Callable[[dict[str, Any]], list[str] | None]) -> list[RecordChange]:
+    """Return the sound record with what is wrong under the keys that are chosen in each value; None: in its place."""
+    found = []
+    for section, values in SOUND.items():
+        for key, value in values.items():
+            fields = value if isinstance(value, dict) else {"": value}
+            keys = keys_of(fields)
+            spoilt = wrong if keys is None else _with(fields, keys, wrong)
+            found.append(RecordChange(START_NS + MS, section, key, spoilt))
+    return found
 
 
 def _with(value: dict[str, Any], keys: list[str], wrong: Any) -> Any:

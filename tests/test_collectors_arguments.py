@@ -305,6 +305,7 @@ def test_a_parser_that_fails_fails_as_ever_and_leaves_nothing(
 def test_what_cannot_be_noted_is_counted_and_the_program_goes_on(collector: Recording) -> None:
     class Slots:
         __slots__ = ("lr",)
+        lr: float
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--lr", type=float)

@@ -150,7 +150,7 @@ def test_what_is_asked_of_stdout_is_answered_by_the_original(terminal: Terminal,
         with pytest.raises(io.UnsupportedOperation):
             tee.fileno()
         with pytest.raises(AttributeError):
-            tee.no_such_attribute  # type: ignore[union-attr]  # noqa: B018
+            tee.no_such_attribute  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_an_error_of_the_stream_is_the_programs_and_nothing_is_kept(

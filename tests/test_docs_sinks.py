@@ -82,7 +82,7 @@ def test_frames_are_forwarded_as_the_page_has_it(names: dict[str, Any]) -> None:
             await self.write(frames)
             return {}
 
-    sink = Forwarding()
+    sink: Any = Forwarding()
     assert asyncio.run(names["forward"](sink, ["a frame"])) == {}
     assert (sink.frames, sink.closed) == (["a frame"], True)
 

@@ -29,7 +29,7 @@ from sqlalchemy import func, select
 
 from telemetry.client import Client
 from telemetry.errors import ServerError
-from telemetry.events import ConsoleLine, ModelSaved, RecordChange, SingleValue
+from telemetry.events import ConsoleLine, FrameEvent, ModelSaved, RecordChange, SingleValue
 from telemetry.record import TaskKey
 from telemetry.server.store import ConsoleQuery, NotFound, Store, TasksQuery, schema
 from telemetry.server.store.database import DATABASE_NAME
@@ -196,7 +196,7 @@ def test_tokens_may_change_with_ingest_within_their_projects_and_delete_with_adm
 
 
 def full_task(**names: Any) -> Any:
-    events = [
+    events: list[FrameEvent] = [
         *(RecordChange(START_NS, "task", key, value) for key, value in {"name": "one", "tags": ["a"]}.items()),
         ConsoleLine(START_NS, "stdout", "hello"),
         ModelSaved(START_NS, "net", "net.pt", "torch"),

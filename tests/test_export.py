@@ -31,7 +31,7 @@ from server_support import (
 
 from telemetry import export_parquet
 from telemetry.cli import main
-from telemetry.events import ConsoleLine, Media, ModelSaved, Plot, RecordChange, SeriesKey, SingleValue
+from telemetry.events import ConsoleLine, FrameEvent, Media, ModelSaved, Plot, RecordChange, SeriesKey, SingleValue
 from telemetry.server.store import Store, export, reports
 from telemetry.wire import Frame, encode
 
@@ -62,7 +62,7 @@ def frames() -> list[Frame]:
             media = [
                 Media(START_NS + sequence, "images", "a", number, f"http://h/{sequence}.png", "a.png", "image/png")
             ]
-            events = [*lines, *changes, *values, *models, *plots, *media]
+            events: list[FrameEvent] = [*lines, *changes, *values, *models, *plots, *media]
             points: dict[SeriesKey, Sequence[Row]] = {LOSS: loss, LOAD: rows_of([50.0], first=sequence)}
             found.append(frame_of(points, events, writer=writer, sequence=sequence))
     odd = {SeriesKey("scalar", "odd", "all"): rows_of(ODD_VALUES)}

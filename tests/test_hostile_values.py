@@ -16,7 +16,6 @@ from server_support import START_NS, TASK, Answer, Http, config_of, frame_of, st
 
 from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.events import MAX_TAG_CHARS, MAX_TAGS, RecordChange
-from telemetry.record import Section
 from telemetry.sdk.models import Model
 from telemetry.sdk.options import choose_tags
 from telemetry.sdk.task import Task
@@ -54,7 +53,7 @@ HOSTILE_WORDS = (
 )
 
 # Each query parameter of the API; one that a route does not know it passes over.
-Section.PARAMETERS = (
+PARAMETERS = (
     *("series", "x", "from", "to", "max_samples", "half_life", "attempts", "after", "before", "limit", "tail"),
     *("stream", "search", "rank", "title", "iteration", "last", "figures", "kind", "project", "subprojects"),
     *("status", "type", "tags", "archived", "columns", "sort", "page", "page_size", "name", "task", "uri", "path"),
@@ -170,7 +169,7 @@ def test_no_question_makes_a_route_fail(hostile_server: tuple[Http, int], all_ro
     choose = random.Random(11)
     for path in gets(all_routes):
         # Of some 700 a choice for each route, the same each time.
-        for name, word in choose.sample(list(product(Section.PARAMETERS, HOSTILE_WORDS)), QUESTIONS):
+        for name, word in choose.sample(list(product(PARAMETERS, HOSTILE_WORDS)), QUESTIONS):
             # Where the series are asked for, the rest is only looked at with some.
             extra = "&series=1,2" if path.endswith(("/points", "/bands")) and name != "series" else ""
             checked.ask("GET", filled(path, task_id(3)), urlencode({name: word}) + extra)

@@ -36,8 +36,7 @@ def naming(number: int, **blobs: bytes) -> Frame:
         RecordChange(3, "artifacts", name, {"uri": f"blob:{sha256(data)}", "size_bytes": len(data)})
         for name, data in blobs.items()
     ]
-    where = {"task_id": task_id_of(number), "writer": number.to_bytes(16, "big")}
-    return frame_of({}, changes, sequence=2, **where)
+    return frame_of({}, changes, task_id=task_id_of(number), writer=number.to_bytes(16, "big"), sequence=2)
 
 
 def write_session(path: Path, number: int, **blobs: bytes) -> Path:

@@ -104,7 +104,7 @@ def _no_collector_callbacks() -> Iterator[None]:
 def alarm() -> Iterator[Callable[[Any], None]]:
     """Set the handler of SIGALRM; afterwards it is what it was."""
     before = signal.getsignal(signal.SIGALRM)
-    yield lambda handler: signal.signal(signal.SIGALRM, handler) and None
+    yield lambda handler: (signal.signal(signal.SIGALRM, handler), None)[1]
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from telemetry import lane as lane_module
+from telemetry import retry
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import Batch, ConsoleLine, ScalarColumns
@@ -87,7 +88,7 @@ def sequences(sink: MemorySink) -> list[int]:
 @pytest.fixture(autouse=True)
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off waits are checked in test_retry.py; here a retry comes at once, unless the sink asks for more."""
-    monkeypatch.setattr(lane_module, "delay_s", lambda attempt, retry_after_s=None: retry_after_s or 0.0)
+    monkeypatch.setattr(retry, "delay_s", lambda attempt, retry_after_s=None: retry_after_s or 0.0)
 
 
 @pytest.mark.parametrize("spool", [False, True])

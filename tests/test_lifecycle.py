@@ -250,8 +250,9 @@ def test_what_a_watch_hooks_is_put_back_and_the_excepthook_is_never_touched() ->
         assert sys.excepthook is hook
         assert signal.getsignal(signal.SIGTERM) != before
         with pytest.raises(SystemExit) as caught:
-            sys.exit((1, 2))
-        assert caught.value.code == (1, 2)
+            sys.exit((1, 2))  # type: ignore[arg-type]
+        code: object = caught.value.code
+        assert code == (1, 2)
     finally:
         watch.remove()
     assert (sys.excepthook, sys.exit, Quitter.__call__) == (hook, leave, leave_shell)

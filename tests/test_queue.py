@@ -410,7 +410,7 @@ def test_a_signal_handler_may_report_while_its_thread_holds_the_lock() -> None:
 REPORTS: list[tuple[str, Callable[[EventQueue], object]]] = [
     ("closed", lambda queue: (queue.seal(), queue(line()))),
     ("invalid", lambda queue: queue(object())),  # type: ignore[arg-type]
-    ("invalid", lambda queue: queue(BAD_SCALAR)),  # type: ignore[arg-type]
+    ("invalid", lambda queue: queue(BAD_SCALAR)),
     ("queue_full", lambda queue: [queue(scalar(step)) for step in range(20)]),
     ("too_large", lambda queue: queue(line("x" * 200_000))),
 ]

@@ -340,7 +340,7 @@ def test_64_processes_with_only_rank_variables_are_one_task(tmp_path: Path) -> N
 
 def test_wrappers_around_each_rank_make_no_difference(tmp_path: Path) -> None:
     source = "from telemetry.sdk.identity import launcher_of_this_process as name; print(name())"
-    found = []
+    found: list[str] = []
     for wrapper in ([], ["timeout", "30"], ["nice", "timeout", "30"], ["bash", "-c", '"$@"; true', "bash"]):
         env = environment(tmp_path / "state", RANK=str(len(found)), WORLD_SIZE="4")
         command = [*wrapper, sys.executable, "-c", source]

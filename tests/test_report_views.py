@@ -17,7 +17,7 @@ from server_support import Http, frame_of, started
 from telemetry.sinks.local_zip import LocalZipSink
 
 from telemetry.client import Client
-from telemetry.events import INT64_MAX, INT64_MIN, Media, Plot, RecordChange, Scalar, SeriesKey, SingleValue
+from telemetry.events import INT64_MAX, INT64_MIN, FrameEvent, Media, Plot, RecordChange, Scalar, SeriesKey, SingleValue
 from telemetry.sdk import report_views
 from telemetry.sdk.report_views import ServerReports, SessionReports
 from telemetry.sdk.series import SeriesPoints, by_title, sample_indices
@@ -86,7 +86,7 @@ def test_scalars_come_back_from_a_server_and_from_a_session(
         Http(url).send(*frames[::-1])
         server = ServerReports(ServerView(lambda: client, task))
         for axis in ("iter", "timestamp"):
-            local, remote = by_title(session.columns(axis, None)), by_title(server.columns(axis, None))
+            local, remote = by_title(session.curves(axis, None)), by_title(server.curves(axis, None))
             # then both say the same
             assert repr(local) == repr(remote)
             # and what they say is what was reported
@@ -129,24 +129,24 @@ def test_a_big_series_is_thinned_by_the_server(url: str, client: Client, monkeyp
     Http(url).send(frame_of(points, task_id=task, writer=uuid.uuid4().bytes))
     reports = ServerReports(ServerView(lambda: client, task))
 
-    found = by_title(reports.columns("iter", 100))
+    found = by_title(reports.curves("iter", 100))
 
     assert found["a"]["x"] == {"name": "x", "x": [0, 1, 2], "y": [0.0, 1.0, 2.0]}
     assert found["c"]["x"]["x"] == [0, 1]
     assert len(found["big"]["one"]["x"]) <= 100
     assert dict(zip(found["big"]["one"]["x"], found["big"]["one"]["y"], strict=True))[3210] == 1e9
-    assert 3211 in by_title(reports.columns("timestamp", 100))["big"]["one"]["x"]
+    assert 3211 in by_title(reports.curves("timestamp", 100))["big"]["one"]["x"]
 
 
 def test_ranks_are_told_apart() -> None:
-    columns = [SeriesPoints("loss", "train", rank).column("iter", None) for rank in (2, 0, 1)]
-    assert list(by_title(columns)["loss"]) == ["train", "train [rank 1]", "train [rank 2]"]
+    curves = [SeriesPoints("loss", "train", rank).curve("iter", None) for rank in (2, 0, 1)]
+    assert list(by_title(curves)["loss"]) == ["train", "train [rank 1]", "train [rank 2]"]
 
 
 def test_what_a_reset_left_behind_does_not_count(url: str, client: Client, tmp_path: Path) -> None:
     # given a task that was begun anew at a moment
     sink, task = LocalZipSink(tmp_path, None), uuid.uuid4().hex
-    events = [
+    events: list[FrameEvent] = [
         SingleValue(10_000_000, "old", 1.0),
         SingleValue(30_000_000, "new", 2.0),
         Plot(10_000_000, "old", "p", 0, "{}"),
@@ -169,7 +169,7 @@ def test_what_a_reset_left_behind_does_not_count(url: str, client: Client, tmp_p
     # then what is older is not read, here and there
     session = SessionReports(SessionView(lambda: [place], make_header().task_id))
     for reports in (session, ServerReports(ServerView(partial(lambda: client), task))):
-        assert by_title(reports.columns("iter", 100)) == {"loss": {"train": {"name": "train", "x": [2], "y": [6.0]}}}
+        assert by_title(reports.curves("iter", 100)) == {"loss": {"train": {"name": "train", "x": [2], "y": [6.0]}}}
         assert reports.summary() == [("loss", "train", None, {"last": 6.0, "min": 6.0, "max": 6.0})]
         assert reports.single_values() == {"new": 2.0}
         assert [plot.title for plot in reports.plots(None)] == ["new"]

@@ -1,4 +1,4 @@
-"""Back-off: pure functions, so every claim can be checked without waiting."""
+"""Back-off: its clock and its jitter are arguments, so every claim can be checked without waiting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.retry import BASE_DELAY_S, MAX_DELAY_S, MAX_RETRY_AFTER_S, delay_s, parse_retry_after, said_by
+from telemetry import retry
+from telemetry.retry import (
+    BASE_DELAY_S,
+    MAX_DELAY_S,
+    MAX_RETRY_AFTER_S,
+    Tries,
+    delay_s,
+    parse_retry_after,
+    said_by,
+    until,
+)
+from telemetry.testing import ManualClock
 
 units = st.floats(0, 1, exclude_max=True)
 
@@ -34,6 +45,53 @@ def test_many_senders_spread_over_the_whole_range() -> None:
 @given(st.integers(0, 100), st.floats(0, MAX_RETRY_AFTER_S), units)
 def test_retry_after_is_a_floor_and_jitter_adds_a_second_at_most(attempt: int, asked_s: float, unit: float) -> None:
     assert asked_s <= delay_s(attempt, retry_after_s=asked_s, random_unit=unit) <= asked_s + 1.0
+
+
+@pytest.fixture
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait is as long as it may be."""
+    drawn = delay_s
+    monkeypatch.setattr(
+        retry, "delay_s", lambda attempt, retry_after_s=None: drawn(attempt, retry_after_s=retry_after_s, random_unit=1)
+    )
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_waits_grow_to_their_limit_and_begin_anew_after_a_success() -> None:
+    tries = Tries(max_wait_s=3.0)
+    assert [tries.failed() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+    assert tries.failures == 5
+    tries.failures = 0
+    assert tries.next_wait_s() == 0.5
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_there_is_no_wait_that_the_deadline_does_not_allow() -> None:
+    clock = ManualClock()
+    tries = Tries(clock.monotonic() + 10.0, clock=clock.monotonic)
+    assert tries.next_wait_s(retry_after_s=9.0) == 9.5
+    clock.advance(9.5)
+    assert tries.next_wait_s(retry_after_s=9.0) is None
+    # Who learns of the end only now moves it nearer, or takes it away.
+    tries.deadline_s = None
+    assert tries.next_wait_s(retry_after_s=9.0) == 10.0
+    tries.deadline_s = clock.monotonic()
+    assert tries.next_wait_s() is None
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_pause_waits_and_says_at_once_when_there_is_no_time_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(retry.asyncio, "sleep", sleep)
+    tries = until(60.0)
+    assert asyncio.run(tries.pause(20.0))
+    assert not asyncio.run(tries.pause(60.0))
+    assert slept == [20.5]
+    assert tries.failures == 2
 
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -245,8 +245,7 @@ def test_the_bound_comes_from_the_url_or_the_setting(tmp_path: Path) -> None:
 
 def test_a_run_with_parts_says_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"zip:{tmp_path / 'my run.zip'}?max_zip_bytes=3000"
-    options = {"auto_resource_monitoring": False, "auto_connect_streams": False}
-    task = Task.init("tests", "parts", sinks=[url], **options)
+    task = Task.init("tests", "parts", sinks=[url], auto_resource_monitoring=False, auto_connect_streams=False)
     for step in range(3000):
         task.get_logger().report_scalar("loss", "train", step * 1.37, step)
         if step % 300 == 0:

@@ -21,7 +21,7 @@ def test_reported_points_arrive_in_order_and_exactly() -> None:
         scalars = ScalarReports(pipeline.emit)
         for step in range(5):
             scalars.report_scalar("loss", "train", 1 / (step + 1), step)
-            scalars.report_scalar("loss", "test", np.float32(0.1), np.int64(step))
+            scalars.report_scalar("loss", "test", np.float32(0.1), np.int64(step))  # type: ignore[arg-type]
         scalars.report_scalar("loss", "train", math.inf, -(2**63))
         scalars.report_scalar("loss", "train", Decimal("0.5"), 3.0)  # type: ignore[arg-type]
     found = sink.scalars()

@@ -26,7 +26,7 @@ from PIL import Image
 from telemetry.sdk.connected_dict import connected_dict
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import Parcel
-from telemetry.sdk.serialize import Request, serialize
+from telemetry.sdk.serialize import StoreOptions, serialize
 
 
 class Colour(str, enum.Enum):  # noqa: UP042 (the str() of this one is no text of its own)
@@ -41,7 +41,7 @@ class Quantity(np.ndarray[Any, Any]):
     pass
 
 
-class Table(pd.DataFrame):
+class Table(pd.DataFrame):  # type: ignore[misc]
     pass
 
 
@@ -53,7 +53,7 @@ class Shy:
 def uploaded(value: Any, extension: str | None = None) -> tuple[Any, Parcel]:
     """Return what `get` gives back of a value, and what it was uploaded as."""
     with tempfile.TemporaryDirectory() as folder:
-        parcel = serialize(value, Request(name="thing", scratch=Path(folder, "scratch"), extension=extension))
+        parcel = serialize(value, StoreOptions(name="thing", scratch=Path(folder, "scratch"), extension=extension))
         assert isinstance(parcel.source, bytes)
         file = Path(folder, "file")
         file.write_bytes(parcel.source)
@@ -140,7 +140,7 @@ SCALARS: dict[str, Any] = {
     "bool": np.bool_(True),
     "time": np.datetime64("2026-01-01"),
     "long double": np.longdouble(1) / 3,
-    "masked": np.ma.masked_array([1.0, 2.0], mask=[0, 1], fill_value=7),
+    "masked": np.ma.masked_array([1.0, 2.0], mask=[False, True], fill_value=7),
     "set": {1, 2},
     "tuple": (1, [2]),
     "bytes": b"\0\xff",
@@ -383,7 +383,7 @@ def test_what_a_format_changes_of_an_image_is_named(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make, extension, what = CHANGED_IMAGES[kind]
-    serialize(make(), Request(name="thing", scratch=tmp_path, extension=extension))
+    serialize(make(), StoreOptions(name="thing", scratch=tmp_path, extension=extension))
     assert what in caplog.text
 
 

@@ -20,13 +20,13 @@ from PIL import Image
 from telemetry.errors import BlobError, ConfigurationError
 from telemetry.sdk.deserialize import deserialize
 from telemetry.sdk.parcel import MAX_MEMORY_BYTES, MAX_PREVIEW_CHARS, Parcel
-from telemetry.sdk.serialize import Request, serialize
+from telemetry.sdk.serialize import StoreOptions, serialize
 
 PROPERTY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 
 
 def parcel_of(value: Any, folder: Path, *, name: str = "thing", **arguments: Any) -> Parcel:
-    return serialize(value, Request(name=name, scratch=folder / "scratch", **arguments))
+    return serialize(value, StoreOptions(name=name, scratch=folder / "scratch", **arguments))
 
 
 def file_of(parcel: Parcel, folder: Path) -> Path:
@@ -171,7 +171,7 @@ def test_an_array_of_objects_is_a_pickle_inside_and_says_so(tmp_path: Path) -> N
 
 
 def test_a_masked_array_keeps_its_mask(tmp_path: Path) -> None:
-    value = np.ma.masked_array([1, 2, 3], mask=[0, 1, 0])
+    value = np.ma.masked_array([1, 2, 3], mask=[False, True, False])
     read = round_trip(value, tmp_path, allow_pickle=True)
     assert read.mask.tolist() == [False, True, False]
 
@@ -338,7 +338,9 @@ def test_a_csv_that_somebody_has_edited_is_still_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "F"])
 def test_an_image_reads_back_pixel_for_pixel(mode: str, tmp_path: Path) -> None:
     image = Image.new(mode, (5, 4))
-    image.putpixel((1, 2), image.getpixel((0, 0)))
+    pixel = image.getpixel((0, 0))
+    assert pixel is not None
+    image.putpixel((1, 2), pixel)
     read = round_trip(image, tmp_path)
     assert (read.mode, read.size) == (image.mode, image.size)
     assert read.tobytes() == image.tobytes()
@@ -413,7 +415,7 @@ def test_a_function_of_the_users_makes_the_bytes(tmp_path: Path) -> None:
     parcel = parcel_of([1, 2], tmp_path, extension="bin", serialization_function=lambda value: bytes(value))
     assert (parcel.kind, parcel.filename, parcel.source) == ("custom", "thing.bin", b"\x01\x02")
     with pytest.raises(ConfigurationError, match="must return bytes"):
-        parcel_of([1], tmp_path, serialization_function=lambda value: "text")  # type: ignore[arg-type, return-value]
+        parcel_of([1], tmp_path, serialization_function=lambda value: "text")
 
 
 def test_a_preview_of_the_users_counts(tmp_path: Path) -> None:

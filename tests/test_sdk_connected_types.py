@@ -114,7 +114,7 @@ def test_a_connected_dict_is_written_as_the_dict_that_was_connected(
     connected = task.connect(copy.deepcopy(given))
     try:
         expected = write(given)
-    except (yaml.YAMLError, ruamel.yaml.YAMLError, omegaconf.errors.OmegaConfBaseException) as error:
+    except (yaml.YAMLError, ruamel.yaml.error.YAMLError, omegaconf.errors.OmegaConfBaseException) as error:
         # what a library refuses, as defaultdicts, it still refuses
         with pytest.raises(type(error)):
             write(connected)
@@ -213,7 +213,8 @@ def test_what_holds_a_task_and_a_logger_can_be_copied_and_pickled(task: Task) ->
 def test_artifacts_and_models_can_be_copied_and_pickled(task: Task) -> None:
     assert task.upload_artifact("data", {"a": 1})
     model = OutputModel(task=task, name="net")
-    for again in (copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))):
+    ways: list[Callable[[Any], Any]] = [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))]
+    for again in ways:
         assert again(task.artifacts)["data"].type == "dict"
         assert again(task.artifacts["data"]).name == "data"
         assert again(model).id == model.id
@@ -318,7 +319,7 @@ class Partly:
 
 INSIDE: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "attrs": (Attrs, {"lr": 0.1}),
-    "pydantic": (lambda: Model(extra=3), {"lr": 0.1, "inner/lr": 0.1, "extra": 3}),
+    "pydantic": (lambda: Model.model_validate({"extra": 3}), {"lr": 0.1, "inner/lr": 0.1, "extra": 3}),
     "ConfigDict": (lambda: ml_collections.ConfigDict({"lr": 0.1, "a": {"b": 1}}), {"lr": 0.1, "a/b": 1}),
     "Namespace": (lambda: argparse.Namespace(lr=0.1), {"lr": 0.1}),
     "SimpleNamespace": (lambda: SimpleNamespace(lr=0.1, a={"b": 1}), {"lr": 0.1, "a/b": 1}),
@@ -489,7 +490,7 @@ def test_no_call_fails_of_its_recursion(task: Task, number: int) -> None:
         lambda value: task.add_tags(value),
         lambda value: OutputModel(task=task, config_dict={"v": value}),
         lambda value: logger.report_table("t", "s", 0, table_plot=[["a"], [value]]),
-        lambda value: logger.report_plotly("t", "s", 0, {"data": [{"x": value}], "layout": {}}),
+        lambda value: logger.report_plotly("t", "s", {"data": [{"x": value}], "layout": {}}, 0),
         lambda value: logger.report_single_value("n", value),
         lambda value: logger.report_scalar("t", "s", value, value),
         lambda value: logger.report_text(value, print_console=False),

@@ -29,14 +29,16 @@ def test_reports_read_back_as_none(state_dir: Path) -> None:
         assert task.get_reported_scalars() == task.get_all_reported_scalars(x_axis="iso_time") == {}
         assert task.get_reported_single_values() == {}
         assert task.get_reported_single_value("v") is None
-        assert task.get_reported_console_output() == task.get_reported_plots() == []
+        assert task.get_reported_console_output() == []
+        assert task.get_reported_plots() == []
         assert task.get_debug_samples("a", "b") == []
         assert task.get_last_iteration() == 0
     assert not state_dir.exists()
 
 
 def test_queries_find_nothing_and_ask_nobody(state_dir: Path) -> None:
-    assert Task.get_tasks(tags=["a"]) == Task.query_tasks(project_name="p") == []
+    assert Task.get_tasks(tags=["a"]) == []
+    assert Task.query_tasks(project_name="p") == []
     assert Task.get_task(project_name="p", task_name="n") is None
     assert Model.query_models(model_name="m") == []
     assert not state_dir.exists()

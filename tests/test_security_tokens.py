@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgpack
 import pytest
 from sdk_support import environment
 from server_support import LOSS, OTHER_WRITER, START_NS, TASK, Http, config_of, frame_of, rows_of, started
@@ -210,12 +211,15 @@ def test_a_reader_of_a_project_sees_it_and_what_is_below_it(admin: Http, store: 
     (series,) = http.get(f"/tasks/{TASK}/series")["series"]
     assert http.get(f"/tasks/{TASK}/points", series=series["id"])["series"][0]["y"] == [1.0]
     # and of the other task neither its data nor that it exists
-    for part in ("", "/series", "/points?series=1", "/console", "/models", "/values", "/export/events"):
+    for part in ("", "/series", "/points?series=1", "/console", "/models", "/values", "/record", "/export/events"):
         hidden = http.request("GET", f"/api/v1/tasks/{OTHER_TASK}{part}")
         missing = http.request("GET", f"/api/v1/tasks/{'0' * 32}{part}")
         assert (hidden.status, missing.status) == (404, 404), part
         assert hidden.body.replace(b"f" * 32, b"") == missing.body.replace(b"0" * 32, b"")
     assert http.request("GET", f"/api/v1/live?task={OTHER_TASK}").status == 404
+    body = json.dumps({"ids": [OTHER_TASK, TASK, "0" * 32]}).encode()
+    answer = http.request("POST", "/api/v1/tasks/records", body, {"Content-Type": "application/json"})
+    assert list(msgpack.unpackb(answer.body)["records"]) == [TASK]
 
 
 @pytest.mark.parametrize("project", ["visionary", "visio", "Vision", "vision\\cars"])

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sdk_support import environment
@@ -53,7 +54,7 @@ def points_at(url: str) -> list[int]:
         return [int(x) for x in found["x"]]
 
 
-def started(url: str, tmp_path: Path, **settings: int) -> Pipeline:
+def started(url: str, tmp_path: Path, **settings: Any) -> Pipeline:
     pipeline = Pipeline(HEADER, [HttpSink(url)], settings=Settings(state_dir=tmp_path / "state", **settings))
     pipeline.start()
     pipeline.emit(RecordChange(1, "task", "name", "a task"))

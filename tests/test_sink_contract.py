@@ -222,7 +222,7 @@ class Placeless(Misplacing):
 class Unzipped(LocalZipSink):
     """Says that it keeps a folder, and zips it."""
 
-    zips = False  # type: ignore[assignment]
+    zips = False
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, folder / "run.zip")

@@ -146,7 +146,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         ({"frames": ["stored"]}, "answered 200"),
         ({"frames": [{"sequence": "0", "result": "stored"}]}, "answered 200"),
         ({"frames": []}, "did not name 3 of 3"),
-        ({"frames": [receipt(FRAMES[0])]}, "did not name 2 of 3"),
+        pytest.param({"frames": [receipt(FRAMES[0])]}, "did not name 2 of 3", id="one receipt of three"),
         ({"ok": True}, "answered 200"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value))[:30],
@@ -313,7 +313,7 @@ def test_the_entry_point_takes_token_and_timeout_from_the_settings() -> None:
 
 def test_a_run_against_a_server_that_keeps_failing_arrives_exactly_once(state_dir: Path) -> None:
     async def given_a_server_with_bad_moments() -> None:
-        lost = {"frames": []}  # stored, but the receipt does not say so
+        lost: dict[str, list[Any]] = {"frames": []}  # stored, but the receipt does not say so
         async with serving(503, OK, cut, OK, lost, hang_up) as server:
 
             def run() -> Any:

@@ -39,7 +39,7 @@ def points_of(rows: list[tuple[int, int, int]]) -> Points:
 def same_bits(left: Points, right: Points) -> bool:
     return (
         left.iterations.tobytes() == right.iterations.tobytes()
-        and left.times.tobytes() == right.times.tobytes()
+        and left.times_unix_ns.tobytes() == right.times_unix_ns.tobytes()
         and left.values.tobytes() == right.values.tobytes()
     )
 
@@ -77,7 +77,7 @@ def test_bytes_that_are_no_chunk_are_refused(data: bytes) -> None:
         points = unpack(data)
     except ValueError:
         return
-    assert len(points.iterations) == len(points.times) == len(points.values)
+    assert len(points.iterations) == len(points.times_unix_ns) == len(points.values)
 
 
 def test_a_cut_or_damaged_chunk_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from server_support import LOSS, MS, START_NS, TASK, Row, content_of, rows_of
 
 from telemetry.events import INT64_MAX, INT64_MIN, SeriesKey
-from telemetry.server.store import NotFound, PointsQuery, SeriesPoints, Store
+from telemetry.server.store import NotFound, PointsQuery, SampledSeries, Store
 from telemetry.server.store import points as points_module
 from telemetry.server.store.writer import TAIL_ROWS
 
@@ -35,12 +35,12 @@ def ask(
     most: int = 2000,
     by_time: bool = False,
     half_life: float | None = None,
-) -> SeriesPoints:
+) -> SampledSeries:
     ((_, answer),) = store.points(TASK, [1], PointsQuery(by_time, low, high, most, half_life))
     return answer
 
 
-def same_answer(left: SeriesPoints, right: SeriesPoints) -> bool:
+def same_answer(left: SampledSeries, right: SampledSeries) -> bool:
     return left.x.tobytes() == right.x.tobytes() and left.values.tobytes() == right.values.tobytes()
 
 

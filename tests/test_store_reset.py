@@ -62,7 +62,7 @@ def test_what_is_older_than_a_reset_does_not_count_in_whatever_order_it_arrives(
         )
         for number, (events, key, rows, writer) in enumerate(parts)
     ]
-    expected = [content for content in expected if content.first_time is not None]
+    expected = [content for content in expected if content.first_unix_ns is not None]
     shuffled = [*contents, *random.sample(contents, len(contents) // 2)]
     random.shuffle(shuffled)
     with TemporaryDirectory() as one, TemporaryDirectory() as two:

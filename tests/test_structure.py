@@ -156,10 +156,11 @@ def imports_of(path: Path) -> Iterator[tuple[str, int, bool]]:
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
-        names: list[str] = []
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}:{node.lineno} is a relative import"
             base = node.module or ""
             names = [submodule if (submodule := f"{base}.{alias.name}") in MODULES else base for alias in node.names]

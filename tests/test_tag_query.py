@@ -153,8 +153,9 @@ def oracle(query: list[str], tags: frozenset[str]) -> bool:
         wanted = [word for word in words if not isinstance(word, tuple) and not word.startswith("-")]
         unwanted = [word for word in words if word not in wanted]
         return (not wanted or any(map(holds, wanted))) and all(map(holds, unwanted))
-    top = operators.get(words[0], any)
-    results, current, group = [], top, []
+    top = operators.get(str(words[0]), any)
+    results: list[bool] = []
+    current, group = top, list[object]()
     for word in [*words, "__$or"]:
         if isinstance(word, str) and word in operators:
             if group:

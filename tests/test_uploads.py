@@ -460,7 +460,7 @@ class BrokenLine:
 
 
 def test_a_download_goes_on_where_the_line_broke() -> None:
-    data, received = os.urandom(35), []
+    data, received = os.urandom(35), list[bytes]()
     line = BrokenLine(data, pieces=10)
     view = ServerView(lambda: line, "a" * 32)  # type: ignore[arg-type, return-value]
     _download(view, sha256(data), received.append)

@@ -17,7 +17,7 @@ from telemetry.blobs import Blob, BlobFolder, is_shortage, sha256_and_size
 from telemetry.errors import BlobError, ServerError
 from telemetry.pipeline import loop_factory
 from telemetry.protocols import BlobSender, Sink, StoresBlobs
-from telemetry.retry import delay_s
+from telemetry.retry import Tries
 from telemetry.sdk.deposit import Upload
 from telemetry.settings import Settings
 from telemetry.storage_target import Target
@@ -119,13 +119,12 @@ class Carrier:
 
     def _put(self, target: Target, path: str, file: Path, on_progress: Any) -> str:
         path = "/".join(part for part in (self._prefix, path) if part)
-        failures = 0
+        tries = Tries()
         while True:
             try:
                 return target.put(path, file, on_progress)
             except BlobError as error:
-                failures += 1
-                self._wait_to_retry(failures, str(error), None)
+                self._wait_to_retry(tries, str(error), None)
 
     def _send(self, sink: Sink, folder: BlobFolder, blob: Blob, on_progress: Any) -> None:
         if not isinstance(sink, StoresBlobs):
@@ -134,15 +133,14 @@ class Carrier:
             self._clients[sink.name] = sink.blob_client()
         client = self._clients[sink.name]
         assert self._runner is not None
-        failures = damaged = 0
+        tries, damaged = Tries(), 0
         while True:
             try:
                 opened = folder.open(blob.sha256)
             except BlobError as error:
                 if not is_shortage(error):
                     raise
-                failures += 1
-                self._wait_to_retry(failures, str(error), None)
+                self._wait_to_retry(tries, str(error), None)
                 continue
             with opened as file:
                 try:
@@ -156,26 +154,25 @@ class Carrier:
                         _check(folder, blob)
                     if damaged >= DAMAGED_TRIES:
                         raise BlobError(f"{error}, {damaged} times. The bytes are kept in {folder.folder}") from error
-                    failures += 1
-                    self._wait_to_retry(failures, str(error), error.retry_after_s)
+                    self._wait_to_retry(tries, str(error), error.retry_after_s)
 
-    def _wait_to_retry(self, failures: int, why: str, retry_after_s: float | None) -> None:
+    def _wait_to_retry(self, tries: Tries, why: str, retry_after_s: float | None) -> None:
         """Wait as the lanes do; at the task's end only as long as it has time.
 
         Raises:
             Abandoned: it has none.
         """
-        if failures == 1 and why not in self._said:
+        if not tries.failures and why not in self._said:
             # Once for each trouble, not for each file of a task.
             self._said.add(why)
             log.warning("uploads wait: %s. They are tried again", why.rstrip("."))
-        wait_s = delay_s(failures - 1, retry_after_s=retry_after_s)
-        if self._deadline_s is None:
-            # Closing begins in the middle of a long wait: then there is one more try at once.
-            if self._hurry.wait(wait_s):
-                return
-        elif time.monotonic() + wait_s > self._deadline_s or self._abandoned:
+        # Closing begins in the middle of a long wait: then there is one more try at once.
+        tries.deadline_s = self._deadline_s
+        wait_s = tries.next_wait_s(retry_after_s)
+        if wait_s is None or self._abandoned:
             raise Abandoned
+        if tries.deadline_s is None:
+            self._hurry.wait(wait_s)
         else:
             time.sleep(min(wait_s, 1.0))
 

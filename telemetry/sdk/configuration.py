@@ -180,7 +180,7 @@ class ConfigurationSource:
         self._connected.write(self, names)
 
     def sync(self, names: Iterable[str] | None = None) -> None:
-        """See connected.Source."""
+        """See connected.ConnectedSource."""
         if self._connected.ended:
             return
         if names is not None and len(self._written.get("text", "")) > _WRITE_AT_ONCE_CHARS:

@@ -32,9 +32,9 @@ from telemetry.sdk.parameters import (
 )
 from telemetry.sdk.record import Record
 from telemetry.threads import start_daemon
-from telemetry.values import Entry, cast_like, value_of
+from telemetry.values import ValueEntry, cast_like, value_of
 
-__all__ = ["Connected", "ParameterSource", "Source"]
+__all__ = ["Connected", "ConnectedSource", "ParameterSource"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ LOOK_INTERVAL_S = 2.0
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
-class Source(Protocol):
+class ConnectedSource(Protocol):
     """Something that is connected, and what of it the record has."""
 
     def sync(self, names: Iterable[str] | None = None) -> None:
@@ -69,13 +69,13 @@ class Connected:
         self.overrides: Overrides | None = None
         self.ended = False
         self._watches = watch
-        self._sources: list[Source] = []
+        self._sources: list[ConnectedSource] = []
         self._owner_pid = os.getpid()
         self._stopped = threading.Event()
         self._watching = False
         self._libraries: PostImport | None = None
         # Changes that came while another thread was looking: it writes them, so that nobody waits for its look.
-        self._waiting: deque[tuple[Source, list[str]]] = deque()
+        self._waiting: deque[tuple[ConnectedSource, list[str]]] = deque()
         self.reset_after_fork()
         lifecycle.watch_forks(self)
 
@@ -91,7 +91,7 @@ class Connected:
             yield
         self._write_waiting()
 
-    def write(self, source: Source, names: list[str]) -> None:
+    def write(self, source: ConnectedSource, names: list[str]) -> None:
         """Write a source's values of these outermost names: at once, or as soon as a look that is under way is over.
 
         Never waits for another thread.
@@ -105,7 +105,7 @@ class Connected:
         while self._waiting and self.lock.acquire(blocking=False):
             try:
                 # What was changed many times meanwhile is written once, as it is now.
-                changed: dict[Source, dict[str, None]] = {}
+                changed: dict[ConnectedSource, dict[str, None]] = {}
                 while self._waiting:
                     source, names = self._waiting.popleft()
                     changed.setdefault(source, {}).update(dict.fromkeys(names))
@@ -114,7 +114,7 @@ class Connected:
             finally:
                 self.lock.release()
 
-    def add(self, source: Source, root: Any = None) -> None:
+    def add(self, source: ConnectedSource, root: Any = None) -> None:
         """Write a source's values, and look at it from now on.
 
         Args:
@@ -183,7 +183,7 @@ class ParameterSource:
         self._read = read
         self._prefix = (place or DEFAULT_SECTION).strip("/") or DEFAULT_SECTION
         # Outermost name -> the record's key -> entry, as last written, and the value that they are of.
-        self._written: dict[str, dict[str, Entry]] = {}
+        self._written: dict[str, dict[str, ValueEntry]] = {}
         self._seen: dict[str, Any] = {}
         # The same for the values inside of others, by the record's key.
         self._seen_inside: dict[str, Any] = {}
@@ -193,7 +193,7 @@ class ParameterSource:
         self._connected.write(self, names)
 
     def sync(self, names: Iterable[str] | None = None) -> None:
-        """See Source."""
+        """See ConnectedSource."""
         if self._connected.ended:
             return
         with self._connected.lock:
@@ -205,7 +205,7 @@ class ParameterSource:
             looked_at = {
                 name for name in looked_at if name not in values or not _is_same(self._seen, name, values[name])
             }
-            changes: dict[str, Entry | None] = {}
+            changes: dict[str, ValueEntry | None] = {}
             seen_inside: dict[str, Any] = {}
             entries = {
                 name: self._entries(name, values[name], seen_inside) for name in sorted(looked_at & values.keys())
@@ -274,7 +274,7 @@ class ParameterSource:
                 continue
             taken.add(full)
 
-    def _entries(self, name: str, value: Any, seen_inside: dict[str, Any]) -> dict[str, Entry]:
+    def _entries(self, name: str, value: Any, seen_inside: dict[str, Any]) -> dict[str, ValueEntry]:
         """Return the entries of an outermost name, and put what they are of into `seen_inside`."""
         written = self._written.get(name, {})
         entries = {}
@@ -292,7 +292,7 @@ class ParameterSource:
             self._seen_inside.pop(gone, None)
         return entries
 
-    def _write(self, changes: Mapping[str, Entry | None]) -> None:
+    def _write(self, changes: Mapping[str, ValueEntry | None]) -> None:
         sections: dict[str, dict[str, Any]] = {}
         for name, entry in changes.items():
             section, key = place_of(name)
@@ -300,8 +300,8 @@ class ParameterSource:
         self._connected.record.change_sections(sections)
 
 
-def _difference(old: Mapping[str, Entry], new: Mapping[str, Entry]) -> dict[str, Entry | None]:
-    changes: dict[str, Entry | None] = {name: None for name in old if name not in new}
+def _difference(old: Mapping[str, ValueEntry], new: Mapping[str, ValueEntry]) -> dict[str, ValueEntry | None]:
+    changes: dict[str, ValueEntry | None] = {name: None for name in old if name not in new}
     for name, entry in new.items():
         known = old.get(name)
         # By text: True is equal to 1, and 0.0 to -0.0.

@@ -15,8 +15,8 @@ from typing import Any
 
 from telemetry.errors import BlobError, ConfigurationError
 from telemetry.interrupts import is_interrupt
+from telemetry.sdk.dataframes import read_csv, read_table
 from telemetry.sdk.fidelity import ARRAY_CLASSES
-from telemetry.sdk.frames import read_csv, read_table
 
 __all__ = ["deserialize", "is_pickle"]
 

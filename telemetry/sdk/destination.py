@@ -32,14 +32,14 @@ class Destination:
 
     Attributes:
         places: what the start line names, in the order of the sinks.
-        page: the link to the task's page; "" where no sink is a server.
+        page_url: the link to the task's page; "" where no sink is a server.
         urls: of the sinks that were given as one, good in any working directory.
         afterwards: the command that shows what is kept on this machine; "" where a server has it.
     """
 
     sinks: list[Sink]
     places: list[str]
-    page: str
+    page_url: str
     urls: list[str] = field(default_factory=list)
     afterwards: str = ""
 
@@ -71,7 +71,7 @@ def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *
         raise ConfigurationError(f"sinks={asked!r}: give a list of sink URLs or Sink objects with at least one in it")
     sinks: list[Sink] = []
     places: list[str] = []
-    page = ""
+    page_url = ""
     urls: list[str] = []
     afterwards = ""
     for item in asked:
@@ -80,14 +80,14 @@ def choose_destination(asked: Sequence[str | Sink] | None, settings: Settings, *
             urls.append(_absolute(item))
             place = _place(item, settings, task_id)
             afterwards = afterwards or _afterwards(item, place)
-            page = page or (place if scheme_of(item) in _SERVER_SCHEMES else "")
+            page_url = page_url or (place if scheme_of(item) in _SERVER_SCHEMES else "")
         elif isinstance(item, Sink):
             sink, place = item, item.name
         else:
             raise ConfigurationError(f"sinks: {item!r:.80} is neither a sink's URL nor a Sink")
         sinks.append(sink)
         places.append(place)
-    return Destination(sinks, places, page, urls, "" if page else afterwards)
+    return Destination(sinks, places, page_url, urls, "" if page_url else afterwards)
 
 
 def _absolute(url: str) -> str:

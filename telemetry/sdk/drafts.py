@@ -16,7 +16,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.events import clean_text
 from telemetry.fold import RecordDict
 from telemetry.interrupts import is_interrupt
-from telemetry.record import RUN_SECTIONS, Section, TaskStatus
+from telemetry.record import RUN_SECTIONS, Section, TaskKey, TaskStatus
 from telemetry.sdk.masking import mask_text
 from telemetry.sdk.parameters import parameter_entry
 
@@ -80,13 +80,18 @@ def clone_sections(record: RecordDict) -> Sections:
     """Return what a clone takes over from the record of its source."""
     sections: Sections = {name: dict(record.get(name, {})) for name in CLONED_SECTIONS}
     task = record.get(Section.TASK, {})
-    sections[Section.TASK] = {key: task[key] for key in ("type", "tags", "comment") if key in task}
+    sections[Section.TASK] = {key: task[key] for key in (TaskKey.TYPE, TaskKey.TAGS, TaskKey.COMMENT) if key in task}
     return sections
 
 
 def new_fields(*, name: str, project: str, kind: str, parent: str | None = None) -> dict[str, Any]:
     """Return the fields of section "task" of a draft."""
-    fields = {"name": name, "project": project, "type": kind, "status": TaskStatus.CREATED.value}
+    fields = {
+        TaskKey.NAME: name,
+        TaskKey.PROJECT: project,
+        TaskKey.TYPE: kind,
+        TaskKey.STATUS: TaskStatus.CREATED.value,
+    }
     return fields if parent is None else {**fields, "parent": parent}
 
 

@@ -37,7 +37,7 @@ _JSON_TYPES = frozenset({type(None), bool, int, float})
 _YAML_TYPES = _JSON_TYPES | {str, bytes, date}
 
 # A key, and the dict or list around it; () stands for the whole.
-_Place = tuple[Any, ...]
+_ValuePath = tuple[Any, ...]
 
 
 def in_words(changes: Sequence[str]) -> str:
@@ -90,11 +90,11 @@ def yaml_changes(value: dict[Any, Any]) -> list[str]:
     return changes
 
 
-def _parts(value: Any, kept: frozenset[type]) -> Iterator[tuple[Any, _Place]]:
+def _parts(value: Any, kept: frozenset[type]) -> Iterator[tuple[Any, _ValuePath]]:
     """Yield a dict and what lies in it, except what is of the kept types; each with its place."""
-    left: deque[tuple[Any, _Place]] = deque([(value, ())])
-    while left:
-        at, place = left.popleft()
+    to_visit: deque[tuple[Any, _ValuePath]] = deque([(value, ())])
+    while to_visit:
+        at, place = to_visit.popleft()
         yield at, place
         if isinstance(at, dict):
             pairs: Iterable[tuple[Any, Any]] = at.items()
@@ -102,7 +102,7 @@ def _parts(value: Any, kept: frozenset[type]) -> Iterator[tuple[Any, _Place]]:
             pairs = enumerate(at)
         else:
             continue
-        left.extend((item, (place, key)) for key, item in pairs if type(item) not in kept)
+        to_visit.extend((item, (place, key)) for key, item in pairs if type(item) not in kept)
 
 
 def _is_whole(text: str) -> bool:
@@ -121,11 +121,11 @@ def _is_yaml_time(value: datetime) -> bool:
     return value.fold == 0 and (offset is None or type(value.tzinfo) is timezone)
 
 
-def _named(item: Any, place: _Place) -> str:
+def _named(item: Any, place: _ValuePath) -> str:
     return f"{type(item).__name__}{_at(place)}"
 
 
-def _at(place: _Place) -> str:
+def _at(place: _ValuePath) -> str:
     keys: list[str] = []
     while place:
         place, key = place

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from telemetry.collectors.arguments import ArgumentCollector
 from telemetry.collectors.matplotlib import FigureCollector
 from telemetry.collectors.models import Frameworks, ModelCollector
-from telemetry.collectors.reporting import ReportingCollector, Reports
+from telemetry.collectors.reporting import Reporter, ReportingCollector
 from telemetry.collectors.script import ScriptCollector
 from telemetry.collectors.tensorboard import SummaryCollector
 from telemetry.descriptors import hold_standard_descriptors
@@ -125,15 +125,15 @@ class Launch:
     @property
     def page(self) -> str:
         """The link to the task's page on the server; "" where no sink is a server."""
-        return "" if self.destination is None else self.destination.page
+        return "" if self.destination is None else self.destination.page_url
 
-    def report_to(self, reports: Reports, record: Record) -> None:
+    def report_to(self, reporter: Reporter, record: Record) -> None:
         """Tell the collectors where what they find is reported and recorded."""
         self.arguments.write_to(record.change_sections)
         if self.script is not None:
             self.script.write_to(record.change_sections)
         for collector in self.reporting:
-            collector.report_to(reports, record.change_all)
+            collector.report_to(reporter, record.change_all)
 
     def make_uploads(self) -> Uploads:
         """Return what carries the bytes of this process's part of the task; while telemetry is disabled, none."""

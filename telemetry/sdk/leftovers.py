@@ -126,7 +126,7 @@ class Leftovers:
         """Return the import's report; None if it was stopped."""
         importing = lazy.import_module("telemetry.importing")
         sessions = lazy.import_module("telemetry.sessions")
-        source = sessions.Source(folder, sum(_segments(folder)[0].values()), named=True)
+        source = sessions.SessionSource(folder, sum(_segments(folder)[0].values()), named=True)
 
         async def send() -> Any:
             task = asyncio.ensure_future(

@@ -89,7 +89,7 @@ class Logger(Referred, PlotReports, ScalarReports):
             print_console: print it to the standard output as well; it is stored once either way.
         """
         try:
-            text, moment = clean_text(str(msg)), unix_ns()
+            text, now_unix_ns = clean_text(str(msg)), unix_ns()
             level = int(level)
         except Exception as error:
             if is_interrupt(error):
@@ -99,7 +99,7 @@ class Logger(Referred, PlotReports, ScalarReports):
         for line in text.splitlines() or [""]:
             for start in range(0, max(1, len(line)), MAX_LINE_CHARS):
                 piece = line[start : start + MAX_LINE_CHARS]
-                self._emit(ConsoleLine(moment, "report", piece, level))
+                self._emit(ConsoleLine(now_unix_ns, "report", piece, level))
         if print_console:
             _print(text)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from telemetry.sdk.deposit import Deposit
     from telemetry.storage_target import Target
 
-__all__ = ["MediaReports", "Place", "Uploader", "place_of", "reported"]
+__all__ = ["MediaReports", "ReportPlace", "Uploader", "place_of", "reported"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Uploader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReportPlace:
     """Where a plot or a medium belongs, and when it was reported (Unix ns)."""
 
     title: str
@@ -54,14 +54,14 @@ class Place:
     time_unix_ns: int
 
 
-def place_of(title: Any, series: Any, iteration: Any) -> Place:
+def place_of(title: Any, series: Any, iteration: Any) -> ReportPlace:
     """Return a checked place; an iteration that is not given is 0.
 
     Raises:
         InvalidEvent: a name is no text, or the iteration no whole number.
     """
     number = 0 if iteration is None else to_iteration(iteration)
-    return Place(clean_name(title), clean_name(series), number, unix_ns())
+    return ReportPlace(clean_name(title), clean_name(series), number, unix_ns())
 
 
 @contextmanager
@@ -161,7 +161,7 @@ class MediaReports:
     # ---- inside ----------------------------------------------------------------------------------
 
     def _report_file(
-        self, place: Place, local_path: str | os.PathLike[str] | None, url: str | None, remove: bool
+        self, place: ReportPlace, local_path: str | os.PathLike[str] | None, url: str | None, remove: bool
     ) -> None:
         if url is not None:
             name = unquote(Path(urlsplit(str(url)).path).name)
@@ -174,7 +174,7 @@ class MediaReports:
         self._upload(place, absolute_path(path), path.name, _content_type(path.name), remove)
 
     def _upload(
-        self, place: Place, source: Path | bytes, filename: str, content_type: str, remove_source: bool = False
+        self, place: ReportPlace, source: Path | bytes, filename: str, content_type: str, remove_source: bool = False
     ) -> None:
         uploads = self._uploads
         if uploads is None:
@@ -208,7 +208,9 @@ class MediaReports:
             )
         )
 
-    def _emit_media(self, place: Place, uri: str, filename: str, content_type: str, size_bytes: int | None) -> None:
+    def _emit_media(
+        self, place: ReportPlace, uri: str, filename: str, content_type: str, size_bytes: int | None
+    ) -> None:
         self._emit(
             Media(
                 place.time_unix_ns,

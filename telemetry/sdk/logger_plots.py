@@ -12,7 +12,7 @@ from telemetry.errors import InvalidEvent
 from telemetry.events import MAX_FIGURE_BYTES, Plot
 from telemetry.ledger import DropReason
 from telemetry.record import BlobState
-from telemetry.sdk.logger_media import MediaReports, Place, place_of, reported
+from telemetry.sdk.logger_media import MediaReports, ReportPlace, place_of, reported
 
 if TYPE_CHECKING:
     from telemetry.collectors.drawing import Drawn
@@ -92,8 +92,8 @@ class PlotReports(MediaReports):
         """Report a table: exactly one of `table_plot`, `csv` and `url`.
 
         Args:
-            table_plot: a pandas DataFrame, a dict of columns, or a list of rows of which the first is the header.
-            csv: the path of a CSV file with a header, which is read during the call.
+            table_plot: a pandas DataFrame, a dict of columns, or a list of rows of which the first is the place.
+            csv: the path of a CSV file with a place, which is read during the call.
             url: of a CSV file elsewhere: the table then holds the link, and nothing is fetched.
             extra_data: further fields of plotly's table trace.
         """
@@ -176,7 +176,7 @@ class PlotReports(MediaReports):
         xaxis: str | None = None,
         yaxis: str | None = None,
         zaxis: str | None = None,
-        labels: list[str] | None = None,
+        labels: list[str] | list[list[str]] | None = None,
         mode: str = "markers",
         fill: bool = False,
         comment: str | None = None,
@@ -315,7 +315,7 @@ class PlotReports(MediaReports):
 
             self._emit_figure(place_of(title, series, iteration), build(plots))
 
-    def _emit_figure(self, place: Place, figure: Any) -> None:
+    def _emit_figure(self, place: ReportPlace, figure: Any) -> None:
         from telemetry.sdk.figures import figure_text
 
         text = figure_text(figure)
@@ -348,11 +348,11 @@ class PlotReports(MediaReports):
             )
         )
 
-    def _emit_drawn(self, place: Place, drawn: Drawn) -> None:
+    def _emit_drawn(self, place: ReportPlace, drawn: Drawn) -> None:
         from telemetry.sdk.plots import picture
 
         source = f"data:image/png;base64,{base64.b64encode(drawn.png).decode()}"
         self._emit_figure(place, picture(place.title, source, drawn.width, drawn.height))
 
-    def _emit_plot(self, place: Place, figure: str, blob: str) -> None:
+    def _emit_plot(self, place: ReportPlace, figure: str, blob: str) -> None:
         self._emit(Plot(place.time_unix_ns, place.title, place.series, place.iteration, figure, blob))

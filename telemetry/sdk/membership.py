@@ -28,7 +28,7 @@ from telemetry.sdk.masking import mask_url
 from telemetry.settings import anchored_variables
 
 __all__ = [
-    "Heirloom",
+    "LineageVariable",
     "Membership",
     "found_membership",
     "join",
@@ -156,7 +156,7 @@ def lineage_to(header: TaskHeader, urls: tuple[str, ...], iteration_offset: int 
     return Lineage(header.task_id, *names, header.created_unix_ns, os.getpid(), urls, iteration_offset)
 
 
-class Heirloom:
+class LineageVariable:
     """What a task leaves to this process's children, from its start to its end."""
 
     def __init__(self, lineage: Lineage) -> None:

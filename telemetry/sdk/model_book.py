@@ -40,7 +40,6 @@ __all__ = [
     "weights_parcel",
 ]
 
-
 Fields = dict[str, Any]
 
 

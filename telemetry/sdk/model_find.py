@@ -15,10 +15,10 @@ from telemetry.sdk.stored import open_stored
 from telemetry.sdk.view import section_of
 from telemetry.settings import Settings
 
-__all__ = ["Found", "find_model", "find_models"]
+__all__ = ["FoundModel", "find_model", "find_models"]
 
 
-class Found(NamedTuple):
+class FoundModel(NamedTuple):
     """A model and the core of a task whose record has it."""
 
     core: TaskCore
@@ -26,7 +26,7 @@ class Found(NamedTuple):
     fields: Mapping[str, Any]
 
 
-def find_model(model_id: str, settings: Settings, *, task: str = "") -> Found:
+def find_model(model_id: str, settings: Settings, *, task: str = "") -> FoundModel:
     """Return a model by its id; while telemetry is disabled one of which nothing is known, rather than an error.
 
     Args:
@@ -48,14 +48,14 @@ def find_model(model_id: str, settings: Settings, *, task: str = "") -> Found:
         if found is not None:
             return found
     if settings.mode == "disabled":
-        return Found(open_stored("", settings, what="a model"), model_id, {})
+        return FoundModel(open_stored("", settings, what="a model"), model_id, {})
     where = server_url(settings) or "this machine, and no server is set"
     raise ConfigurationError(f"no model {model_id!r:.60} is known to {where}")
 
 
 def find_models(
     settings: Settings, *, project: str | None, name: str | None, tags: Sequence[str] | None, archived: bool
-) -> list[Found]:
+) -> list[FoundModel]:
     """Return the server's models that match, the youngest first.
 
     Raises:
@@ -71,18 +71,18 @@ def find_models(
         task = str(model["task"])
         if task not in cores:
             cores[task] = open_stored(task, settings, what="a model")
-        found.append(Found(cores[task], str(model["id"]), model))
+        found.append(FoundModel(cores[task], str(model["id"]), model))
     return found
 
 
-def _in(core: TaskCore, model_id: str) -> Found | None:
+def _in(core: TaskCore, model_id: str) -> FoundModel | None:
     for section in (Section.OUTPUT_MODELS, Section.INPUT_MODELS):
         try:
             fields = section_of(core.view, section).get(model_id)
         except TelemetryError:
             return None
         if isinstance(fields, Mapping):
-            return Found(core, model_id, fields)
+            return FoundModel(core, model_id, fields)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Which model a file of this machine is: a small index in the state directory, so that lineage needs no server.
+"""Which model a file of this machine is: a small index in the state directory, so that nobody has to ask a server.
 
 A file for each path, `models/<digest of the path>.json`: whoever saved a model there, or copied one there, notes its
 id, and whoever loads it looks. The note counts while the file's size and time are what they were.
@@ -40,7 +40,7 @@ class KnownModel:
 
 
 class ModelIndex:
-    """Safe from any thread and process. Nothing here raises: lineage is worth no error.
+    """Safe from any thread and process. Nothing here raises: where a model comes from is worth no error.
 
     Args:
         state_dir: of the settings.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["is_offline", "load_settings", "set_offline"]
 
 
-class _Mode:
+class _OfflineChoice:
     """What the program has said; None leaves it to the settings."""
 
     offline: bool | None = None
@@ -28,14 +28,18 @@ def load_settings(**arguments: Any) -> Settings:
     from telemetry.settings import Settings
 
     settings = Settings.load(**arguments)
-    if _Mode.offline is None or settings.mode == "disabled" or (settings.mode == "offline") == _Mode.offline:
+    if (
+        _OfflineChoice.offline is None
+        or settings.mode == "disabled"
+        or (settings.mode == "offline") == _OfflineChoice.offline
+    ):
         return settings
-    return Settings.load(**{**arguments, "mode": "offline" if _Mode.offline else "online"})
+    return Settings.load(**{**arguments, "mode": "offline" if _OfflineChoice.offline else "online"})
 
 
 def set_offline(offline: bool | None) -> None:
     """Say whether tasks that begin from now on are offline; None leaves it to the settings again."""
-    _Mode.offline = offline
+    _OfflineChoice.offline = offline
 
 
 def is_offline() -> bool:

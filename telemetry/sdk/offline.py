@@ -10,12 +10,12 @@ from pathlib import Path
 
 from telemetry.errors import ConfigurationError, JournalError
 from telemetry.interrupts import is_interrupt
-from telemetry.readdress import Onto
+from telemetry.readdress import NewAddress
 from telemetry.sdk.announce import Announcer
 from telemetry.sdk.masking import mask_url
 from telemetry.sdk.modes import load_settings
 from telemetry.sdk.stored import open_stored
-from telemetry.sessions import Source, other_halves
+from telemetry.sessions import SessionSource, other_halves
 from telemetry.settings import Settings
 
 __all__ = ["import_offline_session"]
@@ -41,13 +41,13 @@ def import_offline_session(
         )
     # On a thread of its own: a notebook's has an event loop running already.
     with ThreadPoolExecutor(1, "telemetry-import") as pool:
-        onto = _onto(previous_task_id, iteration_offset, settings)
-        task_id, said = pool.submit(_send, sources, settings.url, settings, onto).result()
+        new_address = _new_address(previous_task_id, iteration_offset, settings)
+        task_id, said = pool.submit(_send, sources, settings.url, settings, new_address).result()
     Announcer(quiet=settings.quiet).say(said)
     return task_id
 
 
-def _sources(path: Path) -> list[Source]:
+def _sources(path: Path) -> list[SessionSource]:
     path = path.expanduser()
     zipped = path.with_name(f"{path.name}.zip")
     if not path.exists() and zipped.is_file():
@@ -56,7 +56,7 @@ def _sources(path: Path) -> list[Source]:
     return [_source(path)]
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> SessionSource:
     try:
         found = path.stat()
     except OSError as error:
@@ -65,19 +65,21 @@ def _source(path: Path) -> Source:
         raise ConfigurationError(
             f"there is no session folder or zip at {path}: {error.strerror}. Nothing was sent"
         ) from error
-    return Source(path, 0 if stat.S_ISDIR(found.st_mode) else found.st_size, named=True)
+    return SessionSource(path, 0 if stat.S_ISDIR(found.st_mode) else found.st_size, named=True)
 
 
-def _onto(previous_task_id: str | None, iteration_offset: int, settings: Settings) -> Onto | None:
+def _new_address(previous_task_id: str | None, iteration_offset: int, settings: Settings) -> NewAddress | None:
     """Return what task the session is sent as; None for its own, as it is."""
     if previous_task_id is None and not iteration_offset:
         return None
     if previous_task_id is not None:
         open_stored(previous_task_id, settings, what="import_offline_session")
-    return Onto(previous_task_id, int(iteration_offset))
+    return NewAddress(previous_task_id, int(iteration_offset))
 
 
-def _send(sources: list[Source], url: str, settings: Settings, onto: Onto | None) -> tuple[str, str]:
+def _send(
+    sources: list[SessionSource], url: str, settings: Settings, new_address: NewAddress | None
+) -> tuple[str, str]:
     """Return the task's id and what to tell the user."""
     import asyncio
 
@@ -87,7 +89,9 @@ def _send(sources: list[Source], url: str, settings: Settings, onto: Onto | None
     def make_sink() -> HttpSink:
         return open_sink(url, settings)
 
-    report = asyncio.run(import_sources(sources, make_sink, timeout_s=settings.request_timeout_s, onto=onto))
+    report = asyncio.run(
+        import_sources(sources, make_sink, timeout_s=settings.request_timeout_s, new_address=new_address)
+    )
     if report.stopped_by is not None:
         raise report.stopped_by
     lines: list[str] = []

@@ -16,7 +16,7 @@ from telemetry.interrupts import is_interrupt
 from telemetry.record import Section
 from telemetry.sdk.attributes import group_of
 from telemetry.shapes import text
-from telemetry.values import Entry, entry, excerpt, text_of, value_of
+from telemetry.values import ValueEntry, entry, excerpt, text_of, value_of
 
 __all__ = [
     "DEFAULT_SECTION",
@@ -46,7 +46,7 @@ _MAX_LEVELS = 32
 Names: TypeAlias = dict[str, Any]
 
 # The record's section -> key -> entry.
-Changes: TypeAlias = dict[str, dict[str, Entry]]
+Changes: TypeAlias = dict[str, dict[str, ValueEntry]]
 
 
 def full_name(name: Any) -> str:
@@ -120,7 +120,7 @@ def _flat(pairs: Iterable[tuple[Any, Any]], prefix: str, around: tuple[int, ...]
     return flat
 
 
-def parameter_entry(value: Any, known: Any, description: str | None = None, word: str | None = None) -> Entry:
+def parameter_entry(value: Any, known: Any, description: str | None = None, word: str | None = None) -> ValueEntry:
     """Return the entry of a parameter; without a description it keeps the one that it has.
 
     Args:

@@ -18,7 +18,7 @@ from telemetry.events import clean_name
 from telemetry.record import Section
 from telemetry.sdk.parameters import parameter_entry, type_word
 from telemetry.shapes import text
-from telemetry.values import Entry, excerpt, value_of
+from telemetry.values import ValueEntry, excerpt, value_of
 
 __all__ = ["names_of", "properties_of", "shown_property"]
 
@@ -26,7 +26,7 @@ __all__ = ["names_of", "properties_of", "shown_property"]
 _FIELDS = {"name", "value", "description", "type", "section"}
 
 
-def properties_of(given: Iterable[Any], keywords: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Entry]:
+def properties_of(given: Iterable[Any], keywords: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, ValueEntry]:
     """Return the entries of the properties given to a call, by name.
 
     Args:
@@ -34,7 +34,7 @@ def properties_of(given: Iterable[Any], keywords: Mapping[str, Any], known: Mapp
     Raises:
         ConfigurationError: something that is no property; nothing was changed.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ValueEntry] = {}
     for item in (*given, keywords):
         for name, value in _pairs(item):
             key = _checked_name(name)
@@ -61,7 +61,7 @@ def _pairs(item: Any) -> list[tuple[Any, Any]]:
     return pairs
 
 
-def _entry(value: Any, known: Any) -> Entry:
+def _entry(value: Any, known: Any) -> ValueEntry:
     if isinstance(value, Mapping) and set(value) <= _FIELDS and set(value) & (_FIELDS - {"name", "section"}):
         if "value" not in value and isinstance(known, Mapping):
             value = {**value, "value": value_of(known)}

@@ -84,10 +84,10 @@ class Record:
 
     def change_sections(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Give fields of several sections new values, all of the same instant."""
-        self._last_unix_ns = moment = min(max(self._clock(), self._last_unix_ns + 1), INT64_MAX)
+        self._last_unix_ns = now_unix_ns = min(max(self._clock(), self._last_unix_ns + 1), INT64_MAX)
         self._write(
             [
-                RecordChange(moment, section, key, value)
+                RecordChange(now_unix_ns, section, key, value)
                 for section, values in sections.items()
                 for key, value in values.items()
             ]
@@ -111,13 +111,13 @@ def _nothing(change: RecordChange) -> None:
 def start_fields(header: TaskHeader, *, tags: list[str]) -> dict[str, Any]:
     """Return the fields of section "task" at the start: who runs what, where, since when."""
     return {
-        "name": header.name,
-        "project": header.project,
-        "type": header.type,
-        "status": TaskStatus.IN_PROGRESS.value,
-        "started_unix_ns": header.created_unix_ns,
-        "tags": tags,
-        "host": socket.gethostname(),
+        TaskKey.NAME: header.name,
+        TaskKey.PROJECT: header.project,
+        TaskKey.TYPE: header.type,
+        TaskKey.STATUS: TaskStatus.IN_PROGRESS.value,
+        TaskKey.STARTED: header.created_unix_ns,
+        TaskKey.TAGS: tags,
+        TaskKey.HOST: socket.gethostname(),
         "python": platform.python_version(),
         # orig_argv has the interpreter and -m, which argv has lost.
         "command": mask_command(sys.orig_argv or sys.argv),
@@ -155,9 +155,9 @@ class WriterRecord:
             record.change_all(Section.TASK, fields)
         else:
             # The task goes on, as long as it has been running; of the end of the attempt before nothing stays.
-            record.default_all(Section.TASK, {"started_unix_ns": fields.pop("started_unix_ns")})
-            ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
-            record.change_all(Section.TASK, {**fields, **ends, "attempt": membership.attempt.number})
+            record.default_all(Section.TASK, {TaskKey.STARTED: fields.pop(TaskKey.STARTED)})
+            ends = dict.fromkeys((TaskKey.STATUS_REASON, TaskKey.STATUS_MESSAGE, TaskKey.ENDED))
+            record.change_all(Section.TASK, {**fields, **ends, TaskKey.ATTEMPT: membership.attempt.number})
         began = unix_ns() if membership.joined else header.created_unix_ns
         self._enter(header.writer_id, began, os.getppid() if membership.follows else None)
 
@@ -166,10 +166,14 @@ class WriterRecord:
         if not self._membership.leads:
             record.default_all(Section.TASK, fields)
             return
-        known = {key: fields.pop(key) for key in ("name", "project", "type", "started_unix_ns", "tags")}
+        kept = (TaskKey.NAME, TaskKey.PROJECT, TaskKey.TYPE, TaskKey.STARTED, TaskKey.TAGS)
+        known = {key: fields.pop(key) for key in kept}
         record.default_all(Section.TASK, known)
-        ends = dict.fromkeys(("status_reason", "status_message", "ended_unix_ns"))
-        further = {"attempt": self._membership.attempt.number, TaskKey.CONTINUED: self._membership.created_unix_ns}
+        ends = dict.fromkeys((TaskKey.STATUS_REASON, TaskKey.STATUS_MESSAGE, TaskKey.ENDED))
+        further = {
+            TaskKey.ATTEMPT: self._membership.attempt.number,
+            TaskKey.CONTINUED: self._membership.created_unix_ns,
+        }
         record.change_all(Section.TASK, {**fields, **ends, **further})
 
     def tell_of_fork(self, header: TaskHeader, begins: bool) -> None:

@@ -16,7 +16,7 @@ _REST = 50.0
 
 
 class RegisteredFrame:
-    """See connected.Source.
+    """See connected.ConnectedSource.
 
     Args:
         upload: takes the frame as it is now.

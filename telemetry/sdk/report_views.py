@@ -18,12 +18,12 @@ from telemetry.errors import JournalError, ServerError
 from telemetry.events import ConsoleLine, Media, Plot, SingleValue
 from telemetry.interrupts import is_interrupt
 from telemetry.record import BlobState
-from telemetry.sdk.series import Column, SeriesPoints
+from telemetry.sdk.series import Curve, SeriesPoints
 from telemetry.sessions import blobs_at, open_blob
 
 if TYPE_CHECKING:
     from telemetry.client import Client
-    from telemetry.client_types import PlotInfo, SeriesInfo
+    from telemetry.client_types import PlotInfo, SeriesSummary
     from telemetry.events import Batch
     from telemetry.fold import RecordFold
     from telemetry.wire import Frame
@@ -74,7 +74,7 @@ class Reports(Protocol):
     def summary(self) -> list[tuple[str, str, int | None, dict[str, float]]]:
         """Return (title, series, rank, {last, min, max}) of each scalar series."""
 
-    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
+    def curves(self, x_axis: str, max_samples: int | None) -> list[Curve]:
         """Return each scalar series along an axis, thinned to `max_samples` points; None for all of them."""
 
     def single_values(self) -> dict[str, float]:
@@ -96,7 +96,7 @@ class Reports(Protocol):
 # ---- a session -----------------------------------------------------------------------------------
 
 
-class Session(Protocol):
+class TaskInFiles(Protocol):
     """What is asked of view.SessionView."""
 
     def fold(self) -> RecordFold: ...
@@ -109,14 +109,14 @@ class Session(Protocol):
 class SessionReports:
     """See Reports. Reads the frames of a session folder or zip; nothing but the files is needed."""
 
-    def __init__(self, view: Session) -> None:
+    def __init__(self, view: TaskInFiles) -> None:
         self._view = view
 
     def summary(self) -> list[tuple[str, str, int | None, dict[str, float]]]:
         return [(points.title, points.series, points.rank, points.summary()) for points in self._series()]
 
-    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
-        return [points.column(x_axis, max_samples) for points in self._series()]
+    def curves(self, x_axis: str, max_samples: int | None) -> list[Curve]:
+        return [points.curve(x_axis, max_samples) for points in self._series()]
 
     def last_iteration(self) -> int:
         return max((max(points.iterations) for points in self._series()), default=0)
@@ -172,11 +172,11 @@ class SessionReports:
                     found[name] = SeriesPoints(*name)
                 homes.append(found[name] if key.kind == "scalar" else None)
             rows = zip(columns.series_index, columns.iterations, columns.times_unix_ns, columns.values, strict=True)
-            for index, iteration, time, value in rows:
+            for index, iteration, time_unix_ns, value in rows:
                 home = homes[index]
                 if home is not None:
                     home.iterations.append(iteration)
-                    home.times.append(time)
+                    home.times_unix_ns.append(time_unix_ns)
                     home.values.append(value)
         reset = self._view.fold().reset_unix_ns
         return [points for series in found.values() if len(points := series.since(reset) if reset else series)]
@@ -265,13 +265,13 @@ class ServerReports:
             for info in self._client.series(self._task, kind="scalar")
         ]
 
-    def columns(self, x_axis: str, max_samples: int | None) -> list[Column]:
+    def curves(self, x_axis: str, max_samples: int | None) -> list[Curve]:
         big: set[int] = set()
         series = self._client.series(self._task, kind="scalar")
         if max_samples is not None and not self._reset and x_axis != "iso_time":
             big = {info["id"] for info in series if info["count"] > max(BIG_SERIES, max_samples)}
         wanted = [info for info in series if info["id"] not in big]
-        found = [points.column(x_axis, max_samples) for points in self._read_points(wanted if big else None)]
+        found = [points.curve(x_axis, max_samples) for points in self._read_points(wanted if big else None)]
         for start in range(0, len(big), _POINTS_AT_ONCE):
             some = [info for info in series if info["id"] in big][start : start + _POINTS_AT_ONCE]
             found += self._thinned(some, x_axis, max_samples or 0)
@@ -285,7 +285,7 @@ class ServerReports:
 
     def single_values(self) -> dict[str, float]:
         page = self._client.export_page(self._task, "events")
-        return {name: value for name, time, value in page["values"] if _counts(time, self._reset)}
+        return {name: value for name, time_unix_ns, value in page["values"] if _counts(time_unix_ns, self._reset)}
 
     def console(self, lines: int) -> list[str]:
         found: list[str] = []
@@ -315,13 +315,13 @@ class ServerReports:
     def _reset(self) -> int:
         return self._view.fold().reset_unix_ns
 
-    def _last(self, info: SeriesInfo) -> float:
+    def _last(self, info: SeriesSummary) -> float:
         """Return the value at the highest iteration; the server keeps the latest by time, which nearly always is it."""
         if info["last_iteration"] == info["highest_iteration"]:
             return _number(info["last"])
         return self._read_points([info])[0].summary()["last"]
 
-    def _read_points(self, wanted: list[SeriesInfo] | None = None) -> list[SeriesPoints]:
+    def _read_points(self, wanted: list[SeriesSummary] | None = None) -> list[SeriesPoints]:
         """Return the points of scalar series, every bit; of those `wanted`, or of all."""
         found: dict[tuple[str, str, int | None], SeriesPoints] = {}
         if wanted is None:
@@ -344,26 +344,26 @@ class ServerReports:
         """Read pages from `after` on, up to the first series that is not among `names`."""
         while True:
             page = self._client.export_page(self._task, "points", after)
-            for kind, title, series, _, rank, iterations, times, values in page["runs"]:
+            for kind, title, series, _, rank, iterations, times_unix_ns, values in page["runs"]:
                 if kind != "scalar":
                     continue
                 if names is not None and (title, series, rank) not in names:
                     return
                 points = found.setdefault((title, series, rank), SeriesPoints(title, series, rank))
                 _extend(points.iterations, iterations)
-                _extend(points.times, times)
+                _extend(points.times_unix_ns, times_unix_ns)
                 _extend(points.values, values)
             if page["next"] is None:
                 return
             after = f"{page['next'][0]},{page['next'][1]}"
 
-    def _thinned(self, series: list[SeriesInfo], x_axis: str, max_samples: int) -> list[Column]:
+    def _thinned(self, series: list[SeriesSummary], x_axis: str, max_samples: int) -> list[Curve]:
         x = "iteration" if x_axis == "iter" else "time"
         ids = [info["id"] for info in series]
         answer = self._client.points(self._task, ids, x=x, max_samples=max(2, max_samples))
         names = {info["id"]: info for info in series}
         return [
-            Column(
+            Curve(
                 names[part["id"]]["title"],
                 names[part["id"]]["series"],
                 names[part["id"]]["rank"],

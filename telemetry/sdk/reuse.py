@@ -274,7 +274,7 @@ def forbids_reuse(change: RecordChange, header: TaskHeader) -> bool:
     names = {"name": header.name, "project": header.project, "type": header.type}
     if change.key in names:
         return bool(change.value != names[change.key])
-    if change.key == "system_tags":
+    if change.key == TaskKey.SYSTEM_TAGS:
         return isinstance(change.value, list) and "archived" in change.value
     return change.key == TaskKey.PUBLISHED and change.value is True
 

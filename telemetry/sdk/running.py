@@ -17,14 +17,14 @@ from telemetry.errors import TelemetryError
 from telemetry.events import RecordChange, TaskHeader
 from telemetry.ledger import Ledger
 from telemetry.protocols import Emit
-from telemetry.record import Section, TaskStatus
+from telemetry.record import Section, TaskKey, TaskStatus
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot
 from telemetry.sdk.identity import Lineage, is_requeueable
 from telemetry.sdk.interrupt import keep_death_by_sigint, release_leaked_import_lock
 from telemetry.sdk.launch import Launch
 from telemetry.sdk.logger import Logger
-from telemetry.sdk.membership import Heirloom, lineage_to
+from telemetry.sdk.membership import LineageVariable, lineage_to
 from telemetry.sdk.model_book import ModelBook
 from telemetry.sdk.model_files import ModelFiles
 from telemetry.sdk.progress import Progress
@@ -78,7 +78,7 @@ class RunningTask(Referred):
         self.book = ModelBook(self)
         self.model_files = ModelFiles(self, self.book, keeps=self.keeps_models)
         self.logger = Logger(self.emit, self.uploads, self.flush, header=self.header)
-        self.progress = Progress(lambda value: self.record.change(Section.TASK, "progress", value))
+        self.progress = Progress(lambda value: self.record.change(Section.TASK, TaskKey.PROGRESS, value))
         self._base = launched.make_view()
         self.view: View = RunningView(
             self.record.own,
@@ -96,7 +96,7 @@ class RunningTask(Referred):
         self._keeps = launched.membership.keep
         self._note: RunNote | None = None
         self._exit_watch: lifecycle.ExitWatch | None = None
-        self._heirloom: Heirloom | None = None
+        self._lineage_variable: LineageVariable | None = None
         self._ends: dict[str, Outcome] = {}
         self._ended = threading.Event()
 
@@ -121,7 +121,7 @@ class RunningTask(Referred):
     def _write_begin(self) -> None:
         membership = self.launched.membership
         if membership.leads and (self.iteration_offset or membership.continues):
-            self.record.change(Section.TASK, "initial_iteration", self.iteration_offset.current)
+            self.record.change(Section.TASK, TaskKey.INITIAL_ITERATION, self.iteration_offset.current)
         self._part.begin(self.record, self.header, start_fields(self.header, tags=self._tags))
         self._seeding.begin()
         if membership.leads and self._seeding.seed is not None:
@@ -131,7 +131,7 @@ class RunningTask(Referred):
         """Be told of the program's end, and leave the task to its children."""
         if self._hooks:
             self._exit_watch = lifecycle.ExitWatch(self._on_exit)
-            self._heirloom = Heirloom(self._lineage())
+            self._lineage_variable = LineageVariable(self._lineage())
         if self.launched.membership.joined:
             # Workers of multiprocessing end without atexit.
             lifecycle.at_worker_exit(self._end_of_worker, also_of_sigterm=not self._hooks)
@@ -161,20 +161,20 @@ class RunningTask(Referred):
     def _add_to_known_tags(self, base: View) -> None:
         """Add tags to those that the task has, which only the server or the session knows."""
         try:
-            known = texts(section_of(base, Section.TASK).get("tags"))
+            known = texts(section_of(base, Section.TASK).get(TaskKey.TAGS))
         except TelemetryError as error:
             log.warning("the tags %s are not added to task %s: %s", self._tags, self.header.task_id, error)
             return
-        self.record.change(Section.TASK, "tags", list(dict.fromkeys([*known, *self._tags])))
+        self.record.change(Section.TASK, TaskKey.TAGS, list(dict.fromkeys([*known, *self._tags])))
 
     # ---- iterations ------------------------------------------------------------------------------
 
     def set_iteration_offset(self, offset: int) -> None:
         """Add this to each iteration that is reported from now on, here and by children that begin from now on."""
         self.iteration_offset.set(offset)
-        self.record.change(Section.TASK, "initial_iteration", offset)
-        if self._heirloom is not None:
-            self._heirloom.renew(self._lineage())
+        self.record.change(Section.TASK, TaskKey.INITIAL_ITERATION, offset)
+        if self._lineage_variable is not None:
+            self._lineage_variable.renew(self._lineage())
 
     def _lineage(self) -> Lineage:
         return lineage_to(self.header, self.launched.urls, self.iteration_offset.current)
@@ -287,8 +287,8 @@ class RunningTask(Referred):
         patient = timeout_s is None
         timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
         deadline_s = time.monotonic() + timeout_s
-        if self._heirloom is not None:
-            self._heirloom.take_back()
+        if self._lineage_variable is not None:
+            self._lineage_variable.take_back()
         self._seeding.stop()
         # Before the last words: the ledger they carry is then of all events but itself.
         self.launched.stop()

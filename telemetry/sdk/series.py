@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["MAX_SAMPLES", "X_AXES", "Column", "SeriesPoints", "by_title", "iso_time", "named", "sample_indices"]
+__all__ = ["MAX_SAMPLES", "X_AXES", "Curve", "SeriesPoints", "by_title", "iso_time", "named", "sample_indices"]
 
 # Of one series in an answer of get_reported_scalars.
 MAX_SAMPLES = 5000
@@ -32,20 +32,26 @@ class SeriesPoints:
     series: str
     rank: int | None = None
     iterations: array[int] = field(default_factory=lambda: array("q"))
-    times: array[int] = field(default_factory=lambda: array("q"))
+    times_unix_ns: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def since(self, moment: int) -> SeriesPoints:
+    def since(self, since_unix_ns: int) -> SeriesPoints:
         """Return the points that are not from before a moment (Unix ns); times of 0 and before are kept."""
-        rows = [row for row, time in enumerate(self.times) if time >= moment or time <= 0]
+        rows = [
+            row
+            for row, time_unix_ns in enumerate(self.times_unix_ns)
+            if time_unix_ns >= since_unix_ns or time_unix_ns <= 0
+        ]
         return self if len(rows) == len(self) else self._rows(rows)
 
     def by(self, x_axis: str) -> SeriesPoints:
         """Return the points in order: by iteration and time, or by time and iteration; then by the value's bits."""
-        first, second = (self.iterations, self.times) if x_axis == "iter" else (self.times, self.iterations)
+        first, second = (
+            (self.iterations, self.times_unix_ns) if x_axis == "iter" else (self.times_unix_ns, self.iterations)
+        )
         # A run that reported in order, which is nearly every one, is not sorted again.
         if all(first[row] < first[row + 1] for row in range(len(first) - 1)):
             return self
@@ -57,26 +63,26 @@ class SeriesPoints:
         if x_axis == "iter":
             return self.iterations.tolist()
         if x_axis == "timestamp":
-            return [time // _NS_PER_MS for time in self.times]
-        return [iso_time(time) for time in self.times]
+            return [time_unix_ns // _NS_PER_MS for time_unix_ns in self.times_unix_ns]
+        return [iso_time(time_unix_ns) for time_unix_ns in self.times_unix_ns]
 
     def summary(self) -> dict[str, float]:
         """Return the value at the highest iteration (of several the latest), and the extremes of the finite ones."""
         finite = [value for value in self.values if math.isfinite(value)]
         bits = memoryview(self.values).cast("B").cast("Q")
-        last = max(range(len(self)), key=lambda row: (self.iterations[row], self.times[row], bits[row]))
+        last = max(range(len(self)), key=lambda row: (self.iterations[row], self.times_unix_ns[row], bits[row]))
         return {
             "last": self.values[last],
             "min": min(finite, default=math.nan),
             "max": max(finite, default=math.nan),
         }
 
-    def column(self, x_axis: str, max_samples: int | None) -> Column:
+    def curve(self, x_axis: str, max_samples: int | None) -> Curve:
         """Return x and y along an axis; at most `max_samples` points of them, None for all."""
         points = self.by(x_axis)
         if max_samples is not None and len(points) > max_samples:
             points = points._rows(sample_indices(points.values, max_samples))
-        return Column(self.title, self.series, self.rank, points.x(x_axis), points.values.tolist())
+        return Curve(self.title, self.series, self.rank, points.x(x_axis), points.values.tolist())
 
     def _rows(self, rows: Sequence[int]) -> SeriesPoints:
         return SeriesPoints(
@@ -84,13 +90,13 @@ class SeriesPoints:
             self.series,
             self.rank,
             array("q", [self.iterations[row] for row in rows]),
-            array("q", [self.times[row] for row in rows]),
+            array("q", [self.times_unix_ns[row] for row in rows]),
             array("d", [self.values[row] for row in rows]),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Curve:
     """A series as an answer holds it: x of one of X_AXES, y as floats."""
 
     title: str
@@ -133,9 +139,9 @@ def named(ranks: Iterable[tuple[str, str, int | None]]) -> dict[tuple[str, str, 
     return names
 
 
-def by_title(columns: Iterable[Column]) -> dict[str, dict[str, dict[str, Any]]]:
+def by_title(curves: Iterable[Curve]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return {title: {series: {"name", "x", "y"}}}, in order of title and series."""
-    found = {(column.title, column.series, column.rank): column for column in columns}
+    found = {(curve.title, curve.series, curve.rank): curve for curve in curves}
     answer: dict[str, dict[str, dict[str, Any]]] = {}
     for key, name in sorted(named(found).items(), key=lambda item: (item[0][0], item[1])):
         answer.setdefault(key[0], {})[name] = {"name": name, "x": found[key].x, "y": found[key].y}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,7 +24,7 @@ from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.protocols import Emit
 from telemetry.record import RUN_SECTIONS, Section, TaskKey, may_change
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sdk.connected import Connected
 from telemetry.sdk.depot import Depot, NowhereDepot, SendingDepot
 from telemetry.sdk.logger import Logger
@@ -38,7 +37,7 @@ from telemetry.sdk.servers import client_of, server_client, server_url
 from telemetry.sdk.sessions import local_places
 from telemetry.sdk.status import Outcome
 from telemetry.sdk.uploads import task_prefix
-from telemetry.sdk.view import NowhereView, ServerView, SessionView, View, section_of
+from telemetry.sdk.view import NowhereView, ServerView, SessionView, Siblings, View, section_of
 from telemetry.settings import Settings
 from telemetry.wire import encode
 
@@ -88,8 +87,7 @@ async def _send(frame: Any, url: str, settings: Settings) -> str:
 
     sink = open_sink(url, settings)
     await sink.connect()
-    deadline_s = time.monotonic() + settings.request_timeout_s
-    attempt, may_be_there = 0, False
+    tries, may_be_there = until(settings.request_timeout_s), False
     try:
         while True:
             try:
@@ -98,12 +96,9 @@ async def _send(frame: Any, url: str, settings: Settings) -> str:
             except SinkUnavailable as error:
                 # Where no connection came about nothing was sent. The frame's number stays, so that trying is safe.
                 may_be_there = may_be_there or getattr(error.__cause__, "os_error", None) is None
-                wait_s = delay_s(attempt, retry_after_s=error.retry_after_s)
-                if time.monotonic() + wait_s > deadline_s:
+                if not await tries.pause(error.retry_after_s):
                     what = "Whether the change arrived is not known" if may_be_there else "Nothing was changed"
                     raise ServerUnreachable(f"{error}. {what}") from error
-                attempt += 1
-                await asyncio.sleep(wait_s)
     finally:
         await sink.close()
 
@@ -254,7 +249,7 @@ def begin_stored(sections: Mapping[str, Mapping[str, Any]], settings: Settings, 
     if settings.mode != "disabled":
         server_client(settings, what)
     task_id, fields = secrets.token_hex(16), sections[Section.TASK]
-    moment = unix_ns()
+    now_unix_ns = unix_ns()
     header = _header(task_id, fields)
     if settings.mode == "disabled":
         core = _NowhereTask(header, settings)
@@ -263,7 +258,7 @@ def begin_stored(sections: Mapping[str, Mapping[str, Any]], settings: Settings, 
     url = server_url(settings)
     assert url is not None, "a server that is not set is an error"
     changes: list[FrameEvent] = [
-        RecordChange(moment, section, key, value)
+        RecordChange(now_unix_ns, section, key, value)
         for section, values in sections.items()
         for key, value in values.items()
     ]
@@ -335,7 +330,10 @@ def referred_stored(header: TaskHeader, settings: Settings) -> StoredTask:
     return StoredTask(header, settings, SessionView(places, header.task_id), None)
 
 
-def found_stored(task_id: str, project: str, name: str, type_: str, settings: Settings, url: str) -> StoredTask:
+def found_stored(
+    task_id: str, project: str, name: str, type_: str, settings: Settings, url: str, siblings: Siblings | None = None
+) -> StoredTask:
     """Return the core of a task that a query has found on a server; nothing is asked for it until it is read."""
     header = TaskHeader(task_id, writer_id=bytes(16), project=project, name=name, type=type_ or "training")
-    return StoredTask(header, settings, ServerView(partial(client_of, url, settings), task_id), url)
+    view = ServerView(partial(client_of, url, settings), task_id, siblings=siblings)
+    return StoredTask(header, settings, view, url)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import TaskHeader, clean_text, to_iteration
-from telemetry.record import Section, TaskStatus
+from telemetry.record import Section, TaskKey, TaskStatus
 from telemetry.sdk import options
 from telemetry.sdk.current import current
 from telemetry.sdk.interrupt import release_leaked_import_lock
@@ -206,7 +206,7 @@ class Task(
             if self._running is not None and self._running.is_running:
                 self._running.progress.set(progress)
             else:
-                self._record.change(Section.TASK, "progress", checked_progress(progress))
+                self._record.change(Section.TASK, TaskKey.PROGRESS, checked_progress(progress))
         except InvalidEvent as error:
             self._refuse(f"set_progress: {error}")
 
@@ -215,7 +215,7 @@ class Task(
         own = None if self._running is None else self._running.progress.value
         if own is not None:
             return own
-        value = self._field("progress")
+        value = self._field(TaskKey.PROGRESS)
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     def report_model(

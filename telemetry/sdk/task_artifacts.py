@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from telemetry.sdk.artifacts import Artifact
     from telemetry.sdk.parcel import Parcel
     from telemetry.sdk.registered import RegisteredFrame
-    from telemetry.sdk.serialize import Request
+    from telemetry.sdk.serialize import StoreOptions
 
 __all__ = ["TaskArtifacts"]
 
@@ -65,14 +65,14 @@ class TaskArtifacts(TaskBase):
         Raises:
             TelemetryError: it can't be stored, and the task is not one that this process runs.
         """
-        from telemetry.sdk.serialize import Request
+        from telemetry.sdk.serialize import StoreOptions
 
         if not self._core.depot.keeps:
             return True  # telemetry is disabled: it is taken like any other call, and kept nowhere
         try:
             name = _checked_name(name)
             self._refuse_when_ended(name)
-            request = Request(
+            request = StoreOptions(
                 name=name,
                 scratch=self._scratch,
                 extension=extension_name,
@@ -87,7 +87,7 @@ class TaskArtifacts(TaskBase):
             return False
         return self._core.depot.wait(Section.ARTIFACTS, name) if wait_on_upload else True
 
-    def _upload(self, request: Request, value: Any, metadata: Any, *, delete: bool = False) -> None:
+    def _upload(self, request: StoreOptions, value: Any, metadata: Any, *, delete: bool = False) -> None:
         from telemetry.sdk.artifacts import artifact_entry
         from telemetry.sdk.deposit import Deposit
         from telemetry.sdk.serialize import serialize
@@ -153,7 +153,7 @@ class TaskArtifacts(TaskBase):
             uniqueness_columns: without effect; every row is kept.
         """
         from telemetry.sdk.registered import RegisteredFrame
-        from telemetry.sdk.serialize import Request
+        from telemetry.sdk.serialize import StoreOptions
 
         frame_type = getattr(sys.modules.get("pandas"), "DataFrame", None)
         if frame_type is None or not isinstance(artifact, frame_type):
@@ -163,7 +163,7 @@ class TaskArtifacts(TaskBase):
         frame = RegisteredFrame(
             name,
             artifact,
-            lambda: self._upload(Request(name=name, scratch=self._scratch), artifact, metadata),
+            lambda: self._upload(StoreOptions(name=name, scratch=self._scratch), artifact, metadata),
             is_last=lambda: self._core.connected.ending or name not in self._registered,
         )
         self._registered[name] = frame

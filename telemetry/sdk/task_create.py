@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from telemetry.errors import ConfigurationError
-from telemetry.record import Section
+from telemetry.record import Section, TaskKey
 from telemetry.sdk import options
 from telemetry.sdk.base import TaskBase
 from telemetry.sdk.current import current
@@ -147,11 +147,11 @@ class TaskCreate(TaskBase):
         sections[Section.TASK] |= drafts.new_fields(
             name=options.choose_name(name or f"Clone Of {source.name}"),
             project=options.choose_project(project or source.project),
-            kind=text(record.get(Section.TASK, {}).get("type")) or source.task_type,
-            parent=parent or text(record.get(Section.TASK, {}).get("parent")) or source.id,
+            kind=text(record.get(Section.TASK, {}).get(TaskKey.TYPE)) or source.task_type,
+            parent=parent or text(record.get(Section.TASK, {}).get(TaskKey.PARENT)) or source.id,
         )
         if comment is not None:
-            sections[Section.TASK]["comment"] = str(comment)
+            sections[Section.TASK][TaskKey.COMMENT] = str(comment)
         return cls(begin_stored(sections, settings, what="Task.clone"))
 
     # ---- what a draft is to run ----------------------------------------------------------------------

@@ -59,7 +59,7 @@ class TaskEdits(TaskBase):
 
     def get_project_name(self) -> str:
         """Return the task's project as it is now."""
-        return text(self._field("project")) or self.project
+        return text(self._field(TaskKey.PROJECT)) or self.project
 
     @classmethod
     def get_project_id(cls, project_name: str) -> str:
@@ -83,7 +83,7 @@ class TaskEdits(TaskBase):
     @property
     def comment(self) -> str:
         """The task's free text."""
-        return text(self._field("comment"))
+        return text(self._field(TaskKey.COMMENT))
 
     @comment.setter
     def comment(self, comment: str) -> None:
@@ -91,16 +91,16 @@ class TaskEdits(TaskBase):
 
     def set_comment(self, comment: str) -> None:
         """Set the task's free text; the last one counts."""
-        self._record.change(Section.TASK, "comment", clean_text(str(comment)))
+        self._record.change(Section.TASK, TaskKey.COMMENT, clean_text(str(comment)))
 
     def add_tags(self, tags: str | Iterable[str]) -> None:
         """Add a tag or several; one that the task has already stays where it is. What is no str is counted as
         dropped (reason "invalid")."""
-        self._set_tags("add_tags", "tags", lambda: [*self.get_tags(), *options.choose_tags(_listed(tags))])
+        self._set_tags("add_tags", TaskKey.TAGS, lambda: [*self.get_tags(), *options.choose_tags(_listed(tags))])
 
     def set_tags(self, tags: str | Iterable[str]) -> None:
         """Give the task these tags and no others."""
-        self._set_tags("set_tags", "tags", lambda: _listed(tags))
+        self._set_tags("set_tags", TaskKey.TAGS, lambda: _listed(tags))
 
     def remove_tags(self, tags: str | Iterable[str]) -> None:
         """Take tags from the task; one that it does not have changes nothing."""
@@ -109,19 +109,19 @@ class TaskEdits(TaskBase):
             gone = set(_listed(tags))
             return [tag for tag in self.get_tags() if tag not in gone]
 
-        self._set_tags("remove_tags", "tags", left)
+        self._set_tags("remove_tags", TaskKey.TAGS, left)
 
     def get_tags(self) -> list[str]:
         """Return the tags in the order they were given."""
-        return texts(self._field("tags"))
+        return texts(self._field(TaskKey.TAGS))
 
     def set_system_tags(self, tags: str | Iterable[str]) -> None:
         """Give the task these system tags and no others; "archived" is one."""
-        self._set_tags("set_system_tags", "system_tags", lambda: _listed(tags))
+        self._set_tags("set_system_tags", TaskKey.SYSTEM_TAGS, lambda: _listed(tags))
 
     def get_system_tags(self) -> list[str]:
         """Return the system tags."""
-        return texts(self._field("system_tags"))
+        return texts(self._field(TaskKey.SYSTEM_TAGS))
 
     def _set_tags(self, call: str, field: str, tags: Callable[[], Iterable[str]]) -> None:
         try:
@@ -136,11 +136,11 @@ class TaskEdits(TaskBase):
     @property
     def parent(self) -> str | None:
         """The id of the task that this one was cloned from, or was given as parent."""
-        return text(self._field("parent")) or None
+        return text(self._field(TaskKey.PARENT)) or None
 
     def set_parent(self, parent: TaskBase | str | None) -> None:
         """Name a task as parent; None names none."""
-        self._record.change(Section.TASK, "parent", parent.id if isinstance(parent, TaskBase) else parent)
+        self._record.change(Section.TASK, TaskKey.PARENT, parent.id if isinstance(parent, TaskBase) else parent)
 
     # ---- archive, publish, delete ---------------------------------------------------------------------
 
@@ -244,9 +244,9 @@ class TaskEdits(TaskBase):
         if self._core.settings.mode == "disabled":
             return
         wanted, bad = {str(word) for word in status}, {str(word) for word in raise_on_status or ()}
-        while (now := self.get_status()) not in wanted:
-            if now in bad:
-                raise RuntimeError(f"task {self.id} is {now}, and was waited for to be {', '.join(sorted(wanted))}")
+        while (status := self.get_status()) not in wanted:
+            if status in bad:
+                raise RuntimeError(f"task {self.id} is {status}, and was waited for to be {', '.join(sorted(wanted))}")
             time.sleep(check_interval_sec)
             self._view.reload()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import to_iteration
+from telemetry.record import TaskKey
 from telemetry.sdk.base import TaskBase
 
 __all__ = ["TaskIterations"]
@@ -16,7 +17,7 @@ class TaskIterations(TaskBase):
         """Return what is added to each iteration that is reported; 0 unless it was asked for."""
         if self._running is not None:
             return self._running.iteration_offset.current
-        value = self._field("initial_iteration")
+        value = self._field(TaskKey.INITIAL_ITERATION)
         return value if type(value) is int else 0
 
     def set_initial_iteration(self, offset: int = 0) -> int:

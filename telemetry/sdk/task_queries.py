@@ -78,7 +78,7 @@ class TaskQueries(TaskBase):
             if answer["tasks"]:
                 if answer["total"] > 1:
                     log.info("%d tasks match; this is the first of them: %s", answer["total"], answer["tasks"][0]["id"])
-                return cls._found(answer["tasks"][0], settings, client)
+                return cls._found(answer["tasks"][:1], settings, client)[0]
         return None
 
     @classmethod
@@ -92,6 +92,8 @@ class TaskQueries(TaskBase):
         task_filter: Mapping[str, Any] | None = None,
     ) -> list[Self]:
         """Return all tasks that match everything given, the last updated first; docs/sdk/queries.md has the filters.
+
+        What is then read of one, such as a parameter, is read of up to 500 of them in the same request.
 
         Args:
             task_ids: these tasks, in this order, whatever else is given; ids that are not there are left out.
@@ -116,10 +118,11 @@ class TaskQueries(TaskBase):
             if isinstance(task_ids, str):
                 task_ids = [task_ids]
             found = {info["id"]: info for info in _by_ids(client, list(dict.fromkeys(task_ids)))}
-            return [cls._found(found[one], settings, client) for one in dict.fromkeys(task_ids) if one in found]
+            ordered = [found[one] for one in dict.fromkeys(task_ids) if one in found]
+            return cls._found(ordered, settings, client)
         body = _query(_projects(project_name), tags, task_filter)
         body |= {"name": task_name, "allow_archived": allow_archived}
-        return [cls._found(info, settings, client) for info in _all_pages(client, body)]
+        return cls._found(list(_all_pages(client, body)), settings, client)
 
     @classmethod
     def query_tasks(
@@ -160,10 +163,15 @@ class TaskQueries(TaskBase):
         ]
 
     @classmethod
-    def _found(cls, info: QueriedTask, settings: Settings, client: Client) -> Self:
+    def _found(cls, found: Sequence[QueriedTask], settings: Settings, client: Client) -> list[Self]:
         from telemetry.sdk.stored import found_stored
+        from telemetry.sdk.view import Siblings
 
-        return cls(found_stored(info["id"], info["project"], info["name"], info["type"], settings, client.url))
+        siblings = Siblings([info["id"] for info in found])
+        return [
+            cls(found_stored(info["id"], info["project"], info["name"], info["type"], settings, client.url, siblings))
+            for info in found
+        ]
 
 
 def _settle_own() -> None:

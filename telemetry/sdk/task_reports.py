@@ -49,7 +49,7 @@ class TaskReports(TaskBase):
         _check_axis(x_axis)
         if max_samples < 0:
             raise ConfigurationError(f"max_samples is {max_samples}; it must be 0 or more")
-        return by_title(self._reports().columns(x_axis, min(max_samples or MAX_SAMPLES, MAX_SAMPLES)))
+        return by_title(self._reports().curves(x_axis, min(max_samples or MAX_SAMPLES, MAX_SAMPLES)))
 
     def get_all_reported_scalars(self, x_axis: str = "iter") -> dict[str, dict[str, dict[str, Any]]]:
         """Return {title: {series: {"name", "x", "y"}}} with every point that was reported.
@@ -62,7 +62,7 @@ class TaskReports(TaskBase):
             ValueError: another axis.
         """
         _check_axis(x_axis)
-        return by_title(self._reports().columns(x_axis, None))
+        return by_title(self._reports().curves(x_axis, None))
 
     def get_reported_single_value(self, name: str) -> float | None:
         """Return the single value that was reported last under a name; None if there is none."""

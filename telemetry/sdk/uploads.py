@@ -26,7 +26,7 @@ from telemetry.blobs import BLOBS, Blob, BlobFolder, is_shortage
 from telemetry.errors import BlobError
 from telemetry.events import TaskHeader
 from telemetry.record import BlobState
-from telemetry.retry import delay_s
+from telemetry.retry import until
 from telemetry.sdk.carrier import Abandoned, Carrier
 from telemetry.sdk.deposit import Deposit, Upload, fields_of
 from telemetry.settings import Settings
@@ -266,18 +266,17 @@ class Uploads:
 
     def _read_patiently(self, upload: Upload) -> None:
         """Read an upload's source; where the machine is short of something, again for a while."""
-        until_s = time.monotonic() + SHORTAGE_S
-        failures = 0
+        tries = until(SHORTAGE_S, max_wait_s=1.0)
         while True:
             try:
                 self._read(upload)
                 return
             except (BlobError, OSError) as error:
-                if not is_shortage(error) or time.monotonic() > until_s:
+                wait_s = tries.next_wait_s() if is_shortage(error) else None
+                if wait_s is None:
                     raise
                 log.debug("%s is tried again: %s", upload.label, error)
-            time.sleep(min(delay_s(failures), 1.0))
-            failures += 1
+            time.sleep(wait_s)
 
     def _read(self, upload: Upload) -> None:
         found = [] if self._folders is None else self._folders(FOLDER_TIMEOUT_S)

@@ -13,12 +13,14 @@ The record is read through `fold()`, the reports (points, values, console, plots
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from telemetry import lifecycle
 from telemetry.blobs import PIECE_BYTES
 from telemetry.errors import ConfigurationError, JournalError, ServerError, ServerUnreachable
 from telemetry.events import Batch, RecordChange
@@ -28,9 +30,20 @@ from telemetry.wire import Frame, decode
 
 if TYPE_CHECKING:
     from telemetry.client import Client
+    from telemetry.client_types import RecordRow
     from telemetry.sdk.report_views import Reports
 
-__all__ = ["NowhereView", "OnPiece", "RunningView", "ServerView", "SessionView", "View", "record_of", "section_of"]
+__all__ = [
+    "NowhereView",
+    "OnPiece",
+    "RunningView",
+    "ServerView",
+    "SessionView",
+    "Siblings",
+    "View",
+    "record_of",
+    "section_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +51,9 @@ OnPiece = Callable[[bytes], object]
 
 # A record that was read from a server is good for this long: a script reads many fields in a row.
 FRESH_S = 1.0
+
+# As many as the server tells at once.
+MAX_RECORDS = 500
 
 
 class View(Protocol):
@@ -80,21 +96,82 @@ def record_of(view: View) -> RecordDict:
     return view.fold().record()
 
 
+class Siblings:
+    """The records of the tasks that one query has found: who asks for one gets those beside it read with it.
+
+    Whoever looks at all of them asks the server once for 500. Whoever takes longer over each than a record is good
+    for soon asks for few: twice as many as were of use the last time. Safe from any thread.
+    """
+
+    def __init__(self, task_ids: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ids = list(task_ids)
+        self._places = {task_id: place for place, task_id in enumerate(self._ids)}
+        self._clock = clock
+        self._count = MAX_RECORDS
+        self._taken = 0
+        # Read and not taken yet, each with when it was read.
+        self._waiting: dict[str, tuple[list[RecordRow], float]] = {}
+        self.reset_after_fork()
+        lifecycle.watch_forks(self)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: another thread of the parent's may have been reading."""
+        self._lock = threading.Lock()
+
+    def take(self, client: Client, task_id: str) -> tuple[list[RecordRow], float] | None:
+        """Return a record, at most FRESH_S old, and when it was read; None if the server does not tell it.
+
+        Raises:
+            ServerUnreachable, ServerError: it could not be asked.
+        """
+        with self._lock:
+            if not self._is_fresh(task_id):
+                self._read(client, task_id)
+            self._taken += 1
+            return self._waiting.pop(task_id, None)
+
+    def _is_fresh(self, task_id: str) -> bool:
+        found = self._waiting.get(task_id)
+        return found is not None and self._clock() - found[1] <= FRESH_S
+
+    def _read(self, client: Client, first: str) -> None:
+        waiting = {task_id: found for task_id, found in self._waiting.items() if self._is_fresh(task_id)}
+        if self._taken:
+            useful = self._taken if len(waiting) < len(self._waiting) else self._count
+            self._count = min(MAX_RECORDS, 2 * useful)
+        # A block, not the next ones: they may be looked at from the last to the first.
+        place = self._places[first]
+        block = self._ids[place - place % self._count :][: self._count]
+        # The one that is wanted in front: what does not fit an answer is left out at its end.
+        records = client.records(list(dict.fromkeys([first, *block])))
+        read_at_s = self._clock()
+        self._waiting = {**waiting, **{task_id: (rows, read_at_s) for task_id, rows in records.items()}}
+        self._taken = 0
+
+
 class ServerView:
     """A task on a server.
 
     Args:
         connect: gives the client, at the first question; the view does not close it.
+        siblings: the tasks that were found with it; None: it was opened by itself.
     """
 
     def __init__(
-        self, connect: Callable[[], Client], task_id: str, *, clock: Callable[[], float] = time.monotonic
+        self,
+        connect: Callable[[], Client],
+        task_id: str,
+        *,
+        siblings: Siblings | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connect = connect
         self.task_id = task_id
+        self._siblings = siblings
         self._clock = clock
         self._fold: RecordFold | None = None
         self._read_at_s = 0.0
+        self._is_outdated = False
 
     @property
     def client(self) -> Client:
@@ -108,16 +185,24 @@ class ServerView:
             ServerUnreachable, ServerError: 404 for a task of which the server has nothing.
         """
         if self._fold is None or self._clock() - self._read_at_s > FRESH_S:
-            page = self.client.export_page(self.task_id, "events")
+            rows, self._read_at_s = self._read()
             fold = RecordFold()
-            for section, key, time_unix_ns, writer, value in page["record"]:
+            for section, key, time_unix_ns, writer, value in rows:
                 fold.put(section, key, Entry(time_unix_ns, writer, 0, value))
-            self._fold, self._read_at_s = fold, self._clock()
+            self._fold, self._is_outdated = fold, False
         return self._fold
 
     def reload(self) -> None:
-        """Ask the server again at the next call."""
-        self._fold = None
+        """Ask the server again at the next call, and for this task alone."""
+        self._fold, self._is_outdated = None, True
+
+    def _read(self) -> tuple[list[RecordRow], float]:
+        # What was read with a sibling may be older than the change after which this was to be read again.
+        if self._siblings is not None and not self._is_outdated:
+            found = self._siblings.take(self.client, self.task_id)
+            if found is not None:
+                return found
+        return self.client.record(self.task_id), self._clock()
 
     def reports(self) -> Reports:
         """See View. Each of its answers asks the server."""

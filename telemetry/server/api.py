@@ -27,7 +27,7 @@ from telemetry.server.store import (
     NotFound,
     PointsQuery,
     ReportsQuery,
-    SeriesPoints,
+    SampledSeries,
     Store,
     json_number,
 )
@@ -212,7 +212,17 @@ def _task_id(request: web.Request) -> str:
     return task_id_of(request.match_info["task_id"])
 
 
-async def read(request: web.Request, ask: Callable[[Store], Any]) -> web.Response:
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+async def read(
+    request: web.Request,
+    ask: Callable[[Store], Any],
+    *,
+    encode: Callable[[Any], bytes] = _json,
+    content_type: str = "application/json",
+) -> web.Response:
     """Answer with what `ask` gets from the store, on a thread of those that read.
 
     Raises:
@@ -221,7 +231,7 @@ async def read(request: web.Request, ask: Callable[[Store], Any]) -> web.Respons
     store = request.app[STORE]
 
     def answer() -> bytes:
-        return orjson.dumps(ask(store), option=orjson.OPT_SERIALIZE_NUMPY)
+        return encode(ask(store))
 
     begin = time.perf_counter()
     try:
@@ -230,7 +240,7 @@ async def read(request: web.Request, ask: Callable[[Store], Any]) -> web.Respons
         raise web.HTTPNotFound(text=str(error)) from error
     except InvalidQuery as error:
         raise web.HTTPBadRequest(text=str(error)) from error
-    response = json_response(body)
+    response = web.Response(body=body, content_type=content_type)
     response.headers["Server-Timing"] = f"read;dur={(time.perf_counter() - begin) * 1e3:.2f}"
     return response
 
@@ -240,7 +250,7 @@ def json_response(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-def _points_json(identifier: int, part: SeriesPoints, by_time: bool) -> dict[str, Any]:
+def _points_json(identifier: int, part: SampledSeries, by_time: bool) -> dict[str, Any]:
     # orjson writes NaN and infinities as null.
     answer: dict[str, Any] = {
         "id": identifier,

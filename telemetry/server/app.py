@@ -29,6 +29,7 @@ from telemetry.server import (
     models_api,
     pages,
     query_api,
+    record_api,
     tasks_api,
     watch,
 )
@@ -60,6 +61,7 @@ def create_app(config: ServerConfig) -> web.Application:
     api.add_routes(app)
     tasks_api.add_routes(app)
     query_api.add_routes(app)
+    record_api.add_routes(app)
     edit_api.add_routes(app)
     models_api.add_routes(app)
     export_api.add_routes(app)

@@ -29,7 +29,7 @@ from telemetry.credentials import is_loopback
 from telemetry.server.config import ConnectionLimits
 from telemetry.server.descriptors import descriptor_limit
 
-__all__ = ["Connection", "Connections", "Cut", "note_request", "places", "trust"]
+__all__ = ["Connection", "Connections", "EndReason", "note_request", "places", "trust"]
 
 log = logging.getLogger("telemetry.server")
 
@@ -45,7 +45,7 @@ _CUT_AT_ONCE = 16
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
-class Cut(StrEnum):
+class EndReason(StrEnum):
     """Why a connection was ended, or not taken."""
 
     # Too many, or out of descriptors: an operator wants to know.
@@ -58,7 +58,7 @@ class Cut(StrEnum):
     SLOW = "did not read the answer"
 
 
-_PRESSURE = (Cut.FULL, Cut.REFUSED, Cut.ADDRESS)
+_PRESSURE = (EndReason.FULL, EndReason.REFUSED, EndReason.ADDRESS)
 
 
 def places(limits: ConnectionLimits) -> tuple[int, int, int | None]:
@@ -169,18 +169,18 @@ class Connection(asyncio.Protocol):
             self.is_trusted = True
             self._connections.move(self)
 
-    def lateness(self, now_s: float, limits: ConnectionLimits) -> Cut | None:
+    def lateness(self, now_s: float, limits: ConnectionLimits) -> EndReason | None:
         """Return what it is late with, if it is."""
         if self._is_stuck(now_s, limits.read_timeout_s):
-            return Cut.SLOW
+            return EndReason.SLOW
         waited_s = now_s - self._since_s
         if self._request is not None:
-            return Cut.BODY if waited_s > limits.body_timeout_s and not self._request.content.is_eof() else None
+            return EndReason.BODY if waited_s > limits.body_timeout_s and not self._request.content.is_eof() else None
         if self._stuck_since_s is not None:
             return None
         # Idle ones that were let in are the handler's: it knows when the last answer was sent to its end.
         if self._asks or not self.is_trusted:
-            return Cut.HEADER if waited_s > limits.header_timeout_s else None
+            return EndReason.HEADER if waited_s > limits.header_timeout_s else None
         return None
 
     def _is_stuck(self, now_s: float, timeout_s: float) -> bool:
@@ -221,7 +221,7 @@ class Connections:
         self._newcomers: dict[Connection, None] = {}
         self._trusted: dict[Connection, None] = {}
         self._of_address: Counter[str] = Counter()
-        self._cuts: Counter[Cut] = Counter()
+        self._ended: Counter[EndReason] = Counter()
         self._says_again_s = 0.0
         self._out_of_descriptors = ""
 
@@ -235,8 +235,8 @@ class Connections:
         """Make room for one more connection from `host`; False if there is none."""
         return (
             self._has_room_for(host)
-            and (len(self._newcomers) < self._max_newcomers or self._cut_first(self._newcomers))
-            and (len(self) < self._max_total or self._cut_first(self._newcomers) or self._cut_first(self._trusted))
+            and (len(self._newcomers) < self._max_newcomers or self._end_first(self._newcomers))
+            and (len(self) < self._max_total or self._end_first(self._newcomers) or self._end_first(self._trusted))
         ) or self._refuse()
 
     def _has_room_for(self, host: str) -> bool:
@@ -250,18 +250,18 @@ class Connections:
         if self._of_address[address] < most:
             return True
         theirs = [one for one in self if one.address == address]
-        return self._cut_first(theirs, Cut.ADDRESS)
+        return self._end_first(theirs, EndReason.ADDRESS)
 
     def _refuse(self) -> bool:
-        self._cuts[Cut.REFUSED] += 1
+        self._ended[EndReason.REFUSED] += 1
         return False
 
-    def _cut_first(self, connections: Iterable[Connection], why: Cut = Cut.FULL) -> bool:
+    def _end_first(self, connections: Iterable[Connection], why: EndReason = EndReason.FULL) -> bool:
         """End the first that waits; False if none does."""
         first = next((one for one in connections if one.is_waiting), None)
         if first is None:
             return False
-        self._cut(first, why)
+        self._end(first, why)
         return True
 
     def add(self, connection: Connection) -> None:
@@ -289,7 +289,7 @@ class Connections:
         """The process has no descriptor left for one more: end some that wait, newcomers first."""
         self._out_of_descriptors = str(error.strerror or error)
         for _ in range(_CUT_AT_ONCE):
-            if not self._cut_first(self._newcomers) and not self._cut_first(self._trusted):
+            if not self._end_first(self._newcomers) and not self._end_first(self._trusted):
                 break
 
     async def watch(self) -> None:
@@ -306,26 +306,26 @@ class Connections:
     def _sweep(self) -> None:
         for connection in self:
             if (why := connection.lateness(self.now_s, self._limits)) is not None:
-                self._cut(connection, why)
+                self._end(connection, why)
         stuck = sorted((one for one in self if one.stuck_since_s is not None), key=lambda one: one.stuck_since_s or 0.0)
         unsent = sum(one.unsent_bytes for one in stuck)
         for connection in stuck:
             if unsent <= self._limits.max_unsent_bytes:
                 break
             unsent -= connection.unsent_bytes
-            self._cut(connection, Cut.SLOW)
+            self._end(connection, EndReason.SLOW)
 
-    def _cut(self, connection: Connection, why: Cut) -> None:
-        self._cuts[why] += 1
+    def _end(self, connection: Connection, why: EndReason) -> None:
+        self._ended[why] += 1
         # Its place is free now; its descriptor within the loop's next round.
         self.remove(connection)
-        connection.end(at_once=why in (Cut.BODY, Cut.SLOW))
+        connection.end(at_once=why in (EndReason.BODY, EndReason.SLOW))
 
     def _say(self) -> None:
-        under_pressure = self._out_of_descriptors or any(self._cuts[why] for why in _PRESSURE)
+        under_pressure = self._out_of_descriptors or any(self._ended[why] for why in _PRESSURE)
         if not under_pressure or self.now_s < self._says_again_s:
             return
-        counted = ", ".join(f"{count} {why}" for why, count in self._cuts.items() if count)
+        counted = ", ".join(f"{count} {why}" for why, count in self._ended.items() if count)
         log.warning(
             "%sconnections ended or not taken: %s; open are %d, %d of them let in, of at most %d (without a token %d). "
             "What is sent again is not lost. More may be open with a higher limit of descriptors (ulimit -n, now %s), "
@@ -338,7 +338,7 @@ class Connections:
             self._max_newcomers,
             descriptor_limit() or "without end",
         )
-        self._cuts.clear()
+        self._ended.clear()
         self._out_of_descriptors = ""
         self._says_again_s = self.now_s + _SAY_EVERY_S
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.errors import FrameError, InvalidEvent
 from telemetry.events import INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
-from telemetry.record import Section, TaskKey, TaskStatus, may_become, may_change
+from telemetry.record import PROGRAM_SECTIONS, Section, TaskKey, TaskStatus, may_become, may_change
 from telemetry.server.access import access_of
 from telemetry.server.api import json_response
 from telemetry.server.config import CONFIG, STORE
@@ -103,12 +103,12 @@ async def changes(request: web.Request) -> web.Response:
     status, latest = await asyncio.to_thread(_stands, store, task_id, wanted)
     _check_status(status, wanted)
     # Later than what it replaces, even if that came from a machine whose clock is ahead.
-    moment = min(max(request.app[CONFIG].clock(), latest + 1), INT64_MAX)
-    events = [RecordChange(moment, section, key, value) for section, key, value in wanted]
+    now_unix_ns = min(max(request.app[CONFIG].clock(), latest + 1), INT64_MAX)
+    events = [RecordChange(now_unix_ns, section, key, value) for section, key, value in wanted]
     answer = await _write(request, task_id, events)
     if answer["result"] != "stored" or "reason" in answer:
         raise web.HTTPForbidden(text=f"{answer.get('reason', answer['result'])}; nothing was changed")
-    return json_response(orjson.dumps({"changed": len(events), "unix_ms": moment // 1_000_000}))
+    return json_response(orjson.dumps({"changed": len(events), "unix_ms": now_unix_ns // 1_000_000}))
 
 
 def _check_status(status: str, wanted: list[tuple[str, str, Any]]) -> None:
@@ -125,7 +125,9 @@ def _check_status(status: str, wanted: list[tuple[str, str, Any]]) -> None:
         )
     for section, key, value in wanted:
         if (section, key) == (Section.TASK, TaskKey.STATUS) and not may_become(status, str(value or "")):
-            raise web.HTTPConflict(text=f"a task that is {status} cannot become {value}. Nothing was changed")
+            raise web.HTTPConflict(
+                text=f"a task that is {status or 'no draft'} cannot become {value}. Nothing was changed"
+            )
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -177,7 +179,7 @@ def _checked(change: Any) -> tuple[str, str, Any]:
     for name in (section, key):
         if not isinstance(name, str) or not name or len(name) > MAX_NAME_CHARS:
             raise web.HTTPBadRequest(text=f"a section and a key are texts of 1 to {MAX_NAME_CHARS} characters")
-    if section in (Section.WRITERS, Section.HEARTBEATS):
+    if section in PROGRAM_SECTIONS:
         raise web.HTTPBadRequest(text=f"section {section!r} is what the programs tell of themselves")
     if value is not None and not _fits(section, key, value):
         raise web.HTTPBadRequest(text=f"{value!r:.100} is not what {section}/{key:.100} can be; nothing was changed")

@@ -59,7 +59,7 @@ class _WriteFailed(TelemetryError):
 
 
 @dataclass(slots=True)
-class _Item:
+class _IncomingFrame:
     """A frame of a request: its answer so far, and what is to be written if anything is."""
 
     writer_id: bytes
@@ -78,10 +78,10 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _PendingWrite:
     """The frames of one request that wait for the writer."""
 
-    items: Sequence[_Item]
+    items: Sequence[_IncomingFrame]
     done: asyncio.Future[None]
     weight_bytes: int
 
@@ -99,7 +99,7 @@ class Ingest:
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._decoders = ThreadPoolExecutor(_DECODE_THREADS, "telemetry-decode")
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[_PendingWrite] = deque()
         self._wakeup = threading.Condition()
         self._closing = False
         self._waiting_bytes = 0
@@ -140,14 +140,14 @@ class Ingest:
         body: bytes,
         *,
         projects: tuple[str, ...] | None = None,
-        sent_time: int | None = None,
+        sent_unix_ns: int | None = None,
         alive: bool = True,
     ) -> list[dict[str, Any]]:
         """Store the frames of a body and return the answer for each, in order.
 
         Args:
             projects: those that the sender may write to; None for all.
-            sent_time: the sender's clock as it sent the body, Unix ns; None if it did not say.
+            sent_unix_ns: the sender's clock as it sent the body, Unix ns; None if it did not say.
             alive: the frames are a sign of life of the task's programs; a change from a page is none.
         Raises:
             FrameError: the body is not whole frames; nothing was kept.
@@ -155,7 +155,7 @@ class Ingest:
         """
         frames, unpacked_bytes = await self._loop.run_in_executor(self._decoders, self._cut, body)
         with self._room_for(unpacked_bytes):
-            return await self._store_frames(frames, projects, sent_time, alive)
+            return await self._store_frames(frames, projects, sent_unix_ns, alive)
 
     @contextmanager
     def _room_for(self, unpacked_bytes: int) -> Iterator[None]:
@@ -169,17 +169,17 @@ class Ingest:
             self._unpacked_bytes -= unpacked_bytes
 
     async def _store_frames(
-        self, frames: Sequence[Frame], projects: tuple[str, ...] | None, sent_time: int | None, alive: bool
+        self, frames: Sequence[Frame], projects: tuple[str, ...] | None, sent_unix_ns: int | None, alive: bool
     ) -> list[dict[str, Any]]:
         items = await self._loop.run_in_executor(
             self._decoders, lambda: [self._decode(frame, projects) for frame in frames]
         )
         for item in items:
             if item.content is not None:
-                item.content.sent_time, item.content.alive = sent_time, alive
+                item.content.sent_unix_ns, item.content.alive = sent_unix_ns, alive
         weight_bytes = sum(item.content.weight_bytes for item in items if item.content is not None)
         if weight_bytes:
-            job = _Job([item for item in items if item.content], self._loop.create_future(), weight_bytes)
+            job = _PendingWrite([item for item in items if item.content], self._loop.create_future(), weight_bytes)
             with self._wakeup:
                 self._jobs.append(job)
                 self._wakeup.notify()
@@ -229,16 +229,16 @@ class Ingest:
             )
         return frames, unpacked_bytes
 
-    def _decode(self, frame: Frame, projects: tuple[str, ...] | None) -> _Item:
+    def _decode(self, frame: Frame, projects: tuple[str, ...] | None) -> _IncomingFrame:
         # Known frames are not even decoded: a sender that lost our answer sends everything again.
         if self._store.has_frame(frame.writer_id, frame.sequence):
-            return _Item(frame.writer_id, frame.sequence, result="duplicate")
+            return _IncomingFrame(frame.writer_id, frame.sequence, result="duplicate")
         try:
             content = prepare(frame, decode(frame))
             content.projects = projects
-            return _Item(frame.writer_id, frame.sequence, content)
+            return _IncomingFrame(frame.writer_id, frame.sequence, content)
         except FrameError as error:
-            return _Item(frame.writer_id, frame.sequence, result="rejected", reason=str(error))
+            return _IncomingFrame(frame.writer_id, frame.sequence, result="rejected", reason=str(error))
 
     # -- the writer thread
 
@@ -246,18 +246,18 @@ class Ingest:
         while group := self._next_group():
             self._commit(group)
 
-    def _next_group(self) -> list[_Job]:
+    def _next_group(self) -> list[_PendingWrite]:
         with self._wakeup:
             while not self._jobs and not self._closing:
                 self._wakeup.wait()
-            group: list[_Job] = []
+            group: list[_PendingWrite] = []
             weight_bytes = 0
             while self._jobs and (not group or weight_bytes + self._jobs[0].weight_bytes <= _GROUP_BYTES):
                 group.append(self._jobs.popleft())
                 weight_bytes += group[-1].weight_bytes
             return group
 
-    def _commit(self, group: list[_Job]) -> None:
+    def _commit(self, group: list[_PendingWrite]) -> None:
         items = [item for job in group for item in job.items]
         try:
             written = self._store.write([item.content for item in items if item.content is not None])
@@ -270,7 +270,7 @@ class Ingest:
             _note_results(items, written)
             self._answer(group, None, written.changes)
 
-    def _isolate(self, group: list[_Job], error: Exception) -> None:
+    def _isolate(self, group: list[_PendingWrite], error: Exception) -> None:
         """A group failed on something unforeseen: find the frame, so that the others are kept."""
         if len(group) > 1:
             for job in group:
@@ -304,11 +304,11 @@ class Ingest:
         self._answer(group, failure, changes)
 
     def _answer(
-        self, group: list[_Job], error: Exception | None, changes: Mapping[str, TaskChange] | None = None
+        self, group: list[_PendingWrite], error: Exception | None, changes: Mapping[str, TaskChange] | None = None
     ) -> None:
         self._loop.call_soon_threadsafe(self._finish, group, error, changes or {})
 
-    def _finish(self, group: list[_Job], error: Exception | None, changes: Mapping[str, TaskChange]) -> None:
+    def _finish(self, group: list[_PendingWrite], error: Exception | None, changes: Mapping[str, TaskChange]) -> None:
         for job in group:
             # Done already when its client went away.
             if job.done.done():
@@ -321,7 +321,7 @@ class Ingest:
             self._publish(changes)
 
 
-def _note_results(items: Sequence[_Item], written: Written) -> None:
+def _note_results(items: Sequence[_IncomingFrame], written: Written) -> None:
     for position, (item, stored) in enumerate(zip(items, written.stored, strict=True)):
         item.result, item.reason = "stored" if stored else "duplicate", None
         if position in written.ignored:
@@ -373,7 +373,9 @@ async def post_frames(request: web.Request) -> web.Response:
             async with asyncio.timeout(_BODY_TIMEOUT_S):
                 body = await request.read()
             answers = await ingest.take(
-                body, projects=access_of(request).projects, sent_time=_sent_time(request.headers.get(SENT_HEADER, ""))
+                body,
+                projects=access_of(request).projects,
+                sent_unix_ns=_sent_time(request.headers.get(SENT_HEADER, "")),
             )
             receipt = await ingest.receipt(answers)
     except TimeoutError as error:

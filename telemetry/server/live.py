@@ -49,14 +49,14 @@ async def run_status_watch(app: web.Application) -> AsyncIterator[None]:
 
 async def _watch_status(app: web.Application) -> None:
     hub, store = app[HUB], app[STORE]
-    _, since = await asyncio.to_thread(store.moved_by_time, app[CONFIG].clock())
+    _, since_unix_ns = await asyncio.to_thread(store.moved_by_time, app[CONFIG].clock())
     while True:
         await asyncio.sleep(STATUS_INTERVAL_S)
         if not len(hub):
-            since = app[CONFIG].clock()
+            since_unix_ns = app[CONFIG].clock()
             continue
         try:
-            moved, since = await asyncio.to_thread(store.moved_by_time, since)
+            moved, since_unix_ns = await asyncio.to_thread(store.moved_by_time, since_unix_ns)
         except SQLAlchemyError as error:
             log.error("the status of silent tasks cannot be read: %s", error)
             continue

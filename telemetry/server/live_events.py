@@ -76,7 +76,7 @@ def _series_json(state: SeriesChange) -> dict[str, Any]:
         "count": state.count,
         "last": json_number(state.last),
         "last_iteration": state.last_iteration,
-        "last_unix_ms": state.last_time // 1_000_000,
+        "last_unix_ms": state.last_unix_ns // 1_000_000,
     }
 
 

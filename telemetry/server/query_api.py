@@ -14,7 +14,7 @@ from telemetry.server.store import TaskQuery, check_words
 from telemetry.server.tasks_api import MAX_PAGE_SIZE
 from telemetry.tag_query import parse_tags
 
-__all__ = ["add_routes"]
+__all__ = ["add_routes", "texts"]
 
 _KEYS = (
     "ids",
@@ -60,14 +60,14 @@ def _task_query(body: dict[str, Any], within: tuple[str, ...] | None) -> TaskQue
     check_words(tags, "tags")
     brief = _flag(body, "brief", False)
     return TaskQuery(
-        ids=_texts(body, "ids", _MAX_IDS),
-        projects=_texts(body, "projects", _MAX_IDS),
+        ids=texts(body, "ids", _MAX_IDS),
+        projects=texts(body, "projects", _MAX_IDS),
         name=_text(body, "name"),
         exact_name=_text(body, "exact_name"),
         tags=None if tags is None else parse_tags(tags),
         allow_archived=_flag(body, "allow_archived", True),
         filter=given,
-        fields=_texts(body, "fields", _MAX_FIELDS) or (),
+        fields=texts(body, "fields", _MAX_FIELDS) or (),
         brief=brief,
         page=_integer(body, "page", 0, 0, 10**9),
         page_size=_integer(body, "page_size", MAX_PAGE_SIZE, 1, _MAX_BRIEF_PAGE_SIZE if brief else MAX_PAGE_SIZE),
@@ -75,7 +75,12 @@ def _task_query(body: dict[str, Any], within: tuple[str, ...] | None) -> TaskQue
     )
 
 
-def _texts(body: dict[str, Any], name: str, most: int) -> tuple[str, ...] | None:
+def texts(body: dict[str, Any], name: str, most: int) -> tuple[str, ...] | None:
+    """Return a list of at most so many texts from a body; None where it is absent.
+
+    Raises:
+        InvalidQuery: it is something else.
+    """
     value = body.get(name)
     if value is None:
         return None

@@ -140,7 +140,7 @@ class TokenFile:
             )
         if len(name) > MAX_NAME_CHARS or not name.isprintable():
             raise ConfigurationError(f"a token's name is one printable line of at most {MAX_NAME_CHARS} characters")
-        now = int(self._clock())
+        now_unix_s = int(self._clock())
         secret = "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_CHARS))
         with self._changing() as tokens:
             token = Token(
@@ -148,8 +148,8 @@ class TokenFile:
                 name=name,
                 scopes=kept_scopes,
                 projects=kept_projects,
-                created_unix_s=now,
-                expires_unix_s=None if lifetime_s is None else now + int(lifetime_s),
+                created_unix_s=now_unix_s,
+                expires_unix_s=None if lifetime_s is None else now_unix_s + int(lifetime_s),
                 revoked_unix_s=None,
                 sha256=_digest(secret),
             )

@@ -14,7 +14,7 @@ import orjson
 
 from telemetry.journal import SEGMENTS, SESSION_FILE, SegmentDamage
 from telemetry.sessions import Session
-from telemetry.wire import HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, scan
+from telemetry.wire import MAX_FRAME_BYTES, Damage, Frame, scan_source
 
 __all__ = ["Block", "Found", "Growth", "Listing", "Memory", "Place", "blocks_of", "read_growth", "read_some"]
 
@@ -333,7 +333,6 @@ def read_growth(place: Place, now_s: float) -> Growth:
     Raises:
         OSError: the file is gone or cannot be read.
     """
-    block_bytes = BLOCK_BYTES
     # Not to hang on a pipe that was put in the place of a segment.
     with open(place.path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         status = os.fstat(file.fileno())
@@ -342,18 +341,9 @@ def read_growth(place: Place, now_s: float) -> Growth:
         signature = (status.st_size, status.st_mtime_ns)
         # Shorter than it was: another file is in its place.
         offset = place.offset if place.offset <= status.st_size else 0
-        while True:
-            file.seek(offset)
-            data = file.read(block_bytes)
-            ended = len(data) < block_bytes
-            growth = _growth_of(data, offset, ended, signature, now_s, place.damaged_s)
-            # A frame larger than the block looks like a cut one.
-            if growth.offset > offset or ended or growth.damaged_s is not None:
-                return growth
-            if block_bytes > HEADER_BYTES + MAX_PAYLOAD_BYTES:
-                skipped = f"{len(data)} bytes at {offset} skipped: no frame begins there"
-                return Growth([], offset + len(data), False, signature, now_s, skipped=skipped)
-            block_bytes *= 4
+        file.seek(offset)
+        items = scan_source(file.read, offset=offset)
+        return _growth_of(items, offset, signature, now_s, place.damaged_s)
 
 
 def read_some(places: Sequence[Place], now_s: float) -> list[tuple[Place, Growth | Exception]]:
@@ -378,25 +368,42 @@ def read_some(places: Sequence[Place], now_s: float) -> list[tuple[Place, Growth
 
 
 def _growth_of(
-    data: bytes, offset: int, ended: bool, signature: Signature, now_s: float, damaged_s: float | None
+    items: Iterator[tuple[int, Frame | Damage]],
+    offset: int,
+    signature: Signature,
+    now_s: float,
+    damaged_s: float | None,
 ) -> Growth:
     frames: list[Frame] = []
-    settled = 0
-    damage: tuple[int, str] | None = None
-    for position, item in scan(data):
+    size = 0
+    damage: Damage | None = None
+    # At the end it is what is being written now; only what has something behind it is damage.
+    last: Damage | None = None
+    ended = True
+    for position, item in items:
+        damage = damage or last
+        last = item if isinstance(item, Damage) else None
         if isinstance(item, Frame):
             frames.append(item)
-            settled = position + len(item)
-        elif position + item.length < len(data) and damage is None:
-            # Only in between: at the end it is what is being written now.
-            damage = position, f"{item.length} bytes at {offset + position} skipped: {item.reason}"
+            offset = position + len(item)
+            size += len(item)
+            if size >= BLOCK_BYTES:
+                ended = False
+                break
+        elif item.length >= MAX_FRAME_BYTES and damage is None:
+            # Nothing that is being written is that long: it is left behind a piece at a time.
+            return Growth(frames, position + item.length, False, signature, now_s, skipped=_skipped(item))
     if damage is None:
-        return Growth(frames, offset + settled, ended, signature, now_s)
+        return Growth(frames, offset, ended, signature, now_s)
     since_s = now_s if damaged_s is None else damaged_s
     old = time.time() - signature[1] / 1e9 > _DAMAGE_GRACE_S
     if old or now_s - since_s > _DAMAGE_GRACE_S:
-        return Growth(frames, offset + settled, ended, signature, now_s, skipped=damage[1])
-    return Growth(frames, offset + damage[0], True, signature, now_s, damaged_s=since_s)
+        return Growth(frames, offset, ended, signature, now_s, skipped=_skipped(damage))
+    return Growth(frames, damage.offset, True, signature, now_s, damaged_s=since_s)
+
+
+def _skipped(damage: Damage) -> str:
+    return f"{damage.length} bytes at {damage.offset} skipped: {damage.reason}"
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ def way(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         try:
             yield chosen
         finally:
-            if current.task is not None and not current.task.ended:
+            if isinstance(current.task, Task) and not current.task.ended:
                 current.task.close()
             Task.set_offline(False)
 
@@ -49,5 +49,5 @@ def server_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]
         try:
             yield Way("server", server.url, tmp_path)
         finally:
-            if current.task is not None and not current.task.ended:
+            if isinstance(current.task, Task) and not current.task.ended:
                 current.task.close()

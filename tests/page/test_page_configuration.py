@@ -215,7 +215,13 @@ def test_tracking_python_objects(way: Way) -> None:
 
 def test_a_nested_dict_keeps_types_names_and_empty_parts(way: Way) -> None:
     task = way.init(project_name="examples", task_name="nested")
-    given = {"nest": {"b": {"c": 1, "d": [1, 2]}, "empty": {}}, "list": [], "pair": (1, 2), "none": None, "no": False}
+    given: dict[str, Any] = {
+        "nest": {"b": {"c": 1, "d": [1, 2]}, "empty": {}},
+        "list": [],
+        "pair": (1, 2),
+        "none": None,
+        "no": False,
+    }
 
     params = task.connect(given, name="Model")
 
@@ -242,7 +248,7 @@ def test_configuration_objects(way: Way) -> None:
     task = way.init(project_name="examples", task_name="configuration")
 
     # connect a configuration dictionary
-    model_config_dict = {
+    model_config_dict: dict[str, Any] = {
         "value": 13.37, "dict": {"sub_value": "string"}, "list_of_ints": [1, 2, 3, 4],
     }  # fmt: skip
     model_config_dict = task.connect_configuration(name="dictionary", configuration=model_config_dict)

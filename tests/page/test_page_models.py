@@ -135,9 +135,10 @@ def test_a_package_is_a_folder_again(way: Way, weights: Path) -> None:
     models = way.read(task).models["output"]
     for name in ("listed", "folder"):
         files = models[name].get_weights_package()
+        assert isinstance(files, list)
         assert [path.name for path in files] == ["model.pt", "vocab.txt"]
         folder = models[name].get_local_copy()
-        assert (Path(folder) / "vocab.txt").read_text() == "a b c"
+        assert (Path(str(folder)) / "vocab.txt").read_text() == "a b c"
 
 
 def test_models_is_a_list_and_a_dict(way: Way, weights: Path) -> None:
@@ -150,7 +151,7 @@ def test_models_is_a_list_and_a_dict(way: Way, weights: Path) -> None:
     assert models["output"]["b"].name == models["output"][1].name == "b"
     assert models["output"][-1].name == "a2"
     assert [model.name for model in models["output"][:2]] == ["a", "b"]
-    assert "b" in models["output"] and "c" not in models["output"]
+    assert "b" in models["output"] and "c" not in models["output"]  # type: ignore[comparison-overlap]
     assert models["output"].get("c") is None
     assert len(models["input"]) == len(models.input) == 0
     assert set(models) == {"input", "output"}

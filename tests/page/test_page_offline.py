@@ -68,7 +68,8 @@ def test_uploading_from_the_same_script(server_way: Way) -> None:
     task_id = Task.import_offline_session(task.get_offline_mode_folder())
     assert task_id == task.id
     assert points(server_way, task_id) == [(0, 1.0)]
-    assert Task.get_task(task_id=task_id).get_status() == "completed"
+    read = Task.get_task(task_id=task_id)
+    assert read is not None and read.get_status() == "completed"
 
 
 def test_the_command_line_and_the_class_method_take_a_zip(server_way: Way) -> None:
@@ -106,7 +107,9 @@ def test_updating_a_previously_executed_task(server_way: Way) -> None:
     )
     # then
     assert points(server_way, previous.id) == [(1499, 1.0), (1500, 2.0)]
-    (model,) = Task.get_task(task_id=previous.id)._section("output_models").values()
+    continued = Task.get_task(task_id=previous.id)
+    assert continued is not None
+    (model,) = continued._section("output_models").values()
     assert model["iteration"] == 1507
     with Client(server_way.url) as client:
         assert [item["id"] for item in client.tasks()["tasks"]] == [previous.id]

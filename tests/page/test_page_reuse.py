@@ -75,7 +75,7 @@ def test_a_run_overwrites_the_one_before(place: Way) -> None:
     first.get_logger().report_scalar("old", "old", 1.0, 1)
     first.get_logger().report_single_value("old", 1.0)
     first.get_logger().report_text("an old line", print_console=False)
-    first.mark_failed("a mistake")
+    first.mark_failed(status_reason="a mistake")
     # when
     second = run(place, [5.0, 6.0])
     # then
@@ -313,7 +313,7 @@ def test_a_continued_task_keeps_what_it_has(way: Way) -> None:
     first.upload_artifact("table", {"a": 1}, wait_on_upload=True)
     first.set_parameters({"lr": 0.5})
     first.set_comment("the first part")
-    first.mark_failed("out of time")
+    first.mark_failed(status_reason="out of time")
     # when
     second = way.init(project_name="examples", task_name="reused", continue_last_task=True, tags=["b"])
     second.set_parameter("epochs", 7)
@@ -385,7 +385,7 @@ def report_from_a_child(step: int) -> None:
 def test_children_of_a_continued_task_add_the_same_offset(server_way: Way, method: str) -> None:
     run(server_way)
     task = server_way.init(project_name="examples", task_name="reused", continue_last_task=500)
-    child = multiprocessing.get_context(method).Process(target=report_from_a_child, args=(7,))
+    child = multiprocessing.get_context(method).Process(target=report_from_a_child, args=(7,))  # type: ignore[attr-defined]
     child.start()
     child.join()
     assert child.exitcode == 0

@@ -54,7 +54,7 @@ def test_the_page_s_sample(way: Way, keys: S3) -> None:
     else:
         # Offline the storage is not asked; the bytes travel in the session.
         assert set(keys.names()) == before
-    assert Path(model.get_local_copy()).read_bytes() == b"weights"
+    assert Path(str(model.get_local_copy())).read_bytes() == b"weights"
     assert read.artifacts["data"].get() == {"a": 1}
 
 
@@ -64,7 +64,7 @@ def test_a_shared_folder(way: Way, form: str, tmp_path: Path) -> None:
     Path("weights.bin").write_bytes(b"weights")
     task.update_output_model(model_path="weights.bin", model_name="net")
     read = way.read(task)
-    assert Path(read.models["output"][-1].get_local_copy()).read_bytes() == b"weights"
+    assert Path(str(read.models["output"][-1].get_local_copy())).read_bytes() == b"weights"
     stored = [path for path in (tmp_path / "share").rglob("*") if path.is_file()]
     assert [path.read_bytes() for path in stored] == ([b"weights"] if way.name == "server" else [])
     # The file of the user's is where it was.
@@ -75,7 +75,7 @@ def test_the_server_itself(way: Way) -> None:
     task = way.init(project_name="examples", task_name="storing model", output_uri=True)
     Path("weights.bin").write_bytes(b"weights")
     task.update_output_model(model_path="weights.bin", model_name="net")
-    assert Path(way.read(task).models["output"][-1].get_local_copy()).read_bytes() == b"weights"
+    assert Path(str(way.read(task).models["output"][-1].get_local_copy())).read_bytes() == b"weights"
 
 
 def test_a_wrong_secret_fails_at_init(server_way: Way, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,11 +43,11 @@ def test_every_argument_of_each_call_is_in_its_rows_and_no_other() -> None:
         if found is not None:
             listed[found[1]] |= set(re.findall(r"`(\w+)`", arguments))
     assert len(listed) > 35
-    for call, arguments in listed.items():
+    for call, named in listed.items():
         owner, _, name = call.partition(".")
         cls = Artifact if owner == "Artifact" else getattr(telemetry, owner)
         member = inspect.getattr_static(cls, name) if name else cls
         if isinstance(member, property) or (not name and not callable(member)):
             continue
         signature = inspect.signature(getattr(cls, name) if name else cls)
-        assert arguments == set(signature.parameters) - {"self"}, call
+        assert named == set(signature.parameters) - {"self"}, call

@@ -9,7 +9,7 @@ from telemetry.server.store.content import FrameContent, prepare
 from telemetry.server.store.errors import BlobRefused, NotFound, StoreUnavailable
 from telemetry.server.store.gate import ProjectLimit, ProjectLimits
 from telemetry.server.store.plain import json_number
-from telemetry.server.store.points import PointsQuery, SeriesPoints
+from telemetry.server.store.points import PointsQuery, SampledSeries
 from telemetry.server.store.queries import TaskQuery
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
@@ -33,8 +33,8 @@ __all__ = [
     "ProjectLimit",
     "ProjectLimits",
     "ReportsQuery",
+    "SampledSeries",
     "SeriesChange",
-    "SeriesPoints",
     "Store",
     "StoreUnavailable",
     "TaskChange",

@@ -29,9 +29,9 @@ _IN_LIST = 2000
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Points from before `time` (Unix ns) are hidden from `iteration` on: a later attempt reports them anew."""
+    """Points from before `time_unix_ns` are hidden from `iteration` on: a later attempt reports them anew."""
 
-    time: int
+    time_unix_ns: int
     iteration: int
 
 
@@ -39,7 +39,7 @@ def visible(points: Points, cuts: Sequence[Cut]) -> Points:
     """Return the points that no cut hides."""
     hidden = np.zeros(len(points), np.bool_)
     for cut in cuts:
-        hidden |= (points.times < cut.time) & (points.iterations >= cut.iteration)
+        hidden |= (points.times_unix_ns < cut.time_unix_ns) & (points.iterations >= cut.iteration)
     return points.take(np.flatnonzero(~hidden)) if hidden.any() else points
 
 
@@ -69,7 +69,7 @@ def _starts(connection: Connection, task: int) -> list[int]:
     columns = schema.records.c
     query = select(columns.value).where(columns.task == task, columns.value.is_not(None))
     # Written by an attempt that is not the first: nearly all tasks have none, and some have thousands of writers.
-    if connection.execute(query.where(columns.section == Section.TASK, columns.key == "attempt")).first() is None:
+    if connection.execute(query.where(columns.section == Section.TASK, columns.key == TaskKey.ATTEMPT)).first() is None:
         return []
     begins: dict[tuple[int, int, int], int] = {}
     for value in connection.execute(query.where(columns.section == Section.WRITERS)).scalars():
@@ -94,8 +94,8 @@ def _cuts(connection: Connection, series: Sequence[int], starts: Sequence[int]) 
     lowest = np.full(len(starts), INT64_MAX, np.int64)
     reported = np.zeros(len(starts), np.bool_)
 
-    def note(iterations: IntArray, times: IntArray) -> None:
-        attempts = np.searchsorted(starts, times, side="right") - 1
+    def note(iterations: IntArray, times_unix_ns: IntArray) -> None:
+        attempts = np.searchsorted(starts, times_unix_ns, side="right") - 1
         later = attempts >= 0
         np.minimum.at(lowest, attempts[later], iterations[later])
         reported[attempts[later]] = True
@@ -116,7 +116,7 @@ def _cuts(connection: Connection, series: Sequence[int], starts: Sequence[int]) 
         for at in range(0, len(mixed), _IN_LIST):
             packed = select(data.data).where(data.chunk.in_(mixed[at : at + _IN_LIST]))
             for points in map(unpack, connection.execute(packed).scalars()):
-                note(points.iterations, points.times)
+                note(points.iterations, points.times_unix_ns)
         for points in map(unpack, connection.execute(select(tails.data).where(tails.series.in_(some))).scalars()):
-            note(points.iterations, points.times)
+            note(points.iterations, points.times_unix_ns)
     return [Cut(start, int(lowest[number])) for number, start in enumerate(starts) if reported[number]]

@@ -129,9 +129,9 @@ def held_blobs(connection: Connection, task: int) -> set[str]:
     return set(connection.execute(select(_held.sha256).where(_held.task == task)).scalars())
 
 
-def hold(connection: Connection, task: int, sha256: str, size_bytes: int, now: int) -> None:
-    """Note that a task holds a blob. `now`: Unix ns."""
-    row = {"task": task, "sha256": sha256, "size_bytes": size_bytes, "time": now}
+def hold(connection: Connection, task: int, sha256: str, size_bytes: int, now_unix_ns: int) -> None:
+    """Note that a task holds a blob."""
+    row = {"task": task, "sha256": sha256, "size_bytes": size_bytes, "time": now_unix_ns}
     connection.execute(upsert(schema.task_blobs).on_conflict_do_nothing(), row)
 
 

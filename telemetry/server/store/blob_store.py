@@ -151,13 +151,15 @@ class BlobStore:
 
     def sweep(self) -> int:
         """Let go of what no record has named for a week, and of files without a row; return the files removed."""
-        since = self._clock() - _UNNAMED_NS
+        since_unix_ns = self._clock() - _UNNAMED_NS
         held = schema.task_blobs.c
         with self._database.snapshot() as connection:
-            tasks = connection.execute(select(held.task).where(held.time < since).distinct()).scalars().all()
+            tasks = connection.execute(select(held.task).where(held.time < since_unix_ns).distinct()).scalars().all()
             unnamed: dict[int, set[str]] = {}
             for task in tasks:
-                rows = connection.execute(select(held.sha256).where(held.task == task, held.time < since)).scalars()
+                rows = connection.execute(
+                    select(held.sha256).where(held.task == task, held.time < since_unix_ns)
+                ).scalars()
                 if gone := set(rows) - set(blob_refs.read_refs(connection, task)):
                     unnamed[task] = gone
         with self._writing:

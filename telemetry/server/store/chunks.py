@@ -88,12 +88,12 @@ class Points:
 
     Attributes:
         iterations: int64[n].
-        times: int64[n], Unix ns.
+        times_unix_ns: int64[n].
         values: float64[n], NaN and infinities kept.
     """
 
     iterations: IntArray
-    times: IntArray
+    times_unix_ns: IntArray
     values: FloatArray
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class Points:
 
     def take(self, which: slice | npt.NDArray[Any]) -> Points:
         """Return the points that an index array, mask or slice picks."""
-        return Points(self.iterations[which], self.times[which], self.values[which])
+        return Points(self.iterations[which], self.times_unix_ns[which], self.values[which])
 
 
 def concat_points(parts: Sequence[Points]) -> Points:
@@ -112,7 +112,7 @@ def concat_points(parts: Sequence[Points]) -> Points:
         return Points(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
     return Points(
         np.concatenate([part.iterations for part in parts]),
-        np.concatenate([part.times for part in parts]),
+        np.concatenate([part.times_unix_ns for part in parts]),
         np.concatenate([part.values for part in parts]),
     )
 
@@ -132,13 +132,13 @@ def pack(points: Points) -> bytes:
             (
                 _HEAD.pack(_FORMAT_BARE, count, 0),
                 points.iterations.astype("<i8", copy=False).tobytes(),
-                points.times.astype("<i8", copy=False).tobytes(),
+                points.times_unix_ns.astype("<i8", copy=False).tobytes(),
                 points.values.astype("<f8", copy=False).tobytes(),
             )
         )
     planes = np.empty((_PLANES, count), np.uint8)
     planes[0:8] = _planes(_differences(points.iterations))
-    planes[8:16] = _planes(_differences(points.times))
+    planes[8:16] = _planes(_differences(points.times_unix_ns))
     planes[16:24] = _planes(points.values.astype("<f8", copy=False))
     modes = bytearray(_PLANES)
     constants = bytearray()
@@ -182,9 +182,9 @@ def unpack(data: bytes) -> Points:
         raise ValueError(f"unknown format {form} of a packed run of points")
     planes = _unpack_planes(data, count, deflated_bytes)
     iterations = np.cumsum(np.ascontiguousarray(planes[0:8].T).view("<i8").ravel(), dtype=np.int64)
-    times = np.cumsum(np.ascontiguousarray(planes[8:16].T).view("<i8").ravel(), dtype=np.int64)
+    times_unix_ns = np.cumsum(np.ascontiguousarray(planes[8:16].T).view("<i8").ravel(), dtype=np.int64)
     values = np.ascontiguousarray(planes[16:24].T).view("<f8").ravel()
-    return Points(iterations, times, values)
+    return Points(iterations, times_unix_ns, values)
 
 
 def _unpack_planes(data: bytes, count: int, deflated_bytes: int) -> npt.NDArray[np.uint8]:
@@ -259,10 +259,10 @@ def cells_of(points: Points) -> npt.NDArray[np.void]:
     empty = numbers == 0
     for name, at in (("min", lowest), ("max", highest)):
         cells[f"{name}_iteration"] = points.iterations[at]
-        cells[f"{name}_time"] = points.times[at]
+        cells[f"{name}_time"] = points.times_unix_ns[at]
         cells[f"{name}_value"] = np.where(empty, np.nan, points.values[at])
     cells["middle_iteration"] = points.iterations[middle]
-    cells["middle_time"] = points.times[middle]
+    cells["middle_time"] = points.times_unix_ns[middle]
     # Divided before it is summed: the sum of 256 values near the largest float64 would overflow.
     shares = np.where(kept, grid, 0.0) / np.maximum(numbers, 1)[:, None]
     cells["mean"] = np.where(empty, np.nan, shares.sum(axis=1))

@@ -64,9 +64,9 @@ def is_one_of(column: ColumnElement[Any], expression: TagExpression) -> ColumnEl
     return matches_expression(expression, value.in_, value == "")
 
 
-def status_is(now: int, expression: TagExpression) -> ColumnElement[bool]:
+def status_is(now_unix_ns: int, expression: TagExpression) -> ColumnElement[bool]:
     """Return the condition on the status. A stalled task is in progress, too; one may be published besides."""
-    status = status_at(now)
+    status = status_at(now_unix_ns)
 
     def has_any(names: Sequence[str]) -> ColumnElement[bool]:
         wanted = [*names, *([STALLED] if IN_PROGRESS in names else [])]

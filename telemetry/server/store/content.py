@@ -56,7 +56,7 @@ class SeriesRun:
     non_finite: int
     lowest_iteration: int
     highest_iteration: int
-    last_time: int
+    last_unix_ns: int
     last_iteration: int
     last: float
     min: float | None
@@ -74,9 +74,9 @@ class FrameContent:
         frame_bytes: the frame's length as it came; the limits of projects count it.
         projects: those that its sender may write to, with what is below them; None for all.
         first_time, last_time: over everything in the frame with a positive time; None if there is none.
-        active_time: the last time of anything but heartbeats and resource samples.
+        active_unix_ns: the last time of anything but heartbeats and resource samples.
         rank: the writer's; None where the task has one process.
-        sent_time: the sender's clock when it sent the frame, to tell an old frame from a wrong clock.
+        sent_unix_ns: the sender's clock when it sent the frame, to tell an old frame from a wrong clock.
         alive: it is a sign of life of the task's programs.
     """
 
@@ -93,11 +93,11 @@ class FrameContent:
     plots: list[Plot] = field(default_factory=list)
     media: list[Media] = field(default_factory=list)
     records: list[RecordChange] = field(default_factory=list)
-    first_time: int | None = None
-    last_time: int | None = None
-    active_time: int | None = None
+    first_unix_ns: int | None = None
+    last_unix_ns: int | None = None
+    active_unix_ns: int | None = None
     rank: int | None = None
-    sent_time: int | None = None
+    sent_unix_ns: int | None = None
     alive: bool = True
 
 
@@ -120,17 +120,17 @@ def prepare(frame: Frame, batch: Batch) -> FrameContent:
     return content
 
 
-def without_older(content: FrameContent, since: int) -> FrameContent:
-    """Return what of a frame is not older than `since`, Unix ns, for a task that was begun anew then."""
-    if content.first_time is None or content.first_time >= since:
+def without_older(content: FrameContent, since_unix_ns: int) -> FrameContent:
+    """Return what of a frame is not older than `since_unix_ns`, for a task that was begun anew then."""
+    if content.first_unix_ns is None or content.first_unix_ns >= since_unix_ns:
         return content
 
     def newer(events: list[_Event]) -> list[_Event]:
-        return [event for event in events if not is_void(event.time_unix_ns, since)]
+        return [event for event in events if not is_void(event.time_unix_ns, since_unix_ns)]
 
-    found = [(run.key, newer_points(run.points, since)) for run in content.runs]
+    found = [(run.key, newer_points(run.points, since_unix_ns)) for run in content.runs]
     runs = [series_run(key, points) for key, points in found if len(points)]
-    left = replace(
+    kept = replace(
         content,
         runs=runs,
         console=newer(content.console),
@@ -139,19 +139,19 @@ def without_older(content: FrameContent, since: int) -> FrameContent:
         plots=newer(content.plots),
         media=newer(content.media),
         records=newer(content.records),
-        first_time=None,
-        last_time=None,
-        active_time=None,
+        first_unix_ns=None,
+        last_unix_ns=None,
+        active_unix_ns=None,
     )
-    events: list[FrameEvent] = [*left.console, *left.models, *left.values, *left.plots, *left.media, *left.records]
-    times = [run.points.times for run in runs]
-    _note_times(left, events, np.concatenate(times) if times else None)
-    return left
+    events: list[FrameEvent] = [*kept.console, *kept.models, *kept.values, *kept.plots, *kept.media, *kept.records]
+    times_unix_ns = [run.points.times_unix_ns for run in runs]
+    _note_times(kept, events, np.concatenate(times_unix_ns) if times_unix_ns else None)
+    return kept
 
 
-def newer_points(points: Points, since: int) -> Points:
-    """Return the points that are not older than `since`, Unix ns."""
-    void = (points.times < since) & (points.times > 0)
+def newer_points(points: Points, since_unix_ns: int) -> Points:
+    """Return the points that are not older than `since_unix_ns`."""
+    void = (points.times_unix_ns < since_unix_ns) & (points.times_unix_ns > 0)
     return points.take(~void) if void.any() else points
 
 
@@ -162,16 +162,16 @@ def series_run(key: SeriesKey, points: Points) -> SeriesRun:
 
 def _note_times(content: FrameContent, events: Sequence[FrameEvent], column: npt.NDArray[np.int64] | None) -> None:
     """Note when the first and the last of a frame happened. `column`: the times of all its points."""
-    times = [event.time_unix_ns for event in events if event.time_unix_ns > 0]
+    times_unix_ns = [event.time_unix_ns for event in events if event.time_unix_ns > 0]
     if column is not None:
         positive = column[column > 0]
         if len(positive):
-            times += [int(positive.min()), int(positive.max())]
-    if times:
-        content.first_time, content.last_time = min(times), max(times)
+            times_unix_ns += [int(positive.min()), int(positive.max())]
+    if times_unix_ns:
+        content.first_unix_ns, content.last_unix_ns = min(times_unix_ns), max(times_unix_ns)
     active = [event.time_unix_ns for event in events if not _is_heartbeat(event)]
-    active += [int(run.points.times.max()) for run in content.runs if run.key.kind == "scalar"]
-    content.active_time = max((moment for moment in active if moment > 0), default=None)
+    active += [int(run.points.times_unix_ns.max()) for run in content.runs if run.key.kind == "scalar"]
+    content.active_unix_ns = max((time_unix_ns for time_unix_ns in active if time_unix_ns > 0), default=None)
 
 
 def _is_heartbeat(event: FrameEvent) -> bool:
@@ -272,7 +272,7 @@ def _summaries(
 ) -> list[SeriesRun]:
     """Sum up every run at once: a frame of a thousand short series costs what one long one does."""
     sizes = ends - starts
-    iterations, times, values = points.iterations, points.times, points.values
+    iterations, times_unix_ns, values = points.iterations, points.times_unix_ns, points.values
     finite = np.isfinite(values)
     bad = np.add.reduceat(~finite, starts, dtype=np.int64).tolist()
     lowest = np.minimum.reduceat(iterations, starts).tolist()
@@ -280,7 +280,7 @@ def _summaries(
     last = _last_rows(points, starts, sizes)
     mins, min_iterations = _extreme(np.minimum, np.inf, points, finite, starts, sizes)
     maxs, max_iterations = _extreme(np.maximum, -np.inf, points, finite, starts, sizes)
-    last_times, last_iterations = times[last].tolist(), iterations[last].tolist()
+    last_times_unix_ns, last_iterations = times_unix_ns[last].tolist(), iterations[last].tolist()
     last_values = values[last].tolist()
     runs = []
     for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
@@ -292,7 +292,7 @@ def _summaries(
                 non_finite=bad[row],
                 lowest_iteration=lowest[row],
                 highest_iteration=highest[row],
-                last_time=last_times[row],
+                last_unix_ns=last_times_unix_ns[row],
                 last_iteration=last_iterations[row],
                 last=last_values[row],
                 min=mins[row] if any_finite else None,
@@ -305,7 +305,7 @@ def _summaries(
 
 
 def _last_rows(points: Points, starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    latest = points.times == np.repeat(np.maximum.reduceat(points.times, starts), sizes)
+    latest = points.times_unix_ns == np.repeat(np.maximum.reduceat(points.times_unix_ns, starts), sizes)
     floor = np.iinfo(np.int64).min
     best = np.maximum.reduceat(np.where(latest, points.iterations, floor), starts)
     chosen = latest & (points.iterations == np.repeat(best, sizes))

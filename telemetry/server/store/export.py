@@ -11,16 +11,17 @@ from typing import Any, TypeAlias
 
 import msgpack
 import numpy as np
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, select
 
 from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import held_blobs
 from telemetry.server.store.chunks import Points, concat_points, unpack
 from telemetry.server.store.errors import NotFound
+from telemetry.server.store.gate import project_condition
 from telemetry.server.store.reads import task_row_id
 from telemetry.server.store.reports import read_media_rows
 
-__all__ = ["Cursor", "read_console_page", "read_events", "read_points_page"]
+__all__ = ["Cursor", "read_console_page", "read_events", "read_points_page", "read_record", "read_records"]
 
 # (series id, the last chunk of it that was read): where the next page begins.
 Cursor: TypeAlias = tuple[int, int]
@@ -31,6 +32,8 @@ PAGE_POINTS = 500_000
 PAGE_SERIES = 1000
 
 PAGE_CHARS = 4_000_000
+# Of packed record values in one answer: those of 500 tasks with long configurations come in several.
+PAGE_RECORD_BYTES = 8_000_000
 _LINES_AT_ONCE = 5000
 
 
@@ -86,21 +89,14 @@ def read_console_page(connection: Connection, task_id: str, after: int) -> dict[
 def read_events(connection: Connection, task_id: str) -> dict[str, Any]:
     """Return the record's fold, single values, models and media, in an order that arrival does not change."""
     task = task_row_id(connection, task_id)
-    records, values, models = schema.records.c, schema.values.c, schema.models.c
-    record_rows = connection.execute(
-        select(records.section, records.key, records.time, records.writer, records.value)
-        .where(records.task == task, records.value.is_not(None))
-        .order_by(records.section, records.key)
-    )
+    values, models = schema.values.c, schema.models.c
     value_rows = connection.execute(
         select(values.name, values.time, values.value).where(values.task == task).order_by(values.name)
     )
     order = [models.time, models.name, models.path, models.framework, models.iteration, models.size_bytes]
     model_rows = connection.execute(select(*order).where(models.task == task).order_by(*order))
     return {
-        "record": [
-            [section, key, time, writer, msgpack.unpackb(value)] for section, key, time, writer, value in record_rows
-        ],
+        "record": _unpacked(_record_rows(connection, task)),
         # NULL is NaN: SQLite has no other way to hold it.
         "values": [[name, time, float("nan") if value is None else value] for name, time, value in value_rows],
         "models": [list(row) for row in model_rows],
@@ -108,6 +104,52 @@ def read_events(connection: Connection, task_id: str) -> dict[str, Any]:
         # Which of the record's "blob:" uris have their bytes here.
         "blobs": sorted(held_blobs(connection, task)),
     }
+
+
+def read_record(connection: Connection, task_id: str) -> dict[str, Any]:
+    """Return {"record": [[section, key, time, writer, value], ...]}, the fold of the task's record."""
+    return {"record": _unpacked(_record_rows(connection, task_row_id(connection, task_id)))}
+
+
+def read_records(connection: Connection, task_ids: Sequence[str], within: tuple[str, ...] | None) -> dict[str, Any]:
+    """Return {"records": {id: as `record` of read_record}}, in the order asked, the first ones that fit an answer.
+
+    Args:
+        within: only tasks of these projects and of what is below them; None for all. Others are left out, as those
+            that are not there.
+    """
+    tasks = schema.tasks.c
+    condition: list[ColumnElement[bool]] = [tasks.task_id.in_(task_ids)]
+    if within is not None:
+        condition.append(project_condition(within))
+    rows: dict[str, int] = {
+        one: row for row, one in connection.execute(select(tasks.id, tasks.task_id).where(*condition))
+    }
+    found: dict[str, list[list[Any]]] = {}
+    size = 0
+    for task_id in dict.fromkeys(task_ids):
+        if task_id not in rows:
+            continue
+        record = _record_rows(connection, rows[task_id])
+        size += sum(len(row.value) for row in record)
+        if found and size > PAGE_RECORD_BYTES:
+            break
+        found[task_id] = _unpacked(record)
+    return {"records": found}
+
+
+def _record_rows(connection: Connection, task: int) -> Sequence[Any]:
+    records = schema.records.c
+    query = (
+        select(records.section, records.key, records.time, records.writer, records.value)
+        .where(records.task == task, records.value.is_not(None))
+        .order_by(records.section, records.key)
+    )
+    return connection.execute(query).all()
+
+
+def _unpacked(rows: Sequence[Any]) -> list[list[Any]]:
+    return [[row.section, row.key, row.time, row.writer, msgpack.unpackb(row.value)] for row in rows]
 
 
 def _ordered_series(connection: Connection, task_id: str) -> Sequence[Any]:
@@ -190,6 +232,6 @@ def _run(row: Row[Any], points: Points) -> list[Any]:
         row.unit,
         None if row.rank == schema.NO_RANK else row.rank,
         np.ascontiguousarray(points.iterations, "<i8").tobytes(),
-        np.ascontiguousarray(points.times, "<i8").tobytes(),
+        np.ascontiguousarray(points.times_unix_ns, "<i8").tobytes(),
         np.ascontiguousarray(points.values, "<f8").tobytes(),
     ]

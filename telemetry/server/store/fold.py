@@ -24,15 +24,18 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
         columns.task == task, columns.section == Section.TASK, columns.key.in_(RECORD_COLUMNS)
     )
     rows = {
-        key: (time, None if value is None else msgpack.unpackb(value)) for key, value, time in connection.execute(query)
+        key: (time_unix_ns, None if value is None else msgpack.unpackb(value))
+        for key, value, time_unix_ns in connection.execute(query)
     }
-    moment, reset = rows.get(TaskKey.RESET, (0, None))
-    since = reset_moment(reset, moment)
+    changed_unix_ns, reset = rows.get(TaskKey.RESET, (0, None))
+    since_unix_ns = reset_moment(reset, changed_unix_ns)
     # As telemetry/fold.py has it: what is older than the reset does not count, but for defaults.
     record: dict[str, Any] = {
-        key: value for key, (time, value) in rows.items() if value is not None and not is_void(time, since)
+        key: value
+        for key, (time_unix_ns, value) in rows.items()
+        if value is not None and not is_void(time_unix_ns, since_unix_ns)
     }
-    changed, _ = rows.get("status", (0, None))
+    changed, _ = rows.get(TaskKey.STATUS, (0, None))
     status_changed = changed if changed > 0 else None
     connection.execute(
         update(schema.tasks)
@@ -43,8 +46,8 @@ def refold(connection: Connection, task: int, task_id: str) -> None:
 
 
 def _write_tags(connection: Connection, task: int, record: dict[str, Any]) -> None:
-    wanted = {(schema.TAG, tag) for tag in tags_of(record, "tags")}
-    wanted |= {(schema.SYSTEM_TAG, tag) for tag in tags_of(record, "system_tags")}
+    wanted = {(schema.TAG, tag) for tag in tags_of(record, TaskKey.TAGS)}
+    wanted |= {(schema.SYSTEM_TAG, tag) for tag in tags_of(record, TaskKey.SYSTEM_TAGS)}
     there = {(kind, tag) for kind, tag in connection.execute(select(_tags.kind, _tags.tag).where(_tags.task == task))}
     # Nearly always nothing: the record changes with every step of the progress.
     if there == wanted:

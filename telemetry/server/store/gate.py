@@ -14,7 +14,7 @@ import msgpack
 from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from telemetry.events import INT64_MIN, RecordChange
-from telemetry.record import Section
+from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.content import FrameContent
 
@@ -113,7 +113,7 @@ class Gate:
         if reason is not None:
             return reason
         if content.projects is not None and not known and not named:
-            content.records.append(RecordChange(INT64_MIN, Section.TASK, "project", content.projects[0]))
+            content.records.append(RecordChange(INT64_MIN, Section.TASK, TaskKey.PROJECT, content.projects[0]))
         if named or not known:
             self._renamed = True
             self._projects.pop(task or 0, None)
@@ -156,7 +156,7 @@ class Gate:
             columns = schema.records.c
             value = self._connection.execute(
                 select(columns.value).where(
-                    columns.task == task, columns.section == Section.TASK, columns.key == "project"
+                    columns.task == task, columns.section == Section.TASK, columns.key == TaskKey.PROJECT
                 )
             ).scalar()
             unpacked = None if value is None else msgpack.unpackb(value)
@@ -195,5 +195,5 @@ def _named_projects(content: FrameContent) -> list[Any]:
     return [
         event.value if isinstance(event.value, str) else ""
         for event in content.records
-        if event.section == Section.TASK and event.key == "project"
+        if event.section == Section.TASK and event.key == TaskKey.PROJECT
     ]

@@ -19,7 +19,7 @@ from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import project_condition
-from telemetry.server.store.plain import json_value
+from telemetry.server.store.plain import Json, json_value
 from telemetry.shapes import text, texts
 
 __all__ = ["ModelsQuery", "find_models", "index_models", "link_models", "read_model"]
@@ -33,8 +33,6 @@ _MAX_TEXT_CHARS = 4000
 _index = schema.task_models.c
 _records = schema.records.c
 _tasks = schema.tasks.c
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,19 +198,19 @@ def _reset_of(connection: Connection, task: int) -> int:
         _records.task == task, _records.section == Section.TASK, _records.key == TaskKey.RESET
     )
     value = connection.execute(query).scalar()
-    moment = None if value is None else msgpack.unpackb(value)
-    return moment if type(moment) is int else 0
+    reset_unix_ns = None if value is None else msgpack.unpackb(value)
+    return reset_unix_ns if type(reset_unix_ns) is int else 0
 
 
-def _columns(entry: Json, time: int) -> Json:
-    size, moment = entry.get("size_bytes"), entry.get("time_unix_ns")
+def _columns(entry: Json, changed_unix_ns: int) -> Json:
+    size, time_unix_ns = entry.get("size_bytes"), entry.get("time_unix_ns")
     return {
         "name": _text(entry.get("name")).casefold(),
         "uri": _text(entry.get("uri")),
         "path": _text(entry.get("path")),
         "host": _text(entry.get("host")),
         "size": size if _is_int64(size) else None,
-        "time": moment if _is_int64(moment) else time,
+        "time": time_unix_ns if _is_int64(time_unix_ns) else changed_unix_ns,
     }
 
 

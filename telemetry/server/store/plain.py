@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["json_number", "json_value", "unix_ms"]
+__all__ = ["Json", "json_number", "json_value", "unix_ms"]
+
+# An object of an answer.
+Json: TypeAlias = dict[str, Any]
 
 
 def json_number(value: float | None) -> float | str:

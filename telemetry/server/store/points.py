@@ -28,7 +28,7 @@ from telemetry.server.store.chunks import (
 )
 from telemetry.server.store.sampling import min_max_rows, smooth
 
-__all__ = ["MAX_NON_FINITE", "PointsQuery", "SeriesPoints", "Summary", "query_points", "query_summary"]
+__all__ = ["MAX_NON_FINITE", "PointsQuery", "SampledSeries", "Summary", "query_points", "query_summary"]
 
 # Up to here every point is read, at some 0.06 us each; beyond it the overviews answer.
 RAW_POINTS = 500_000
@@ -62,7 +62,7 @@ class PointsQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesPoints:
+class SampledSeries:
     """The answer for one series; `x`, `values` and `smooth` are of one length, ascending in x.
 
     Attributes:
@@ -108,7 +108,7 @@ class _Samples:
         return _Samples(self.x[first:last], self.values[first:last])
 
 
-def query_points(connection: Connection, series: int, query: PointsQuery, cuts: Sequence[Cut] = ()) -> SeriesPoints:
+def query_points(connection: Connection, series: int, query: PointsQuery, cuts: Sequence[Cut] = ()) -> SampledSeries:
     """Answer for one series, without what `cuts` hide; reads a consistent state within `connection`'s transaction."""
     low = _INT64_MIN if query.low is None else _clamp(query.low)
     high = _INT64_MAX if query.high is None else _clamp(query.high)
@@ -188,7 +188,7 @@ def _clamp(x: int) -> int:
     return min(_INT64_MAX, max(_INT64_MIN, x))
 
 
-def _from_points(samples: _Samples, query: PointsQuery, low: int, high: int, warm_low: int) -> SeriesPoints:
+def _from_points(samples: _Samples, query: PointsQuery, low: int, high: int, warm_low: int) -> SampledSeries:
     warm = samples.between(warm_low, high)
     inside = samples.between(low, high)
     count = len(inside.x)
@@ -209,7 +209,7 @@ def _from_points(samples: _Samples, query: PointsQuery, low: int, high: int, war
     if query.half_life is not None:
         curve = smooth(warm.x, warm.values, query.half_life)
         smoothed = curve[len(curve) - count :][rows] if count else curve[:0]
-    return SeriesPoints(
+    return SampledSeries(
         count=count,
         exact=exact,
         x=inside.x[rows],
@@ -229,7 +229,7 @@ def _from_cells(
     low: int,
     high: int,
     cuts: Sequence[Cut],
-) -> SeriesPoints:
+) -> SampledSeries:
     rows = [row for row in rows if row.highest >= low]
     whole = [row for row in rows if row.lowest >= low and row.highest <= high and not row.mixed]
     held = {row.id for row in whole}
@@ -256,7 +256,7 @@ def _from_cells(
     smoothed = None
     if query.half_life is not None:
         smoothed = _smooth_cells(overview, raw, suffix, query.half_life, x[picked])
-    return SeriesPoints(
+    return SampledSeries(
         count=sum(row.size for row in whole) + len(raw.x),
         exact=False,
         x=x[picked],
@@ -293,14 +293,14 @@ def _lost_of(connection: Connection, whole: list[_Chunk], raw: _Samples, by_time
             break
     for points in _read_chunks(connection, wanted):
         bad = ~np.isfinite(points.values)
-        x = (points.times if by_time else points.iterations)[bad]
+        x = (points.times_unix_ns if by_time else points.iterations)[bad]
         named += zip(x.tolist(), points.values[bad].tolist(), strict=True)
     named.sort(key=lambda item: item[0])
     return named[:MAX_NON_FINITE]
 
 
 def _sorted(points: Points, by_time: bool) -> _Samples:
-    x = points.times if by_time else points.iterations
+    x = points.times_unix_ns if by_time else points.iterations
     if len(x) > 1 and bool((x[1:] < x[:-1]).any()):
         order = np.argsort(x, kind="stable")
         return _Samples(x[order], points.values[order])
@@ -329,8 +329,8 @@ def _chunks(
     )
     found = []
     for *row, first, last, lowest_iteration, highest_iteration in connection.execute(spans):
-        touching = [cut for cut in cuts if first < cut.time and highest_iteration >= cut.iteration]
-        if not any(last < cut.time and lowest_iteration >= cut.iteration for cut in touching):
+        touching = [cut for cut in cuts if first < cut.time_unix_ns and highest_iteration >= cut.iteration]
+        if not any(last < cut.time_unix_ns and lowest_iteration >= cut.iteration for cut in touching):
             found.append(replace(_Chunk(*row), mixed=bool(touching)))
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgpack
 from sqlalchemy import ColumnElement, Connection, Row, func, select
@@ -16,14 +16,12 @@ from telemetry.server.store.conditions import has_tags
 from telemetry.server.store.gate import project_condition
 from telemetry.server.store.metrics import md5_of
 from telemetry.server.store.patterns import Pattern
-from telemetry.server.store.plain import json_number, json_value
+from telemetry.server.store.plain import Json, json_number, json_value
 from telemetry.server.store.table import summaries
 from telemetry.server.store.task_filter import MAX_PAGE_SIZE, ParsedFilter, TextTest, parse_filter, text_column
 from telemetry.tag_query import TagExpression
 
 __all__ = ["TaskQuery", "read_query"]
-
-Json: TypeAlias = dict[str, Any]
 
 _tasks = schema.tasks.c
 _SLICE = 500
@@ -69,7 +67,7 @@ class TaskQuery:
     within: tuple[str, ...] | None = None
 
 
-def read_query(connection: Connection, query: TaskQuery, now: int) -> Json:
+def read_query(connection: Connection, query: TaskQuery, now_unix_ns: int) -> Json:
     """Return one page of the tasks that match, and how many there are on all pages.
 
     Without an order the last updated one comes first; equal ones are in the order of their ids.
@@ -77,7 +75,7 @@ def read_query(connection: Connection, query: TaskQuery, now: int) -> Json:
     Raises:
         InvalidQuery: something asked for cannot be; says what.
     """
-    parsed = parse_filter(connection, query.filter, now)
+    parsed = parse_filter(connection, query.filter, now_unix_ns)
     fields = [*query.fields, *parsed.fields]
     for name in fields:
         _column(name)  # refuses what can be no column, also where no task is found
@@ -87,9 +85,9 @@ def read_query(connection: Connection, query: TaskQuery, now: int) -> Json:
         tests.append(TextTest(("name",), Pattern(query.name, "name")))
     page = query.page if parsed.page is None else parsed.page
     page_size = query.page_size if parsed.page_size is None else parsed.page_size
-    found, total = _matching(connection, conditions, tests, _order(parsed), page * page_size, page_size, now)
+    found, total = _matching(connection, conditions, tests, _order(parsed), page * page_size, page_size, now_unix_ns)
     rows = _rows(connection, found)
-    tasks = summaries(connection, rows, now, scalars=not query.brief)
+    tasks = summaries(connection, rows, now_unix_ns, scalars=not query.brief)
     if fields:
         for task, told in zip(tasks, _told(connection, rows, tasks, fields), strict=True):
             task["fields"] = told
@@ -129,7 +127,7 @@ def _matching(
     order: Sequence[ColumnElement[Any]],
     offset: int,
     limit: int,
-    now: int,
+    now_unix_ns: int,
 ) -> tuple[list[int], int]:
     """Return the row ids of a page of the tasks that match, and how many match in all."""
     if not tests:
@@ -137,7 +135,7 @@ def _matching(
         query = select(_tasks.id).where(*conditions).order_by(*order).offset(offset).limit(limit)
         return list(connection.execute(query).scalars()), total
     names = sorted({name for test in tests for name in test.fields})
-    texts = [text_column(name, now).label(f"text_{name}") for name in names]
+    texts = [text_column(name, now_unix_ns).label(f"text_{name}") for name in names]
     rows = connection.execute(select(_tasks.id, *texts).where(*conditions).order_by(*order))
     found = [row.id for row in rows if all(test.passes(row) for test in tests)]
     return found[offset : offset + limit], len(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgpack
 from sqlalchemy import Connection, Row, Table, func, select, tuple_
@@ -19,7 +19,7 @@ from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import project_condition
 from telemetry.server.store.model_index import link_models
-from telemetry.server.store.plain import json_number, json_value, unix_ms
+from telemetry.server.store.plain import Json, json_number, json_value, unix_ms
 from telemetry.server.store.table import summaries
 
 __all__ = [
@@ -36,8 +36,6 @@ __all__ = [
     "read_values",
     "task_row_id",
 ]
-
-Json: TypeAlias = dict[str, Any]
 
 _tasks = schema.tasks.c
 
@@ -91,9 +89,9 @@ def read_projects_of(connection: Connection, task_ids: Sequence[str]) -> dict[st
     return found
 
 
-def read_summary(connection: Connection, task_id: str, now: int) -> Json:
+def read_summary(connection: Connection, task_id: str, now_unix_ns: int) -> Json:
     """Return a task as the table of tasks shows it."""
-    return summaries(connection, [_task_row(connection, task_id)], now)[0]
+    return summaries(connection, [_task_row(connection, task_id)], now_unix_ns)[0]
 
 
 def read_stands(connection: Connection, task_id: str, keys: Sequence[tuple[str, str]]) -> tuple[str, int]:
@@ -109,7 +107,7 @@ def read_stands(connection: Connection, task_id: str, keys: Sequence[tuple[str, 
     return row.status, latest
 
 
-def read_task(connection: Connection, task_id: str, now: int) -> Json:
+def read_task(connection: Connection, task_id: str, now_unix_ns: int) -> Json:
     """Return a task's summary, its whole record and its counts."""
     row = _task_row(connection, task_id)
     columns = schema.records.c
@@ -121,7 +119,7 @@ def read_task(connection: Connection, task_id: str, now: int) -> Json:
     ):
         record.setdefault(section, {})[key] = json_value(msgpack.unpackb(value))
     link_models(connection, record.get(Section.INPUT_MODELS, {}))
-    return summaries(connection, [row], now)[0] | {
+    return summaries(connection, [row], now_unix_ns)[0] | {
         "record": record,
         "counts": {
             "points": row.points,

@@ -125,7 +125,7 @@ def read_plots(connection: Connection, task_id: str, query: ReportsQuery, *, fig
     # The figures are read one by one below: a list of names must not read megabytes.
     place = [_plots.id, _plots.title, _plots.series, _plots.iteration, _plots.time, _plots.blob]
     rows = connection.execute(_selected(select(*place), schema.plots, task, query)).all()
-    left = ANSWER_BYTES
+    room_bytes = ANSWER_BYTES
     found = []
     for row in rows:
         item = {
@@ -137,9 +137,9 @@ def read_plots(connection: Connection, task_id: str, query: ReportsQuery, *, fig
             "blob": row.blob,
             "omitted": False,
         }
-        if figures and left > 0:
+        if figures and room_bytes > 0:
             text = _figure_text(connection, row.id)
-            left -= len(text)
+            room_bytes -= len(text)
             item["figure"] = _figure(text)
         else:
             item["omitted"] = not row.blob

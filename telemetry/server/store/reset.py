@@ -69,8 +69,8 @@ def revive(connection: Connection, task_id: str) -> None:
     connection.execute(delete(schema.deleted_tasks).where(_buried.task_id == task_id))
 
 
-def move_newer(connection: Connection, old: int, new: int, since: int) -> list[tuple[int, SeriesRun]]:
-    """Give a task a new row with what is not older than `since`; everything else is left under the old row's id.
+def move_newer(connection: Connection, old: int, new: int, since_unix_ns: int) -> list[tuple[int, SeriesRun]]:
+    """Give a task a new row with what is not older than `since_unix_ns`; all else is left under the old row's id.
 
     Returns:
         (rank, points) of series that have newer points; they are not in the store any more.
@@ -83,7 +83,9 @@ def move_newer(connection: Connection, old: int, new: int, since: int) -> list[t
     for table in _tables_of_events():
         columns = table.c
         connection.execute(
-            update(table).where(columns.task == old, or_(columns.time >= since, columns.time <= 0)).values(task=new)
+            update(table)
+            .where(columns.task == old, or_(columns.time >= since_unix_ns, columns.time <= 0))
+            .values(task=new)
         )
         if "writer" in columns:
             query = select(columns.writer).where(columns.task == new, columns.writer.is_not(None)).distinct()
@@ -95,7 +97,7 @@ def move_newer(connection: Connection, old: int, new: int, since: int) -> list[t
     for some in _slices(sorted(read_refs(connection, new))):
         which = (held.task == old) & held.sha256.in_(some)
         connection.execute(update(schema.task_blobs).where(which).values(task=new))
-    return _newer_runs(connection, old, since)
+    return _newer_runs(connection, old, since_unix_ns)
 
 
 def recount(connection: Connection, task: TaskState) -> None:
@@ -107,8 +109,8 @@ def recount(connection: Connection, task: TaskState) -> None:
     writers = schema.task_writers.c
     task.writers = set(connection.execute(select(writers.writer).where(writers.task == task.id)).scalars())
     for table in _tables_of_events():
-        time = table.c.time
-        span = select(func.min(time), func.max(time)).where(table.c.task == task.id, time > 0)
+        when = table.c.time
+        span = select(func.min(when), func.max(when)).where(table.c.task == task.id, when > 0)
         first, last = connection.execute(span).one()
         if first is not None:
             task.note_times(first, last)
@@ -132,31 +134,31 @@ def _tables_of_events() -> list[Table]:
     ]
 
 
-def _newer_runs(connection: Connection, task: int, since: int) -> list[tuple[int, SeriesRun]]:
+def _newer_runs(connection: Connection, task: int, since_unix_ns: int) -> list[tuple[int, SeriesRun]]:
     metrics, series, stats = schema.metrics.c, schema.series.c, schema.series_stats.c
     query = (
         select(series.id, series.unit, series.rank, metrics.kind, metrics.title, metrics.series.label("name"))
         .join(schema.metrics, metrics.id == series.metric)
         .join(schema.series_stats, stats.series == series.id)
-        .where(series.task == task, stats.last_time >= since)
+        .where(series.task == task, stats.last_time >= since_unix_ns)
         .order_by(series.id)
     )
     runs = []
     for row in connection.execute(query).all():
-        points = newer_points(_points_of(connection, row.id, since), since)
+        points = newer_points(_points_of(connection, row.id, since_unix_ns), since_unix_ns)
         if len(points):
             runs.append((row.rank, series_run(SeriesKey(row.kind, row.title, row.name, row.unit), points)))
     return runs
 
 
-def _points_of(connection: Connection, series: int, since: int) -> Points:
+def _points_of(connection: Connection, series: int, since_unix_ns: int) -> Points:
     """Return the points of the chunks that reach beyond a moment, and of the tail, in order of arrival."""
     chunks, data, tails = schema.chunks.c, schema.chunk_data.c, schema.tails.c
     packed: list[Any] = list(
         connection.execute(
             select(data.data)
             .join(schema.chunks, chunks.id == data.chunk)
-            .where(chunks.series == series, or_(chunks.highest_time >= since, chunks.lowest_time <= 0))
+            .where(chunks.series == series, or_(chunks.highest_time >= since_unix_ns, chunks.lowest_time <= 0))
             .order_by(chunks.id)
         ).scalars()
     )

@@ -21,7 +21,7 @@ __all__ = ["ADD_BYTES", "UPSERT_RANGE", "UPSERT_RECORD", "UPSERT_VALUE", "chunk_
 def chunk_row(identifier: int, series: int, points: Points) -> dict[str, Any]:
     cells = cells_of(points)
     finite = int(cells["finite"].sum())
-    iterations, times = points.iterations, points.times
+    iterations, times_unix_ns = points.iterations, points.times_unix_ns
     return {
         "id": identifier,
         "series": series,
@@ -31,10 +31,10 @@ def chunk_row(identifier: int, series: int, points: Points) -> dict[str, Any]:
         "last_iteration": int(iterations[-1]),
         "lowest_iteration": int(iterations.min()),
         "highest_iteration": int(iterations.max()),
-        "first_time": int(times[0]),
-        "last_time": int(times[-1]),
-        "lowest_time": int(times.min()),
-        "highest_time": int(times.max()),
+        "first_time": int(times_unix_ns[0]),
+        "last_time": int(times_unix_ns[-1]),
+        "lowest_time": int(times_unix_ns.min()),
+        "highest_time": int(times_unix_ns.max()),
         "min": float(np.nanmin(cells["min_value"])) if finite else None,
         "max": float(np.nanmax(cells["max_value"])) if finite else None,
         "overview": cells.tobytes(),

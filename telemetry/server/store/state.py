@@ -43,7 +43,7 @@ class SeriesState:
     non_finite: int = 0
     lowest_iteration: int = 0
     highest_iteration: int = 0
-    last_time: int = 0
+    last_unix_ns: int = 0
     last_iteration: int = 0
     last: float | None = None
     min: float | None = None
@@ -60,12 +60,12 @@ class SeriesState:
         last = None if run.last != run.last else run.last
         if not self.count:
             self.lowest_iteration, self.highest_iteration = run.lowest_iteration, run.highest_iteration
-            self.last_time, self.last_iteration, self.last = run.last_time, run.last_iteration, last
+            self.last_unix_ns, self.last_iteration, self.last = run.last_unix_ns, run.last_iteration, last
         else:
             self.lowest_iteration = min(self.lowest_iteration, run.lowest_iteration)
             self.highest_iteration = max(self.highest_iteration, run.highest_iteration)
-            if (run.last_time, run.last_iteration) >= (self.last_time, self.last_iteration):
-                self.last_time, self.last_iteration, self.last = run.last_time, run.last_iteration, last
+            if (run.last_unix_ns, run.last_iteration) >= (self.last_unix_ns, self.last_iteration):
+                self.last_unix_ns, self.last_iteration, self.last = run.last_unix_ns, run.last_iteration, last
         if run.min is not None and (self.min is None or (run.min, run.min_iteration) < (self.min, self.min_iteration)):
             self.min, self.min_iteration = run.min, run.min_iteration
         # The largest value, and of equals the smallest iteration.
@@ -90,7 +90,7 @@ class SeriesState:
             "non_finite": self.non_finite,
             "lowest_iteration": self.lowest_iteration,
             "highest_iteration": self.highest_iteration,
-            "last_time": self.last_time,
+            "last_time": self.last_unix_ns,
             "last_iteration": self.last_iteration,
             "last": self.last,
             "min": self.min,
@@ -134,24 +134,24 @@ class TaskState:
         if lead is None or series.key < lead.key:
             self.leads[series.key[:3]] = series
 
-    def add(self, content: FrameContent, now: int) -> None:
-        """Take a frame into the totals; its series and events are the writer's business. `now`: the server's clock."""
+    def add(self, content: FrameContent, now_unix_ns: int) -> None:
+        """Take a frame into the totals; its series and events are the writer's business. `now_unix_ns`: ours."""
         self.frames += 1
         self.console_lines += len(content.console)
         self.models += len(content.models)
-        if content.first_time is not None and content.last_time is not None:
-            self.note_times(content.first_time, content.last_time)
+        if content.first_unix_ns is not None and content.last_unix_ns is not None:
+            self.note_times(content.first_unix_ns, content.last_unix_ns)
             if content.alive:
-                self._note_life(content.last_time, content.active_time, content.sent_time, now)
+                self._note_life(content.last_unix_ns, content.active_unix_ns, content.sent_unix_ns, now_unix_ns)
         for event in content.records:
             if event.section != Section.HEARTBEATS and event.time_unix_ns > 0:
                 self.last_change = _greatest(self.last_change, event.time_unix_ns)
         self.add_points(content.runs)
 
-    def note_times(self, first: int, last: int) -> None:
-        """Take in when something of the task happened, Unix ns."""
-        self.created = _least(self.created, first)
-        self.last_update = _greatest(self.last_update, last)
+    def note_times(self, first_unix_ns: int, last_unix_ns: int) -> None:
+        """Take in when something of the task happened."""
+        self.created = _least(self.created, first_unix_ns)
+        self.last_update = _greatest(self.last_update, last_unix_ns)
 
     def add_points(self, runs: Iterable[SeriesRun]) -> None:
         """Take runs of points into the totals."""
@@ -162,12 +162,14 @@ class TaskState:
             else:
                 self.resource_points += len(run.points)
 
-    def _note_life(self, last_time: int, active_time: int | None, sent_time: int | None, now: int) -> None:
+    def _note_life(
+        self, last_unix_ns: int, active_unix_ns: int | None, sent_unix_ns: int | None, now_unix_ns: int
+    ) -> None:
         # By the sender's own clock how old it is: a clock that is wrong is wrong in both.
-        sent = now if sent_time is None else sent_time
-        self.seen = _greatest(self.seen, now - max(0, sent - last_time))
-        if active_time is not None:
-            self.active = _greatest(self.active, now - max(0, sent - active_time))
+        sent_unix_ns = now_unix_ns if sent_unix_ns is None else sent_unix_ns
+        self.seen = _greatest(self.seen, now_unix_ns - max(0, sent_unix_ns - last_unix_ns))
+        if active_unix_ns is not None:
+            self.active = _greatest(self.active, now_unix_ns - max(0, sent_unix_ns - active_unix_ns))
 
     def note_recent(self, touched: Iterable[SeriesState]) -> None:
         """Keep the scalar series with the latest points; equal times are settled by name."""
@@ -175,8 +177,10 @@ class TaskState:
         # The rank that leads stands for the others: six ranks of one loss would be no news.
         leads = [self.leads[series.key[:3]] for series in (*touched, *known) if series.key[0] == "scalar"]
         candidates = {series.id: series for series in leads}
-        best = heapq.nsmallest(RECENT_SERIES, candidates.values(), key=lambda series: (-series.last_time, series.key))
-        self.recent = [(series.id, series.last_time) for series in best]
+        best = heapq.nsmallest(
+            RECENT_SERIES, candidates.values(), key=lambda series: (-series.last_unix_ns, series.key)
+        )
+        self.recent = [(series.id, series.last_unix_ns) for series in best]
 
     def totals_row(self) -> dict[str, Any]:
         """Return the columns of `tasks` that every frame changes; `b_id` names the row."""

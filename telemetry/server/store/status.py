@@ -39,30 +39,30 @@ STALLED_AFTER_NS = 60_000_000_000
 _tasks = schema.tasks.c
 
 
-def status_of(said: str, seen: int | None, active: int | None, now: int) -> str:
-    """Return the status to show at `now` (Unix ns of the server, as `seen` and `active`)."""
+def status_of(said: str, seen_unix_ns: int | None, active_unix_ns: int | None, now_unix_ns: int) -> str:
+    """Return the status to show at `now_unix_ns` (by the server's clock, as `seen_unix_ns` and `active_unix_ns`)."""
     if said != IN_PROGRESS:
         return said
-    if (seen or 0) < now - LOST_AFTER_NS:
+    if (seen_unix_ns or 0) < now_unix_ns - LOST_AFTER_NS:
         return LOST
-    return STALLED if (active or 0) < now - STALLED_AFTER_NS else IN_PROGRESS
+    return STALLED if (active_unix_ns or 0) < now_unix_ns - STALLED_AFTER_NS else IN_PROGRESS
 
 
-def status_at(now: int) -> ColumnElement[str]:
+def status_at(now_unix_ns: int) -> ColumnElement[str]:
     """Return the same as a column of `tasks`, to filter and sort by."""
     return case(
         (_tasks.status != IN_PROGRESS, _tasks.status),
-        (func.coalesce(_tasks.seen, 0) < now - LOST_AFTER_NS, LOST),
-        (func.coalesce(_tasks.active, 0) < now - STALLED_AFTER_NS, STALLED),
+        (func.coalesce(_tasks.seen, 0) < now_unix_ns - LOST_AFTER_NS, LOST),
+        (func.coalesce(_tasks.active, 0) < now_unix_ns - STALLED_AFTER_NS, STALLED),
         else_=IN_PROGRESS,
     )
 
 
-def moved_by_time(connection: Connection, since: int, now: int) -> list[str]:
+def moved_by_time(connection: Connection, since_unix_ns: int, now_unix_ns: int) -> list[str]:
     """Return the ids of the tasks whose status has changed between the two moments by nothing but time."""
 
     def passed(column: ColumnElement[Any], limit: int) -> ColumnElement[bool]:
-        return and_(column >= since - limit, column < now - limit)
+        return and_(column >= since_unix_ns - limit, column < now_unix_ns - limit)
 
     moved = or_(passed(_tasks.seen, LOST_AFTER_NS), passed(_tasks.active, STALLED_AFTER_NS))
     query = select(_tasks.task_id).where(_tasks.status == IN_PROGRESS, moved)

@@ -26,7 +26,7 @@ from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import ProjectLimits
-from telemetry.server.store.points import PointsQuery, SeriesPoints, query_points
+from telemetry.server.store.points import PointsQuery, SampledSeries, query_points
 from telemetry.server.store.queries import TaskQuery, read_query
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
@@ -144,7 +144,7 @@ class Store:
                     if self._cache is None:
                         self._cache = WriterCache(connection)
                     transaction = Transaction(
-                        connection, self._cache, self._known_ranges, self._project_limits, now=self._clock()
+                        connection, self._cache, self._known_ranges, self._project_limits, now_unix_ns=self._clock()
                     )
                     stored = [transaction.apply(content) for content in contents]
                     transaction.finish()
@@ -243,18 +243,18 @@ class Store:
         with self._database.snapshot() as connection:
             return reads.read_summary(connection, task_id, self._clock())
 
-    def moved_by_time(self, since: int) -> tuple[list[str], int]:
+    def moved_by_time(self, since_unix_ns: int) -> tuple[list[str], int]:
         """Return the ids of tasks whose status has changed since a moment by time alone, and the moment now."""
-        now = self._clock()
+        now_unix_ns = self._clock()
         with self._database.snapshot() as connection:
-            return status.moved_by_time(connection, since, now), now
+            return status.moved_by_time(connection, since_unix_ns, now_unix_ns), now_unix_ns
 
     def series(self, task_id: str, kind: str | None = None) -> dict[str, Any]:
         """Return the statistics of a task's series."""
         with self._database.snapshot() as connection:
             return reads.read_series(connection, task_id, kind)
 
-    def points(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, SeriesPoints]]:
+    def points(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, SampledSeries]]:
         """Return the points or outlines of some series of a task, all from one state of the store.
 
         Raises:
@@ -342,6 +342,16 @@ class Store:
         """Return a page of the task's plots."""
         with self._database.snapshot() as connection:
             return reports.read_plots_page(connection, task_id, after)
+
+    def record(self, task_id: str) -> dict[str, Any]:
+        """Return the fold of the task's record, with times in ns."""
+        with self._database.snapshot() as connection:
+            return export.read_record(connection, task_id)
+
+    def records(self, task_ids: Sequence[str], within: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """Return the records of several tasks, the first ones that fit an answer; see export.read_records."""
+        with self._database.snapshot() as connection:
+            return export.read_records(connection, task_ids, within)
 
     def export_events(self, task_id: str) -> dict[str, Any]:
         """Return the task's record, single values, models and media, with times in ns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select
@@ -15,13 +15,11 @@ from telemetry.server.store import schema
 from telemetry.server.store.columns import Column, parse_column, read_columns, sort_value
 from telemetry.server.store.conditions import has_tags, matches_search
 from telemetry.server.store.gate import project_condition
-from telemetry.server.store.plain import json_number, unix_ms
+from telemetry.server.store.plain import Json, json_number, unix_ms
 from telemetry.server.store.status import status_at, status_of
 from telemetry.tag_query import TagExpression
 
 __all__ = ["METRIC_SORT", "TASK_SORTS", "TasksQuery", "read_choices", "read_tasks", "sort_column", "summaries"]
-
-Json: TypeAlias = dict[str, Any]
 
 _tasks = schema.tasks.c
 
@@ -82,18 +80,18 @@ class TasksQuery:
     within: tuple[str, ...] | None = None
 
 
-def read_tasks(connection: Connection, query: TasksQuery, now: int) -> Json:
-    """Return one page of tasks and how many there are on all pages. `now`: the server's clock, for their status."""
-    conditions = _conditions(query, now)
+def read_tasks(connection: Connection, query: TasksQuery, now_unix_ns: int) -> Json:
+    """Return one page of tasks and how many there are on all pages. `now_unix_ns`: for their status."""
+    conditions = _conditions(query, now_unix_ns)
     total = connection.execute(select(func.count()).select_from(schema.tasks).where(*conditions)).scalar_one()
     if query.sort.startswith(METRIC_SORT):
         rows = _page_by_metric(connection, query, conditions)
     else:
-        column = sort_column(connection, query.sort, now)
+        column = sort_column(connection, query.sort, now_unix_ns)
         # No NULLS LAST where the index already has it so: SQLite would sort the whole table for it.
         order = column.desc() if query.descending else column.asc().nulls_last()
         rows = _page(connection, select(schema.tasks).where(*conditions).order_by(order, _tasks.id.desc()), query)
-    tasks = summaries(connection, rows, now)
+    tasks = summaries(connection, rows, now_unix_ns)
     if query.columns:
         cells = read_columns(connection, [row.id for row in rows], query.columns)
         for row, task in zip(rows, tasks, strict=True):
@@ -101,14 +99,14 @@ def read_tasks(connection: Connection, query: TasksQuery, now: int) -> Json:
     return {"tasks": tasks, "total": total, "page": query.page, "page_size": query.page_size}
 
 
-def sort_column(connection: Connection, name: str, now: int) -> ColumnElement[Any]:
+def sort_column(connection: Connection, name: str, now_unix_ns: int) -> ColumnElement[Any]:
     """Return what a sort key stands for, as an expression over a row of `tasks`.
 
     Raises:
         InvalidQuery: there is no such key or column.
     """
     if name == "status":
-        return status_at(now)
+        return status_at(now_unix_ns)
     if name in TASK_SORTS:
         found: ColumnElement[Any] = TASK_SORTS[name]
         return found
@@ -153,7 +151,7 @@ def read_choices(
     }
 
 
-def _conditions(query: TasksQuery, now: int) -> list[ColumnElement[bool]]:
+def _conditions(query: TasksQuery, now_unix_ns: int) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if query.search:
         conditions.append(matches_search(query.search))
@@ -163,7 +161,7 @@ def _conditions(query: TasksQuery, now: int) -> list[ColumnElement[bool]]:
         below = project_condition((query.project,)) if query.subprojects else _tasks.project == query.project
         conditions.append(below)
     if query.statuses:
-        conditions.append(status_at(now).in_(query.statuses))
+        conditions.append(status_at(now_unix_ns).in_(query.statuses))
     if query.types:
         conditions.append(_tasks.type.in_(query.types))
     if query.tags is not None:
@@ -212,11 +210,13 @@ def _page_by_metric(
     return rows + _span(connection, rest, max(0, start - count), query.page_size - len(rows))
 
 
-def summaries(connection: Connection, rows: Sequence[Row[Any]], now: int, *, scalars: bool = True) -> list[Json]:
+def summaries(
+    connection: Connection, rows: Sequence[Row[Any]], now_unix_ns: int, *, scalars: bool = True
+) -> list[Json]:
     """Return rows of `tasks` as the API tells them.
 
     Args:
-        now: the server's clock, for their status.
+        now_unix_ns: the server's clock, for their status.
         scalars: with the latest scalars of each, which are most of the work.
     """
     recent = {row.id: [series for series, _ in orjson.loads(row.recent_series)] if scalars else [] for row in rows}
@@ -243,7 +243,7 @@ def summaries(connection: Connection, rows: Sequence[Row[Any]], now: int, *, sca
             "name": row.name,
             "project": row.project,
             "type": row.type,
-            "status": status_of(row.status, row.seen, row.active, now),
+            "status": status_of(row.status, row.seen, row.active, now_unix_ns),
             "status_reason": row.status_reason,
             "progress": row.progress,
             **_tags_shown(orjson.loads(row.tags)),

@@ -143,13 +143,13 @@ class ParsedFilter:
     page_size: int | None = None
 
 
-def text_column(name: str, now: int) -> ColumnElement[Any]:
+def text_column(name: str, now_unix_ns: int) -> ColumnElement[Any]:
     """Return the column that holds a text for a TextTest."""
-    return status_at(now) if name == "status" else _PLAIN_COLUMNS[name]
+    return status_at(now_unix_ns) if name == "status" else _PLAIN_COLUMNS[name]
 
 
-def parse_filter(connection: Connection, given: Mapping[str, Any], now: int) -> ParsedFilter:
-    """Return what a filter asks for. `now`: the server's clock, for the status.
+def parse_filter(connection: Connection, given: Mapping[str, Any], now_unix_ns: int) -> ParsedFilter:
+    """Return what a filter asks for. `now_unix_ns`: the server's clock, for the status.
 
     Raises:
         InvalidQuery: a field is not known, has a form that it cannot have or is too large; says which.
@@ -159,7 +159,7 @@ def parse_filter(connection: Connection, given: Mapping[str, Any], now: int) -> 
     if words > _MAX_WORDS:
         raise InvalidQuery(f"the filter has {words} entries in all; at most {_MAX_WORDS} are taken at once")
     parsed = ParsedFilter()
-    reader = _Reader(connection, now, parsed)
+    reader = _FilterParser(connection, now_unix_ns, parsed)
     for name, value in given.items():
         # None is what callers put where they have nothing to say.
         if value is not None:
@@ -167,10 +167,10 @@ def parse_filter(connection: Connection, given: Mapping[str, Any], now: int) -> 
     return parsed
 
 
-class _Reader:
-    def __init__(self, connection: Connection, now: int, parsed: ParsedFilter) -> None:
+class _FilterParser:
+    def __init__(self, connection: Connection, now_unix_ns: int, parsed: ParsedFilter) -> None:
         self._connection = connection
-        self._now = now
+        self._now_unix_ns = now_unix_ns
         self._parsed = parsed
 
     def read(self, name: str, value: Any) -> None:
@@ -210,7 +210,7 @@ class _Reader:
         if name == "system_tags":
             return has_tags(schema.SYSTEM_TAG, expression)
         if name == "status":
-            return status_is(self._now, expression)
+            return status_is(self._now_unix_ns, expression)
         if name in _MODELS:
             records = schema.records.c
             having = select(records.task).where(records.section == _MODELS[name], records.value.is_not(None))
@@ -280,7 +280,7 @@ class _Reader:
                     "last_metrics.<md5>.<md5>.value, min_value or max_value, hyperparams.<section>.<name>, "
                     'with "-" in front for descending'
                 )
-            self._parsed.order.append((sort_column(self._connection, key, self._now), word.startswith("-")))
+            self._parsed.order.append((sort_column(self._connection, key, self._now_unix_ns), word.startswith("-")))
 
     def _page(self, name: str, value: Any) -> None:
         low, high = (0, 10**9) if name == "page" else (1, MAX_PAGE_SIZE)

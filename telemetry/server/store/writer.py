@@ -62,7 +62,7 @@ class SeriesChange:
     count: int
     last: float | None
     last_iteration: int
-    last_time: int
+    last_unix_ns: int
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ class Transaction:
     """Apply frames within an open transaction of `connection`; the caller commits.
 
     Args:
-        now: the server's clock, Unix ns.
+        now_unix_ns: by the server's clock.
 
     Attributes:
         refused: why, by the position of the frame among those applied.
@@ -153,10 +153,10 @@ class Transaction:
         ranges: Callable[[Connection, bytes], Ranges],
         limits: ProjectLimits | None = None,
         *,
-        now: int,
+        now_unix_ns: int,
     ) -> None:
         self._connection = connection
-        self._now = now
+        self._now_unix_ns = now_unix_ns
         self._cache = cache
         self._committed_ranges = ranges
         self.ranges: dict[bytes, tuple[Ranges, Ranges]] = {}
@@ -194,18 +194,18 @@ class Transaction:
             return False
         self.ranges[writer] = (before, now.adding(content.sequence))
         task = self._task(content.task_id)
-        since = reset_of(content.records)
-        if since > task.reset:
-            task = self._begin_anew(task, since)
+        since_unix_ns = reset_of(content.records)
+        if since_unix_ns > task.reset:
+            task = self._begin_anew(task, since_unix_ns)
         if task.reset:
             content = without_older(content, task.reset)
         self._task_bytes[task.id] = self._task_bytes.get(task.id, 0) + content.frame_bytes
         change = self.changes.setdefault(content.task_id, TaskChange())
         # A frame of an earlier run adds nothing to one that was begun anew, its writer neither.
-        if writer not in task.writers and (not task.reset or content.first_time is not None):
+        if writer not in task.writers and (not task.reset or content.first_unix_ns is not None):
             task.writers.add(writer)
             self._add_row(schema.task_writers, {"task": task.id, "writer": writer, "rank": content.rank})
-        task.add(content, self._now)
+        task.add(content, self._now_unix_ns)
         self._dirty_tasks[task.task_id] = task
         if content.runs:
             rank = schema.NO_RANK if content.rank is None else content.rank
@@ -263,12 +263,12 @@ class Transaction:
         self._cache.deleted.discard(content.task_id)
         return True
 
-    def _begin_anew(self, old: TaskState, since: int) -> TaskState:
-        """Let go of what is older than `since`; return the task as it is then."""
+    def _begin_anew(self, old: TaskState, since_unix_ns: int) -> TaskState:
+        """Let go of what is older than `since_unix_ns`; return the task as it is then."""
         self._write_rows()
-        task = TaskState(self._cache.next_id(schema.tasks), old.task_id, reset=since)
+        task = TaskState(self._cache.next_id(schema.tasks), old.task_id, reset=since_unix_ns)
         task.seen, task.active, task.frames = old.seen, old.active, old.frames
-        found = move_newer(self._connection, old.id, task.id, since)
+        found = move_newer(self._connection, old.id, task.id, since_unix_ns)
         self._blobs.drop(old.id)
         recount(self._connection, task)
         self._cache.tasks[task.task_id] = self._dirty_tasks[task.task_id] = self._refolded[task.task_id] = task
@@ -277,7 +277,7 @@ class Transaction:
         for rank, run in found:
             self._add_series(task, [run], rank)
             task.add_points([run])
-            task.note_times(int(run.points.times.min()), run.last_time)
+            task.note_times(int(run.points.times_unix_ns.min()), run.last_unix_ns)
             task.note_recent([self._add_run(task, run, rank)])
         return task
 
@@ -308,7 +308,7 @@ class Transaction:
             models=row.models,
             frames=row.frames,
             reset=stored_reset(self._connection, row.id),
-            recent=[(identifier, time) for identifier, time in orjson.loads(row.recent_series)],
+            recent=[(identifier, time_unix_ns) for identifier, time_unix_ns in orjson.loads(row.recent_series)],
         )
         writers = schema.task_writers.c
         query = select(writers.writer).where(writers.task == task.id)
@@ -347,7 +347,7 @@ class Transaction:
         series.add(run)
         self._dirty_series[series.id] = series
         self.changes[task.task_id].series[series.id] = SeriesChange(
-            series.count, series.last, series.last_iteration, series.last_time
+            series.count, series.last, series.last_iteration, series.last_unix_ns
         )
         return series
 
@@ -510,7 +510,7 @@ def _slices(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 def _series_state(values: dict[str, Any]) -> SeriesState:
     key = (values.pop("kind"), values.pop("title"), values.pop("series_name"), values.pop("rank"))
-    return SeriesState(id=values.pop("series"), key=key, **values)
+    return SeriesState(id=values.pop("series"), key=key, last_unix_ns=values.pop("last_time"), **values)
 
 
 _UPDATE_TOTALS = (

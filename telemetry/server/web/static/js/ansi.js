@@ -14,13 +14,34 @@ const ESCAPE = /\x1b\[([0-9;:?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\|
  */
 
 /** @type {Style} */
-const PLAIN = { color: null, back: null, bold: false, faint: false, italic: false, underline: false, strike: false, inverse: false };
+const PLAIN = {
+  color: null,
+  back: null,
+  bold: false,
+  faint: false,
+  italic: false,
+  underline: false,
+  strike: false,
+  inverse: false,
+};
 
 /** @type {Record<number, Partial<Style>>} */
 const SWITCHES = {
-  0: PLAIN, 1: { bold: true }, 2: { faint: true }, 3: { italic: true }, 4: { underline: true }, 7: { inverse: true }, 9: { strike: true },
-  21: { underline: true }, 22: { bold: false, faint: false }, 23: { italic: false }, 24: { underline: false }, 27: { inverse: false },
-  29: { strike: false }, 39: { color: null }, 49: { back: null },
+  0: PLAIN,
+  1: { bold: true },
+  2: { faint: true },
+  3: { italic: true },
+  4: { underline: true },
+  7: { inverse: true },
+  9: { strike: true },
+  21: { underline: true },
+  22: { bold: false, faint: false },
+  23: { italic: false },
+  24: { underline: false },
+  27: { inverse: false },
+  29: { strike: false },
+  39: { color: null },
+  49: { back: null },
 };
 
 /**
@@ -80,16 +101,23 @@ function colorOf([kind, ...numbers]) {
 /** @returns {Color} of the 256: 16 with names, a cube of 6 x 6 x 6, 24 greys */
 function indexed(index) {
   if (index < 16) return index;
-  if (index > 231) return [0, 0, 0].map(() => 8 + 10 * (index - 232));
+  if (index > 231) return /** @type {Color} */ ([0, 0, 0].map(() => 8 + 10 * (index - 232)));
   const level = (step) => (step ? 55 + 40 * step : 0);
-  return [36, 6, 1].map((weight) => level(Math.floor((index - 16) / weight) % 6));
+  return /** @type {Color} */ ([36, 6, 1].map((weight) => level(Math.floor((index - 16) / weight) % 6)));
 }
 
 /** @param {Style} style */
 function lookOf({ color, back, bold, faint, italic, underline, strike, inverse }) {
   const [ink, ground] = inverse ? [back, color] : [color, back];
-  const classes = [bold && "ansi-bold", faint && "ansi-faint", italic && "ansi-italic", underline && "ansi-underline", strike && "ansi-strike"];
-  if (Array.isArray(ground)) return { classes: classes.filter(Boolean).join(" "), color: onto(ink, ground), back: `rgb(${ground.join(" ")})` };
+  const classes = [
+    bold && "ansi-bold",
+    faint && "ansi-faint",
+    italic && "ansi-italic",
+    underline && "ansi-underline",
+    strike && "ansi-strike",
+  ];
+  if (Array.isArray(ground))
+    return { classes: classes.filter(Boolean).join(" "), color: onto(ink, ground), back: `rgb(${ground.join(" ")})` };
   // On one of the theme's colours, or the ink of the page, stands what can be read there: the page's own ground.
   if (ground !== null) classes.push(`ansi-on-${ground}`);
   else if (inverse) classes.push("ansi-on");

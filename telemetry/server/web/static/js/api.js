@@ -44,7 +44,9 @@ async function getResponse(path, query, signal) {
  */
 export async function post(path, body) {
   const response = await fetch(ROOT + path, {
-    method: "POST", body, headers: { "Content-Type": "application/json", Accept: "application/json" },
+    method: "POST",
+    body,
+    headers: { "Content-Type": "application/json", Accept: "application/json" },
   });
   if (!response.ok) throw await errorOf(response);
   const text = await response.text();

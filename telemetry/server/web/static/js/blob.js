@@ -7,8 +7,22 @@ import { bytes } from "./format.js";
 const BLOB = /^blob:([0-9a-f]{64})$/;
 // What the server gives inline (blob_api.py); everything else it sends as a download only.
 const IMAGES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp"]);
-const PLAYED = new Set(["audio/mpeg", "audio/wav", "audio/x-wav", "audio/ogg", "audio/flac", "audio/mp4", "audio/webm", "video/mp4", "video/webm", "video/ogg"]);
-const STATES = { pending: ["on its way", "warn", "Its bytes have not arrived yet"], failed: ["failed", "bad", "Its bytes could not be stored"] };
+const PLAYED = new Set([
+  "audio/mpeg",
+  "audio/wav",
+  "audio/x-wav",
+  "audio/ogg",
+  "audio/flac",
+  "audio/mp4",
+  "audio/webm",
+  "video/mp4",
+  "video/webm",
+  "video/ogg",
+]);
+const STATES = {
+  pending: ["on its way", "warn", "Its bytes have not arrived yet"],
+  failed: ["failed", "bad", "Its bytes could not be stored"],
+};
 
 /**
  * @param {string} taskId
@@ -45,10 +59,26 @@ export function downloadLink(taskId, entry, name) {
   const here = blobAddress(taskId, uri);
   if (here) {
     if (entry.state && entry.state !== "stored") return null;
-    const link = el("a", { class: "button small download", href: here, download: entry.filename || true, "aria-label": `Download ${name}` });
+    const link = el("a", {
+      class: "button small download",
+      href: here,
+      download: entry.filename || true,
+      "aria-label": `Download ${name}`,
+    });
     link.append(icon("download"), entry.size_bytes ? bytes(entry.size_bytes) : "Download");
     return link;
   }
-  if (/^https?:\/\//i.test(uri)) return el("a", { class: "button small download", href: uri, target: "_blank", rel: "noopener noreferrer", "aria-label": `Open ${name} where it is` }, "Open");
+  if (/^https?:\/\//i.test(uri))
+    return el(
+      "a",
+      {
+        class: "button small download",
+        href: uri,
+        target: "_blank",
+        rel: "noopener noreferrer",
+        "aria-label": `Open ${name} where it is`,
+      },
+      "Open",
+    );
   return null;
 }

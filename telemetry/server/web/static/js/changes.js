@@ -9,7 +9,9 @@ import { ApiError, post } from "./api.js";
  * @throws {Error} whose message says what failed and what became of the edit
  */
 export async function sendChanges(taskId, changes) {
-  const parts = changes.map(({ section, key, json }) => `{"section":${JSON.stringify(section)},"key":${JSON.stringify(key)},"value":${json}}`);
+  const parts = changes.map(
+    ({ section, key, json }) => `{"section":${JSON.stringify(section)},"key":${JSON.stringify(key)},"value":${json}}`,
+  );
   try {
     await post(`/tasks/${taskId}/changes`, `{"changes":[${parts.join(",")}]}`);
   } catch (error) {
@@ -20,7 +22,8 @@ export async function sendChanges(taskId, changes) {
 
 function why(error) {
   if (!(error instanceof ApiError)) return "The server cannot be reached.";
-  if (error.status === 401 || error.status === 403) return `This needs a token that may write: ${sentence(error.message)}`;
+  if (error.status === 401 || error.status === 403)
+    return `This needs a token that may write: ${sentence(error.message)}`;
   return sentence(error.message);
 }
 
@@ -30,4 +33,5 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?
  * The JSON of an entry of `parameters` or `properties`.
  * @param {{json: string, type: string, description: string}} entry
  */
-export const entryJson = ({ json, type, description }) => `{"value":${json},"type":${JSON.stringify(type)},"description":${JSON.stringify(description)}}`;
+export const entryJson = ({ json, type, description }) =>
+  `{"value":${json},"type":${JSON.stringify(type)},"description":${JSON.stringify(description)}}`;

@@ -17,12 +17,19 @@ const FEW_MACHINES = 16;
 /**
  * What a card is given by the tab it lives in.
  * @typedef {{points: import("./points.js").Points, table: import("./series.js").SeriesTable,
- *   settings: () => {x: "iteration" | "time", log: boolean, halfLife: number | undefined},
+ *   settings: () => {x: "iteration" | "time", log: boolean, halfLife: number | undefined, allAttempts?: boolean},
  *   viewOf: (key: string) => import("./chart-figure.js").View, openFull: ((group: import("./series.js").Group) => void) | null}} Host
  */
 
 /** @returns {import("./chart-figure.js").View} a chart as it is before anyone touched it */
-export const freshView = () => ({ range: null, yRange: null, log: null, hidden: new Set(), allSeries: false, eachRank: null });
+export const freshView = () => ({
+  range: null,
+  yRange: null,
+  log: null,
+  hidden: new Set(),
+  allSeries: false,
+  eachRank: null,
+});
 
 export class ChartCard {
   /**
@@ -43,26 +50,53 @@ export class ChartCard {
     this.abort = new AbortController();
     this.refreshLive = coalesce(() => this.load(), LIVE_EVERY_MS);
     this.zoomed = debounce(() => this.load(), ZOOM_DELAY_MS);
-    this.#build(onClose);
-  }
-
-  #build(onClose) {
+    this.settleTimer = 0;
     this.badge = el("span", { class: "badge bad", hidden: true });
     this.more = el("button", { type: "button", class: "badge more", hidden: true, onclick: () => this.#showAll() });
-    this.ranksButton = el("button", { type: "button", class: "badge more", hidden: true, onclick: () => this.#toggleRanks() });
+    this.ranksButton = el("button", {
+      type: "button",
+      class: "badge more",
+      hidden: true,
+      onclick: () => this.#toggleRanks(),
+    });
     this.resetButton = iconButton("reset", "Reset zoom (double-click)", () => this.resetZoom());
     this.logButton = iconButton("log", "Logarithmic y axis", () => this.#toggleLog());
-    const last = onClose ? iconButton("close", "Close full screen", onClose) : iconButton("expand", "Full screen", () => this.host.openFull?.(this.group));
     this.legend = el("div", { class: "legend" });
     this.plot = el("div", { class: "plot" });
     this.message = el("p", { class: "plot-message", hidden: true });
-    const title = el("h3", { title: this.group.title }, this.group.title || "(no title)");
-    this.element = el(
-      "article", { class: "card", tabindex: 0, "aria-label": `Chart ${this.group.title}`, "data-title": this.group.title, onkeydown: (event) => this.#onKey(event) },
-      el("header", {}, title, this.badge, this.ranksButton, this.more, el("span", { class: "spacer" }), this.resetButton, this.logButton, last),
-      this.legend, el("div", { class: "plot-box" }, this.plot, this.message),
-    );
+    this.element = this.#build(onClose);
     this.#showHead();
+  }
+
+  #build(onClose) {
+    const last = onClose
+      ? iconButton("close", "Close full screen", onClose)
+      : iconButton("expand", "Full screen", () => this.host.openFull?.(this.group));
+    const title = el("h3", { title: this.group.title }, this.group.title || "(no title)");
+    return el(
+      "article",
+      {
+        class: "card",
+        tabindex: 0,
+        "aria-label": `Chart ${this.group.title}`,
+        "data-title": this.group.title,
+        onkeydown: (event) => this.#onKey(event),
+      },
+      el(
+        "header",
+        {},
+        title,
+        this.badge,
+        this.ranksButton,
+        this.more,
+        el("span", { class: "spacer" }),
+        this.resetButton,
+        this.logButton,
+        last,
+      ),
+      this.legend,
+      el("div", { class: "plot-box" }, this.plot, this.message),
+    );
   }
 
   /** Charts draw themselves only while they can be seen. */
@@ -104,7 +138,11 @@ export class ChartCard {
     const { x, halfLife, allAttempts } = this.host.settings();
     const { signal } = this.abort;
     try {
-      const found = await this.#fetch({ x, ...this.#range(), ...(allAttempts && { attempts: "all" }) }, halfLife, signal);
+      const found = await this.#fetch(
+        { x, ...this.#range(), ...(allAttempts && { attempts: "all" }) },
+        halfLife,
+        signal,
+      );
       if (signal.aborted) return;
       this.found = found;
       this.#say("");
@@ -143,14 +181,28 @@ export class ChartCard {
     const colors = this.host.table.colorsOf(group).map((index) => theme[`series${index}`]);
     const coarse = matchMedia("(pointer: coarse)").matches;
     const { traces, layout } = figure({
-      group, points: this.found, colors, view: this.view, x, log: this.view.log ?? log, smooth: halfLife !== undefined,
-      width: this.plot.clientWidth, height: this.plot.clientHeight, theme,
+      group,
+      points: this.found,
+      colors,
+      view: this.view,
+      x,
+      log: this.view.log ?? log,
+      smooth: halfLife !== undefined,
+      width: this.plot.clientWidth,
+      height: this.plot.clientHeight,
+      theme,
       // A finger on a chart in the list scrolls the page; in full screen it zooms.
       drag: coarse && !this.full ? false : "zoom",
     });
     this.undrawn = false;
     const first = !this.plot.classList.contains("js-plotly-plot");
-    Plotly.react(this.plot, traces, layout, { displayModeBar: false, doubleClick: false, scrollZoom: this.full, showTips: false, responsive: false });
+    Plotly.react(this.plot, traces, layout, {
+      displayModeBar: false,
+      doubleClick: false,
+      scrollZoom: this.full,
+      showTips: false,
+      responsive: false,
+    });
     if (first) this.#listen();
     this.plot.dataset.points = String(traces.reduce((sum, trace) => sum + trace.x.length, 0));
     this.#showHead();
@@ -192,9 +244,14 @@ export class ChartCard {
   #onKey(event) {
     if (event.target !== this.element || event.ctrlKey || event.metaKey || event.altKey) return;
     const act = {
-      ArrowLeft: () => this.#moveRange(-STEP, 1), ArrowRight: () => this.#moveRange(STEP, 1),
-      "+": () => this.#moveRange(0, 0.5), "=": () => this.#moveRange(0, 0.5), "-": () => this.#moveRange(0, 2),
-      0: () => this.resetZoom(), f: () => this.host.openFull?.(this.group), l: () => this.#toggleLog(),
+      ArrowLeft: () => this.#moveRange(-STEP, 1),
+      ArrowRight: () => this.#moveRange(STEP, 1),
+      "+": () => this.#moveRange(0, 0.5),
+      "=": () => this.#moveRange(0, 0.5),
+      "-": () => this.#moveRange(0, 2),
+      0: () => this.resetZoom(),
+      f: () => this.host.openFull?.(this.group),
+      l: () => this.#toggleLog(),
     }[event.key];
     if (!act) return;
     event.preventDefault();
@@ -222,7 +279,9 @@ export class ChartCard {
     const [low, high] = this.view.range;
     const margin = (high - low) * MARGIN;
     return {
-      from: Math.floor(low - margin), to: Math.ceil(high + margin), max_samples: Math.ceil(samples * (1 + 2 * MARGIN)),
+      from: Math.floor(low - margin),
+      to: Math.ceil(high + margin),
+      max_samples: Math.ceil(samples * (1 + 2 * MARGIN)),
     };
   }
 
@@ -281,7 +340,9 @@ export class ChartCard {
     this.ranksButton.hidden = !this.group.bands;
     const banded = this.#all() === this.group.bands;
     setText(this.ranksButton, banded ? "mean of ranks" : "each rank");
-    this.ranksButton.title = banded ? "The mean of all ranks, between the lowest and the highest; show each rank by itself" : "Each rank by itself; show their mean between the lowest and the highest";
+    this.ranksButton.title = banded
+      ? "The mean of all ranks, between the lowest and the highest; show each rank by itself"
+      : "Each rank by itself; show their mean between the lowest and the highest";
     this.ranksButton.setAttribute("aria-pressed", String(!banded));
     this.resetButton.hidden = !this.view.range && !this.view.yRange;
     this.logButton.setAttribute("aria-pressed", String(this.view.log ?? this.host.settings().log));
@@ -293,19 +354,26 @@ export class ChartCard {
     const largest = Math.max(0, ...this.group.series.map(({ max }) => Math.abs(max ?? 0)));
     const unit = displayUnit(this.group.unit ?? "", largest);
     series.forEach((one, index) => {
-      let item = this.legend.children[index];
+      let item = /** @type {HTMLButtonElement | undefined} */ (this.legend.children[index]);
       if (!item) {
         item = el("button", { type: "button" }, el("i", { "aria-hidden": "true" }), el("span", {}), el("b", {}));
         this.legend.append(item);
       }
       const [dot, name, value] = /** @type {any} */ (item.children);
       item.onclick = () => this.#toggleSeries(one.label);
-      item.title = one.ranks ? `${one.label}: mean of ${count(one.ranks.length)} ranks; show or hide` : `${one.label}: show or hide`;
+      item.title = one.ranks
+        ? `${one.label}: mean of ${count(one.ranks.length)} ranks; show or hide`
+        : `${one.label}: show or hide`;
       item.setAttribute("aria-pressed", String(!this.view.hidden.has(one.label)));
       dot.style.background = `var(--series-${colors[index]})`;
       setText(name, one.label);
       // Of a machine's figures nobody wants the fifth digit.
-      const last = typeof one.last !== "number" ? one.last : this.group.unit ? Number((one.last / unit.factor).toPrecision(3)) : one.last;
+      const last =
+        typeof one.last !== "number"
+          ? one.last
+          : this.group.unit
+            ? Number((one.last / unit.factor).toPrecision(3))
+            : one.last;
       setText(value, `${measure(last)}${unit.label && !isNonFinite(last) ? ` ${unit.label}` : ""}`);
       value.classList.toggle("bad", isNonFinite(last));
     });

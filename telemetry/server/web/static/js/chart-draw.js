@@ -48,8 +48,13 @@ document.addEventListener("themechange", () => {
 /** The colours and fonts of the style sheet as charts need them; read once per theme. */
 export function chartTheme() {
   theme ??= {
-    text: color("--text"), text2: color("--text-2"), line: color("--line"), lineStrong: color("--line-strong"),
-    surface: color("--surface"), surface2: color("--surface-2"), bad: color("--bad"),
+    text: color("--text"),
+    text2: color("--text-2"),
+    line: color("--line"),
+    lineStrong: color("--line-strong"),
+    surface: color("--surface"),
+    surface2: color("--surface-2"),
+    bad: color("--bad"),
     sans: getComputedStyle(document.documentElement).getPropertyValue("--sans"),
     ...Object.fromEntries(Array.from({ length: 10 }, (_, index) => [`series${index}`, color(`--series-${index}`)])),
   };

@@ -26,13 +26,17 @@ export function openFull(group, host, onClosed) {
   resized.observe(card.element);
   document.addEventListener("themechange", redraw);
   card.setVisible(true);
-  dialog.addEventListener("close", () => {
-    clearInterval(timer);
-    resized.disconnect();
-    document.removeEventListener("themechange", redraw);
-    card.destroy();
-    onClosed();
-  }, { once: true });
+  dialog.addEventListener(
+    "close",
+    () => {
+      clearInterval(timer);
+      resized.disconnect();
+      document.removeEventListener("themechange", redraw);
+      card.destroy();
+      onClosed();
+    },
+    { once: true },
+  );
 }
 
 /** A copy of the group as it is now, so that its counts can be compared later. */

@@ -24,9 +24,12 @@ export class ChartsGrid {
     this.cards = /** @type {Map<string, ChartCard>} */ (new Map());
     this.frame = 0;
     this.width = 0;
-    this.seen = new IntersectionObserver((entries) => {
-      for (const entry of entries) this.#cardOf(entry.target)?.setVisible(entry.isIntersecting);
-    }, { rootMargin: "120px" });
+    this.seen = new IntersectionObserver(
+      (entries) => {
+        for (const entry of entries) this.#cardOf(entry.target)?.setVisible(entry.isIntersecting);
+      },
+      { rootMargin: "120px" },
+    );
     const later = () => (this.frame ||= requestAnimationFrame(() => this.#place()));
     addEventListener("scroll", later, { passive: true });
     addEventListener("resize", later);
@@ -103,7 +106,11 @@ export class ChartsGrid {
   #drop(keep) {
     for (const [key, card] of this.cards) {
       // What holds the focus stays, or the keyboard would lose its place.
-      if (keep.has(key) || (card.element.contains(document.activeElement) && this.groups.some((group) => group.key === key))) continue;
+      if (
+        keep.has(key) ||
+        (card.element.contains(document.activeElement) && this.groups.some((group) => group.key === key))
+      )
+        continue;
       this.seen.unobserve(card.element);
       card.destroy();
       this.cards.delete(key);

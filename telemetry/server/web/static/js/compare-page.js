@@ -22,7 +22,11 @@ const REFRESH_EVERY_MS = 2000;
  * @typedef {{id: string, name: string, label: string, color: number, hidden: boolean, record: any, status: string, task: any}} Compared
  */
 
-const ids = [...new Set((new URLSearchParams(location.search).get("tasks") ?? "").split(",").filter((id) => /^[0-9a-f]{32}$/.test(id)))].slice(0, MOST);
+const ids = [
+  ...new Set(
+    (new URLSearchParams(location.search).get("tasks") ?? "").split(",").filter((id) => /^[0-9a-f]{32}$/.test(id)),
+  ),
+].slice(0, MOST);
 const tasks = /** @type {Compared[]} */ ([]);
 const hidden = new Set();
 const parts = {
@@ -41,21 +45,39 @@ function problem(error) {
 
 async function fetchTasks() {
   const gone = [];
-  const found = await Promise.all(ids.map(async (id) => {
-    try {
-      return parseExact(await getText(`/tasks/${id}`));
-    } catch (error) {
-      if (!(error instanceof ApiError) || error.status !== 404) throw error;
-      gone.push(id);
-      return null;
-    }
-  }));
+  const found = await Promise.all(
+    ids.map(async (id) => {
+      try {
+        return parseExact(await getText(`/tasks/${id}`));
+      } catch (error) {
+        if (!(error instanceof ApiError) || error.status !== 404) throw error;
+        gone.push(id);
+        return null;
+      }
+    }),
+  );
   problem(null);
-  tasks.splice(0, tasks.length, ...found.filter(Boolean).map((task, index) => ({
-    id: task.id, name: task.name || task.id, label: task.name || task.id, color: index % COLORS, hidden: hidden.has(task.id), record: task.record ?? {}, status: task.status, task,
-  })));
+  tasks.splice(
+    0,
+    tasks.length,
+    ...found.filter(Boolean).map((task, index) => ({
+      id: task.id,
+      name: task.name || task.id,
+      label: task.name || task.id,
+      color: index % COLORS,
+      hidden: hidden.has(task.id),
+      record: task.record ?? {},
+      status: task.status,
+      task,
+    })),
+  );
   nameApart();
-  setText(byId("gone"), gone.length ? `${count(gone.length)} of the tasks ${gone.length === 1 ? "is" : "are"} not on this server: ${gone.join(", ")}` : "");
+  setText(
+    byId("gone"),
+    gone.length
+      ? `${count(gone.length)} of the tasks ${gone.length === 1 ? "is" : "are"} not on this server: ${gone.join(", ")}`
+      : "",
+  );
   byId("gone").hidden = gone.length === 0;
   byId("nothing").hidden = tasks.length > 0;
   byId("shown").hidden = tasks.length === 0;
@@ -72,13 +94,37 @@ function nameApart() {
 
 function showTasks() {
   document.title = `${tasks.map(({ name }) => name).join(", ")} · compared · telemetry`;
-  byId("compared").replaceChildren(...tasks.map((task) => {
-    const dot = el("i", { "aria-hidden": "true" });
-    dot.style.background = `var(--series-${task.color})`;
-    const toggle = el("button", { type: "button", class: "compared-toggle", "aria-pressed": String(!task.hidden), title: `${task.label}: show or hide in the charts`, onclick: () => hide(task.id, !task.hidden) }, dot, el("span", {}, task.label));
-    const status = el("span", { class: "status", "data-tone": statusTone(task.status), title: statusWord(task.status) });
-    return el("span", { class: "compared-task" }, toggle, status, el("a", { href: `/tasks/${task.id}`, "aria-label": `Open ${task.label}` }, "open"), iconButton("close", `Leave ${task.label} out`, () => leaveOut(task.id)));
-  }));
+  byId("compared").replaceChildren(
+    ...tasks.map((task) => {
+      const dot = el("i", { "aria-hidden": "true" });
+      dot.style.background = `var(--series-${task.color})`;
+      const toggle = el(
+        "button",
+        {
+          type: "button",
+          class: "compared-toggle",
+          "aria-pressed": String(!task.hidden),
+          title: `${task.label}: show or hide in the charts`,
+          onclick: () => hide(task.id, !task.hidden),
+        },
+        dot,
+        el("span", {}, task.label),
+      );
+      const status = el("span", {
+        class: "status",
+        "data-tone": statusTone(task.status),
+        title: statusWord(task.status),
+      });
+      return el(
+        "span",
+        { class: "compared-task" },
+        toggle,
+        status,
+        el("a", { href: `/tasks/${task.id}`, "aria-label": `Open ${task.label}` }, "open"),
+        iconButton("close", `Leave ${task.label} out`, () => leaveOut(task.id)),
+      );
+    }),
+  );
 }
 
 function hide(id, on) {
@@ -107,12 +153,17 @@ function showTab(name) {
 const refresh = coalesce(() => fetchTasks().catch(problem), REFRESH_EVERY_MS);
 startTabs(showTab);
 refresh();
-new Live({}, {
-  tasks: ({ ids: changed }) => changed.some((/** @type {string} */ id) => ids.includes(id)) && refresh(),
-}, refresh);
+new Live(
+  {},
+  {
+    tasks: ({ ids: changed }) => changed.some((/** @type {string} */ id) => ids.includes(id)) && refresh(),
+  },
+  refresh,
+);
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea"))
+    return;
   const field = { scalars: "chart-search", configuration: "difference-search", values: "value-search" }[tab];
   if (!field) return;
   event.preventDefault();

@@ -31,24 +31,48 @@ export class ComparedPlots {
 
   #draw(found) {
     const names = new Map();
-    for (const titles of found) for (const [title, series] of titles) for (const name of series.keys()) names.set(`${title}\n${name}`, [title, name]);
-    const state = JSON.stringify([[...names.keys()], found.map((titles) => [...titles].map(([title, series]) => [title, [...series].map(([name, entries]) => [name, entries.length])]))]);
+    for (const titles of found)
+      for (const [title, series] of titles)
+        for (const name of series.keys()) names.set(`${title}\n${name}`, [title, name]);
+    const state = JSON.stringify([
+      [...names.keys()],
+      found.map((titles) =>
+        [...titles].map(([title, series]) => [title, [...series].map(([name, entries]) => [name, entries.length])]),
+      ),
+    ]);
     if (state === this.drawn) return;
     this.drawn = state;
     for (const card of this.cards.values()) card.destroy();
     this.cards.clear();
-    const sections = [...names.values()].sort((a, b) => a.join("\n").localeCompare(b.join("\n"), "en", { numeric: true })).slice(0, MOST_ROWS).map(([title, series]) => el(
-      "section", { class: "plot-section", "aria-label": `${title} ${series}`, "data-title": title },
-      el("h2", {}, series && series !== title ? `${title} / ${series}` : title),
-      el("div", { class: "plot-grid" }, ...this.tasks.flatMap((task, index) => {
-        const entries = found[index].get(title)?.get(series);
-        if (!entries) return [];
-        const card = new PlotCard({ taskId: task.id, title, series, label: task.label, entries, color: task.color });
-        this.cards.set(`${task.id}\n${title}\n${series}`, card);
-        watch(card);
-        return [card.element];
-      })),
-    ));
+    const sections = [...names.values()]
+      .sort((a, b) => a.join("\n").localeCompare(b.join("\n"), "en", { numeric: true }))
+      .slice(0, MOST_ROWS)
+      .map(([title, series]) =>
+        el(
+          "section",
+          { class: "plot-section", "aria-label": `${title} ${series}`, "data-title": title },
+          el("h2", {}, series && series !== title ? `${title} / ${series}` : title),
+          el(
+            "div",
+            { class: "plot-grid" },
+            ...this.tasks.flatMap((task, index) => {
+              const entries = found[index].get(title)?.get(series);
+              if (!entries) return [];
+              const card = new PlotCard({
+                taskId: task.id,
+                title,
+                series,
+                label: task.label,
+                entries,
+                color: task.color,
+              });
+              this.cards.set(`${task.id}\n${title}\n${series}`, card);
+              watch(card);
+              return [card.element];
+            }),
+          ),
+        ),
+      );
     byId("compared-plots").replaceChildren(...sections);
     setText(byId("plots-note"), names.size > MOST_ROWS ? `The first ${count(MOST_ROWS)} of ${count(names.size)}.` : "");
     byId("no-plots").hidden = sections.length > 0;

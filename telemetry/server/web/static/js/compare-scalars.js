@@ -26,10 +26,12 @@ class ManyPoints {
       const task = this.taskOf.get(id) ?? "";
       byTask.set(task, [...(byTask.get(task) ?? []), id]);
     }
-    const answers = await Promise.all([...byTask].map(([task, own]) => {
-      const points = this.points.get(task) ?? this.points.set(task, new Points(task)).get(task);
-      return /** @type {Points} */ (points).fetch(own, range, signal);
-    }));
+    const answers = await Promise.all(
+      [...byTask].map(([task, own]) => {
+        const points = this.points.get(task) ?? this.points.set(task, new Points(task)).get(task);
+        return /** @type {Points} */ (points).fetch(own, range, signal);
+      }),
+    );
     return new Map(answers.flatMap((answer) => [...answer]));
   }
 }
@@ -50,9 +52,15 @@ export class ComparedScalars {
     this.views = new Map();
     this.groups = /** @type {any[]} */ ([]);
     this.points = new ManyPoints();
-    this.table = { kind: "scalar", groups: this.groups, byId: new Map(), colorsOf: (group) => group.series.map(({ color }) => color) };
+    this.table = {
+      kind: "scalar",
+      groups: this.groups,
+      byId: new Map(),
+      colorsOf: (group) => group.series.map(({ color }) => color),
+    };
     this.host = {
-      points: this.points, table: this.table,
+      points: this.points,
+      table: this.table,
       settings: () => ({ x: this.x, log: this.log, halfLife: halfLife(this.smoothing, this.x) }),
       viewOf: (key) => this.views.get(key) ?? this.views.set(key, this.#freshView()).get(key),
       openFull: (group) => openFull(group, /** @type {any} */ (this.host), () => this.grid.reload()),
@@ -94,7 +102,8 @@ export class ComparedScalars {
       for (const [key, ranks] of ofMetric) {
         const [first] = ranks;
         const title = first.series === first.title ? first.title : `${first.title} / ${first.series}`;
-        const group = groups.get(key) ?? groups.set(key, { key, title, unit: first.unit, series: [], bands: null }).get(key);
+        const group =
+          groups.get(key) ?? groups.set(key, { key, title, unit: first.unit, series: [], bands: null }).get(key);
         for (const one of ranks) Object.assign(one, { label: task.label, color: task.color });
         const line = bandOf(ranks);
         if (line !== first) Object.assign(line, { label: task.label, color: task.color });
@@ -126,11 +135,14 @@ export class ComparedScalars {
       reload();
     });
     input("chart-search").value = this.search;
-    input("chart-search").addEventListener("input", debounce(() => {
-      this.search = input("chart-search").value.trim();
-      this.#changed();
-      this.#showCharts();
-    }, SEARCH_DELAY_MS));
+    input("chart-search").addEventListener(
+      "input",
+      debounce(() => {
+        this.search = input("chart-search").value.trim();
+        this.#changed();
+        this.#showCharts();
+      }, SEARCH_DELAY_MS),
+    );
     for (const x of /** @type {const} */ (["iteration", "time"])) {
       byId(`x-${x}`).addEventListener("click", () => {
         this.x = x;
@@ -148,7 +160,12 @@ export class ComparedScalars {
   }
 
   #changed() {
-    putAddress({ charts: this.search, x: this.x === "time" ? "time" : "", log: this.log ? "1" : "", smoothing: this.smoothing ? String(this.smoothing) : "" });
+    putAddress({
+      charts: this.search,
+      x: this.x === "time" ? "time" : "",
+      log: this.log ? "1" : "",
+      smoothing: this.smoothing ? String(this.smoothing) : "",
+    });
     this.#showControls();
   }
 
@@ -166,7 +183,12 @@ export class ComparedScalars {
     const groups = this.groups.filter(({ title }) => words.every((word) => title.toLowerCase().includes(word)));
     this.grid.show(groups);
     const noun = this.groups.length === 1 ? "metric" : "metrics";
-    setText(byId("chart-count"), words.length ? `${count(groups.length)} of ${count(this.groups.length)} ${noun}` : `${count(this.groups.length)} ${noun}`);
+    setText(
+      byId("chart-count"),
+      words.length
+        ? `${count(groups.length)} of ${count(this.groups.length)} ${noun}`
+        : `${count(this.groups.length)} ${noun}`,
+    );
     byId("no-charts").hidden = groups.length > 0;
     setText(byId("no-charts"), this.groups.length ? "No metric has these words." : "None of these tasks has scalars.");
   }

@@ -21,7 +21,10 @@ export class ComparedValues {
     const given = new URLSearchParams(location.search).get("statistic") ?? "";
     this.statistic = STATISTICS.includes(given) ? given : "last";
     this.found = /** @type {{values: any[], series: any[]}[]} */ ([]);
-    byId("value-search").addEventListener("input", debounce(() => this.#draw(), SEARCH_DELAY_MS));
+    byId("value-search").addEventListener(
+      "input",
+      debounce(() => this.#draw(), SEARCH_DELAY_MS),
+    );
     for (const name of STATISTICS) {
       byId(`statistic-${name}`).addEventListener("click", () => {
         this.statistic = name;
@@ -34,10 +37,15 @@ export class ComparedValues {
 
   async refresh() {
     try {
-      this.found = await Promise.all(this.tasks.map(async ({ id }) => {
-        const [{ values }, { series }] = await Promise.all([get(`/tasks/${id}/values`), get(`/tasks/${id}/series`, { kind: "scalar" })]);
-        return { values, series };
-      }));
+      this.found = await Promise.all(
+        this.tasks.map(async ({ id }) => {
+          const [{ values }, { series }] = await Promise.all([
+            get(`/tasks/${id}/values`),
+            get(`/tasks/${id}/series`, { kind: "scalar" }),
+          ]);
+          return { values, series };
+        }),
+      );
       this.#draw();
     } catch (error) {
       this.onError(/** @type {Error} */ (error));
@@ -45,18 +53,36 @@ export class ComparedValues {
   }
 
   #showStatistic() {
-    for (const name of STATISTICS) byId(`statistic-${name}`).setAttribute("aria-pressed", String(name === this.statistic));
+    for (const name of STATISTICS)
+      byId(`statistic-${name}`).setAttribute("aria-pressed", String(name === this.statistic));
   }
 
   #draw() {
     this.#showStatistic();
-    const words = /** @type {HTMLInputElement} */ (byId("value-search")).value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = /** @type {HTMLInputElement} */ (byId("value-search")).value
+      .toLowerCase()
+      .split(/\s+/)
+      .filter(Boolean);
     const fits = (name) => words.every((word) => name.toLowerCase().includes(word));
     const singles = tableOf(this.found.map(({ values }) => new Map(values.map(({ name, value }) => [name, value]))));
     // Of several ranks the lowest stands for the task, as in the table of tasks.
-    const metrics = tableOf(this.found.map(({ series }) => new Map([...series].sort((a, b) => (b.rank ?? 0) - (a.rank ?? 0)).map((one) => [nameOf(one), one[this.statistic]]))));
-    const rows = (table) => table.filter(([name]) => fits(name)).slice(0, MOST_ROWS).map(([name, values]) => ({ name, ...cellsOf(values) }));
-    const groups = [{ title: "Single values", rows: rows(singles) }, { title: `Metrics, ${this.statistic} value`, rows: rows(metrics) }];
+    const metrics = tableOf(
+      this.found.map(
+        ({ series }) =>
+          new Map(
+            [...series].sort((a, b) => (b.rank ?? 0) - (a.rank ?? 0)).map((one) => [nameOf(one), one[this.statistic]]),
+          ),
+      ),
+    );
+    const rows = (table) =>
+      table
+        .filter(([name]) => fits(name))
+        .slice(0, MOST_ROWS)
+        .map(([name, values]) => ({ name, ...cellsOf(values) }));
+    const groups = [
+      { title: "Single values", rows: rows(singles) },
+      { title: `Metrics, ${this.statistic} value`, rows: rows(metrics) },
+    ];
     const shown = groups.reduce((sum, group) => sum + group.rows.length, 0);
     byId("value-table").replaceChildren(...(shown ? [compareTable(this.tasks, "Values side by side", groups)] : []));
     setText(byId("value-count"), `${count(singles.length)} single values, ${count(metrics.length)} metrics`);
@@ -69,7 +95,9 @@ const nameOf = ({ title, series }) => (series === title ? title : `${title} / ${
 
 /** @param {Map<string, any>[]} maps @returns {[string, any[]][]} */
 function tableOf(maps) {
-  const names = [...new Set(maps.flatMap((map) => [...map.keys()]))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const names = [...new Set(maps.flatMap((map) => [...map.keys()]))].sort((a, b) =>
+    a.localeCompare(b, "en", { numeric: true }),
+  );
   return names.map((name) => [name, maps.map((map) => map.get(name))]);
 }
 

@@ -18,9 +18,19 @@ export class ObjectPanel {
     this.editButton = el("button", { type: "button", class: "button small", onclick: () => this.#edit() }, "Edit");
     this.body = el("div", {});
     this.element = el(
-      "section", { class: "panel object", id: options.id, "aria-label": options.name },
-      el("header", { class: "panel-head" }, el("h2", {}, options.name), this.type, el("span", { class: "spacer" }), this.copy, this.editButton),
-      this.description, this.body,
+      "section",
+      { class: "panel object", id: options.id, "aria-label": options.name },
+      el(
+        "header",
+        { class: "panel-head" },
+        el("h2", {}, options.name),
+        this.type,
+        el("span", { class: "spacer" }),
+        this.copy,
+        this.editButton,
+      ),
+      this.description,
+      this.body,
     );
   }
 
@@ -42,7 +52,14 @@ export class ObjectPanel {
     this.editing = true;
     this.editButton.hidden = true;
     const text = textOf(this.kept);
-    const field = /** @type {HTMLTextAreaElement} */ (el("textarea", { class: "mono", "aria-label": `Text of ${this.options.name}`, rows: Math.min(30, text.split("\n").length + 1), spellcheck: "false" }));
+    const field = /** @type {HTMLTextAreaElement} */ (
+      el("textarea", {
+        class: "mono",
+        "aria-label": `Text of ${this.options.name}`,
+        rows: Math.min(30, text.split("\n").length + 1),
+        spellcheck: "false",
+      })
+    );
     field.value = text;
     const error = el("p", { class: "notice bad", role: "alert", hidden: true });
     const stop = () => {
@@ -61,7 +78,13 @@ export class ObjectPanel {
       try {
         // The typed value is left out: from now on the text says what it is.
         const { type = "", description = "" } = this.kept ?? {};
-        await sendChanges(this.options.taskId, [{ section: "configuration", key: this.options.name, json: JSON.stringify({ text: field.value, type, description }) }]);
+        await sendChanges(this.options.taskId, [
+          {
+            section: "configuration",
+            key: this.options.name,
+            json: JSON.stringify({ text: field.value, type, description }),
+          },
+        ]);
         this.kept = { text: field.value, type, description };
         stop();
         this.options.saved();
@@ -72,10 +95,21 @@ export class ObjectPanel {
         save.removeAttribute("disabled");
       }
     };
-    this.body.replaceChildren(el(
-      "form", { class: "values-form", onsubmit: submit }, field, error,
-      el("div", { class: "buttons" }, el("span", { class: "spacer" }), el("button", { type: "button", class: "button", onclick: stop }, "Cancel"), save),
-    ));
+    this.body.replaceChildren(
+      el(
+        "form",
+        { class: "values-form", onsubmit: submit },
+        field,
+        error,
+        el(
+          "div",
+          { class: "buttons" },
+          el("span", { class: "spacer" }),
+          el("button", { type: "button", class: "button", onclick: stop }, "Cancel"),
+          save,
+        ),
+      ),
+    );
     field.focus();
   }
 }
@@ -96,8 +130,14 @@ function problemOf(text, type) {
 /** @param {string} id @param {string} title @param {[string, any][]} pairs */
 export function definitionsPanel(id, title, pairs) {
   return el(
-    "section", { class: "panel", id, "aria-label": title }, el("header", { class: "panel-head" }, el("h2", {}, title)),
-    el("dl", { class: "definitions" }, ...pairs.flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, valueText(value, 2))])),
+    "section",
+    { class: "panel", id, "aria-label": title },
+    el("header", { class: "panel-head" }, el("h2", {}, title)),
+    el(
+      "dl",
+      { class: "definitions" },
+      ...pairs.flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, valueText(value, 2))]),
+    ),
   );
 }
 
@@ -112,13 +152,15 @@ export function codePanel(id, title, text, kind) {
   const copy = iconButton("copy", `Copy ${title.toLowerCase()}`, () => copyText(copy, text));
   const lines = kind === "diff" ? diffLines(text) : [text];
   return el(
-    "section", { class: "panel object", id, "aria-label": title },
+    "section",
+    { class: "panel object", id, "aria-label": title },
     el("header", { class: "panel-head" }, el("h2", {}, title), el("span", { class: "spacer" }), copy),
     el("pre", { class: "code", tabindex: 0 }, ...lines),
   );
 }
 
 function diffLines(text) {
-  const kindOf = (line) => (/^(\+\+\+|---|diff |index )/.test(line) ? "file" : { "+": "added", "-": "gone", "@": "hunk" }[line[0]] ?? "");
+  const kindOf = (line) =>
+    /^(\+\+\+|---|diff |index )/.test(line) ? "file" : ({ "+": "added", "-": "gone", "@": "hunk" }[line[0]] ?? "");
   return text.split("\n").map((line) => el("span", { class: `diff ${kindOf(line)}` }, line));
 }

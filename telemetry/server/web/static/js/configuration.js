@@ -13,10 +13,18 @@ const REFRESH_EVERY_MS = 1000;
 const DRAFT = "created";
 
 const SCRIPT_FIELDS = [
-  ["repository", "Repository"], ["branch", "Branch"], ["commit", "Commit"], ["entry_point", "Entry point"], ["working_dir", "Folder"],
-  ["module", "Module"], ["binary", "Interpreter"],
+  ["repository", "Repository"],
+  ["branch", "Branch"],
+  ["commit", "Commit"],
+  ["entry_point", "Entry point"],
+  ["working_dir", "Folder"],
+  ["module", "Module"],
+  ["binary", "Interpreter"],
 ];
-const CONTAINER_FIELDS = [["image", "Image"], ["arguments", "Arguments"]];
+const CONTAINER_FIELDS = [
+  ["image", "Image"],
+  ["arguments", "Arguments"],
+];
 
 export class Configuration {
   /**
@@ -44,10 +52,13 @@ export class Configuration {
 
   #listen() {
     const field = /** @type {HTMLInputElement} */ (byId("configuration-search"));
-    field.addEventListener("input", debounce(() => {
-      this.search = field.value.trim();
-      this.#draw(true);
-    }, SEARCH_DELAY_MS));
+    field.addEventListener(
+      "input",
+      debounce(() => {
+        this.search = field.value.trim();
+        this.#draw(true);
+      }, SEARCH_DELAY_MS),
+    );
     byId("new-section").addEventListener("submit", (event) => {
       event.preventDefault();
       const name = /** @type {HTMLInputElement} */ (byId("new-section-name"));
@@ -91,13 +102,28 @@ export class Configuration {
     all += own.entries.length;
     if (own.alive) put(own.element, "User properties");
     for (const [title, element] of this.#fixedPanels(words)) put(element, title);
-    arrange(byId("configuration"), shown.map(({ element }) => element));
+    arrange(
+      byId("configuration"),
+      shown.map(({ element }) => element),
+    );
     this.#showIndex(shown);
     byId("new-section").hidden = !this.draft;
     byId("new-property").hidden = own.alive;
-    setText(byId("configuration-count"), words.length ? `${count(found)} of ${count(all)} values` : all ? `${count(all)} ${all === 1 ? "value" : "values"}` : "");
+    setText(
+      byId("configuration-count"),
+      words.length
+        ? `${count(found)} of ${count(all)} values`
+        : all
+          ? `${count(all)} ${all === 1 ? "value" : "values"}`
+          : "",
+    );
     byId("no-configuration").hidden = shown.length > 0;
-    setText(byId("no-configuration"), words.length ? "Nothing here has these words." : "No configuration yet. task.connect(parameters), task.set_parameter(\"General/lr\", 0.1) or task.connect_configuration(…) put it here.");
+    setText(
+      byId("no-configuration"),
+      words.length
+        ? "Nothing here has these words."
+        : 'No configuration yet. task.connect(parameters), task.set_parameter("General/lr", 0.1) or task.connect_configuration(…) put it here.',
+    );
     this.#jump();
   }
 
@@ -115,33 +141,69 @@ export class Configuration {
       this.fixed.set(title, { state, element });
       made.push([title, element]);
     };
-    add("Labels", labels, () => definitionsPanel("labels", "Labels", Object.entries(labels).sort((a, b) => Number(a[1]) - Number(b[1]))));
+    add("Labels", labels, () =>
+      definitionsPanel(
+        "labels",
+        "Labels",
+        Object.entries(labels).sort((a, b) => Number(a[1]) - Number(b[1])),
+      ),
+    );
     const { diff, requirements, ...scriptRest } = script;
     add("Script", scriptRest, () => definitionsPanel("script", "Script", named(scriptRest, SCRIPT_FIELDS)));
-    const [heading, kind] = isChanges(script) ? ["Uncommitted changes", "diff"] : [fileName(script.entry_point) || "Script text", "text"];
-    add(heading, diff ? { diff } : {}, () => codePanel("diff", heading, diff, kind));
-    add("Packages", requirements ? { requirements } : {}, () => codePanel("packages", "Packages", textOfRequirements(requirements), "text"));
+    const changes = isChanges(script);
+    const heading = changes ? "Uncommitted changes" : fileName(script.entry_point) || "Script text";
+    add(heading, diff ? { diff } : {}, () => codePanel("diff", heading, diff, changes ? "diff" : "text"));
+    add("Packages", requirements ? { requirements } : {}, () =>
+      codePanel("packages", "Packages", textOfRequirements(requirements), "text"),
+    );
     const { setup_script: setup, ...containerRest } = container;
-    add("Container", containerRest, () => definitionsPanel("container", "Container", named(containerRest, CONTAINER_FIELDS)));
-    add("Container setup", setup ? { setup } : {}, () => codePanel("container-setup", "Container setup", setup, "text"));
+    add("Container", containerRest, () =>
+      definitionsPanel("container", "Container", named(containerRest, CONTAINER_FIELDS)),
+    );
+    add("Container setup", setup ? { setup } : {}, () =>
+      codePanel("container-setup", "Container setup", setup, "text"),
+    );
     return made;
   }
 
   #section(name) {
     const prefix = `${name}/`;
-    return this.#panel(`parameters ${name}`, () => new ValuesPanel({
-      taskId: this.taskId, section: "parameters", prefix: name ? prefix : "", title: name || "(no section)", id: idOf("parameters", name), noun: "parameter", saved: this.refresh,
-    }));
+    return this.#panel(
+      `parameters ${name}`,
+      () =>
+        new ValuesPanel({
+          taskId: this.taskId,
+          section: "parameters",
+          prefix: name ? prefix : "",
+          title: name || "(no section)",
+          id: idOf("parameters", name),
+          noun: "parameter",
+          saved: this.refresh,
+        }),
+    );
   }
 
   #properties() {
-    return this.#panel("properties", () => new ValuesPanel({
-      taskId: this.taskId, section: "properties", prefix: "", title: "User properties", id: "user-properties", noun: "property", saved: this.refresh,
-    }));
+    return this.#panel(
+      "properties",
+      () =>
+        new ValuesPanel({
+          taskId: this.taskId,
+          section: "properties",
+          prefix: "",
+          title: "User properties",
+          id: "user-properties",
+          noun: "property",
+          saved: this.refresh,
+        }),
+    );
   }
 
   #object(name) {
-    return this.#panel(`configuration ${name}`, () => new ObjectPanel({ taskId: this.taskId, name, id: idOf("object", name), saved: this.refresh }));
+    return this.#panel(
+      `configuration ${name}`,
+      () => new ObjectPanel({ taskId: this.taskId, name, id: idOf("object", name), saved: this.refresh }),
+    );
   }
 
   #panel(key, make) {
@@ -164,19 +226,26 @@ export class Configuration {
     const names = shown.map(({ title }) => title).join("\n");
     if (index.dataset.names === names) return;
     index.dataset.names = names;
-    index.replaceChildren(...shown.map(({ element, title }) => el("a", { href: `#configuration/${encodeURIComponent(element.id)}` }, title)));
+    index.replaceChildren(
+      ...shown.map(({ element, title }) =>
+        el("a", { href: `#configuration/${encodeURIComponent(element.id)}` }, title),
+      ),
+    );
   }
 
   #jump() {
     if (!this.detail) return;
-    const wanted = [...byId("configuration").children].find((panel) => panel.id === this.detail || panel.getAttribute("aria-label") === this.detail);
+    const wanted = [...byId("configuration").children].find(
+      (panel) => panel.id === this.detail || panel.getAttribute("aria-label") === this.detail,
+    );
     if (!wanted) return;
     this.detail = "";
     wanted.scrollIntoView({ block: "start" });
   }
 }
 
-const byKey = ([a], [b]) => a.localeCompare(b, "en", { numeric: true });
+const byKey = (/** @type {[string, any]} */ [a], /** @type {[string, any]} */ [b]) =>
+  a.localeCompare(b, "en", { numeric: true });
 const idOf = (kind, name) => `${kind}-${name.replace(/[^\w-]+/g, "-")}`;
 
 /** Parameters by section; those that are being filled, too. */
@@ -197,14 +266,26 @@ function sections(parameters, panels) {
 /** Whether the text of a script is what was changed since its commit; without a commit it is the script itself. */
 const isChanges = ({ commit, diff }) => Boolean(commit) || /^(diff --git |--- |Index: )/m.test(String(diff ?? ""));
 
-const fileName = (path) => String(path ?? "").split(/[/\\]/).at(-1) ?? "";
+const fileName = (path) =>
+  String(path ?? "")
+    .split(/[/\\]/)
+    .at(-1) ?? "";
 
 function named(values, fields) {
   const known = new Set(fields.map(([key]) => key));
   return [
-    ...fields.filter(([key]) => values[key] !== undefined && values[key] !== "").map(([key, label]) => [label, values[key]]),
-    ...Object.entries(values).filter(([key]) => !known.has(key)).sort(byKey),
+    ...fields
+      .filter(([key]) => values[key] !== undefined && values[key] !== "")
+      .map(([key, label]) => [label, values[key]]),
+    ...Object.entries(values)
+      .filter(([key]) => !known.has(key))
+      .sort(byKey),
   ];
 }
 
-const textOfRequirements = (value) => (typeof value === "string" ? value : Object.entries(value).map(([kind, text]) => `# ${kind}\n${text}`).join("\n\n"));
+const textOfRequirements = (value) =>
+  typeof value === "string"
+    ? value
+    : Object.entries(value)
+        .map(([kind, text]) => `# ${kind}\n${text}`)
+        .join("\n\n");

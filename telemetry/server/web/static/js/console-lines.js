@@ -19,9 +19,14 @@ function levelClass(level) {
 export function lineElement(line, search) {
   const text = el("span", { class: "text" }, ...coloured(parse(line.text), search));
   return el(
-    "div", { class: `line ${["stdout", "stderr", "log", "report"].includes(line.stream) ? line.stream : "other"}${levelClass(line.level)}`, "data-id": line.id },
+    "div",
+    {
+      class: `line ${["stdout", "stderr", "log", "report"].includes(line.stream) ? line.stream : "other"}${levelClass(line.level)}`,
+      "data-id": line.id,
+    },
     el("time", { title: `${exact(line.unix_ms)}, ${line.stream}` }, clockTime(line.unix_ms)),
-    line.rank === null ? "" : el("span", { class: "rank", title: `rank ${line.rank}` }, String(line.rank)), text,
+    line.rank === null ? "" : el("span", { class: "rank", title: `rank ${line.rank}` }, String(line.rank)),
+    text,
   );
 }
 
@@ -51,11 +56,12 @@ function coloured(runs, search) {
 
 /** @returns {[number, number][]} where the search occurs in the visible text, whatever its colours */
 function hitsIn(text, search) {
-  const hits = [];
+  const hits = /** @type {[number, number][]} */ ([]);
   if (!search) return hits;
   const low = text.toLowerCase();
   const wanted = search.toLowerCase();
-  for (let at = low.indexOf(wanted); at >= 0; at = low.indexOf(wanted, at + wanted.length)) hits.push([at, at + wanted.length]);
+  for (let at = low.indexOf(wanted); at >= 0; at = low.indexOf(wanted, at + wanted.length))
+    hits.push([at, at + wanted.length]);
   return hits;
 }
 

@@ -59,11 +59,16 @@ export class Console {
 
   /** The ranks of a task can be read one by one. */
   setTask(record) {
-    const found = Object.values(record?.writers ?? {}).filter((writer) => writer?.world_size > 1 && Number.isInteger(writer.rank));
+    const found = Object.values(record?.writers ?? {}).filter(
+      (writer) => writer?.world_size > 1 && Number.isInteger(writer.rank),
+    );
     const ranks = [...new Set(found.map(({ rank }) => rank))].sort((a, b) => a - b);
     const choice = /** @type {HTMLSelectElement} */ (byId("console-rank"));
     if (choice.options.length === ranks.length + 1) return;
-    choice.replaceChildren(new Option("All ranks", ""), ...ranks.map((rank) => new Option(`rank ${rank}`, String(rank))));
+    choice.replaceChildren(
+      new Option("All ranks", ""),
+      ...ranks.map((rank) => new Option(`rank ${rank}`, String(rank))),
+    );
     choice.value = this.rank;
     byId("console-ranks").hidden = ranks.length < 2;
     this.box.classList.toggle("with-ranks", ranks.length > 1);
@@ -88,7 +93,10 @@ export class Console {
     stream.addEventListener("change", () => this.#restart({ stream: stream.value }));
     const rank = /** @type {HTMLSelectElement} */ (byId("console-rank"));
     rank.addEventListener("change", () => this.#restart({ rank: rank.value }));
-    for (const [id, name] of [["console-times", "with-times"], ["console-wrap", "wrap"]]) {
+    for (const [id, name] of [
+      ["console-times", "with-times"],
+      ["console-wrap", "wrap"],
+    ]) {
       const button = byId(id);
       this.box.classList.toggle(name, button.getAttribute("aria-pressed") === "true");
       button.addEventListener("click", () => {
@@ -108,7 +116,11 @@ export class Console {
   }
 
   #ask(query) {
-    return get(`/tasks/${this.taskId}/console`, { limit: PAGE, stream: this.stream, search: this.search, rank: this.rank, ...query }, this.abort.signal);
+    return get(
+      `/tasks/${this.taskId}/console`,
+      { limit: PAGE, stream: this.stream, search: this.search, rank: this.rank, ...query },
+      this.abort.signal,
+    );
   }
 
   /** Run one fetch at a time; a restart aborts it. */

@@ -31,15 +31,17 @@ const ADDRESSES = new Set(["href", "src"]);
 /**
  * Make an element. `attributes`: "class", "data-*" and so on are set as attributes; functions under "on..."
  * become listeners; false, null and undefined are left out, true is an empty attribute.
- * @param {string} tag
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
  * @param {Record<string, unknown>} [attributes]
  * @param {...(Node | string | number | null | undefined)} children
- * @returns {HTMLElement}
+ * @returns {HTMLElementTagNameMap[Tag]}
  */
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === false || value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null)) continue;
+    if (value === false || value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null))
+      continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
     else element.setAttribute(name, value === true ? "" : String(value));
   }
@@ -57,7 +59,8 @@ export function setText(element, text) {
 
 /** Set an attribute, only when it changes; null removes it. */
 export function setAttribute(element, name, value) {
-  if (value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null)) element.removeAttribute(name);
+  if (value === null || value === undefined || (ADDRESSES.has(name) && safeUrl(value) === null))
+    element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, String(value));
 }
 
@@ -68,7 +71,7 @@ export function setAttribute(element, name, value) {
  */
 export function arrange(parent, children) {
   const focused = document.activeElement;
-  const wanted = new Set(children);
+  const wanted = /** @type {Set<Element>} */ (new Set(children));
   for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
   let at = parent.firstElementChild;
   for (const child of children) {

@@ -5,7 +5,11 @@ const integer = new Intl.NumberFormat("en");
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const exactTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, {
-  hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hour12: false,
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  fractionalSecondDigits: 3,
+  hour12: false,
 });
 const day = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
 
@@ -79,7 +83,8 @@ export function duration(ms) {
 /** How long a task has run, or ran. */
 export function taskDuration(task, now) {
   if (!task.started_unix_ms) return null;
-  const end = task.ended_unix_ms ?? (task.status === "in_progress" || task.status === "stalled" ? now : task.last_update_unix_ms);
+  const end =
+    task.ended_unix_ms ?? (task.status === "in_progress" || task.status === "stalled" ? now : task.last_update_unix_ms);
   return end ? Math.max(0, end - task.started_unix_ms) : null;
 }
 

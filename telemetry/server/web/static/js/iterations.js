@@ -14,7 +14,9 @@ export class IterationPicker {
     this.onChange = onChange;
     const index = at === undefined ? -1 : iterations.indexOf(at);
     this.index = index < 0 ? iterations.length - 1 : index;
-    this.range = /** @type {HTMLInputElement} */ (el("input", { type: "range", min: 0, step: 1, "aria-label": "Iteration" }));
+    this.range = /** @type {HTMLInputElement} */ (
+      el("input", { type: "range", min: 0, step: 1, "aria-label": "Iteration" })
+    );
     this.range.addEventListener("input", () => this.#go(Number(this.range.value)));
     this.back = iconButton("previous", "Previous iteration", () => this.step(-1));
     this.forward = iconButton("next", "Next iteration", () => this.step(1));

@@ -14,7 +14,17 @@ export class Picker {
     this.label = label;
     this.onOpen = onOpen;
     this.text = el("span", { class: "picker-text" }, label);
-    this.button = el("button", { type: "button", class: "button picker-button", "aria-haspopup": "dialog", "aria-expanded": "false", onclick: () => this.toggle() }, this.text);
+    this.button = el(
+      "button",
+      {
+        type: "button",
+        class: "button picker-button",
+        "aria-haspopup": "dialog",
+        "aria-expanded": "false",
+        onclick: () => this.toggle(),
+      },
+      this.text,
+    );
     this.panel = el("div", { class: "picker-panel", role: "dialog", "aria-label": label, hidden: true, tabindex: -1 });
     parent.classList.add("picker");
     parent.append(this.button, this.panel);
@@ -43,7 +53,10 @@ export class Picker {
     this.panel.hidden = false;
     this.button.setAttribute("aria-expanded", "true");
     // Not out of the window at its right.
-    this.panel.classList.toggle("right", this.button.getBoundingClientRect().left + this.panel.offsetWidth > document.documentElement.clientWidth - 14);
+    this.panel.classList.toggle(
+      "right",
+      this.button.getBoundingClientRect().left + this.panel.offsetWidth > document.documentElement.clientWidth - 14,
+    );
     this.#focusFirst();
   }
 
@@ -58,7 +71,12 @@ export class Picker {
     if (this.panel.hidden) return;
     const focused = document.activeElement;
     const inside = this.panel.contains(focused);
-    if (inside && !(focused instanceof HTMLInputElement && focused.type === "search" && !focused.value) && focused !== this.panel) return;
+    if (
+      inside &&
+      !(focused instanceof HTMLInputElement && focused.type === "search" && !focused.value) &&
+      focused !== this.panel
+    )
+      return;
     draw();
     if (inside) this.#focusFirst();
   }
@@ -75,7 +93,9 @@ export class Picker {
   }
 
   #step(event) {
-    const stops = [...this.panel.querySelectorAll("input:not([type=search]), button, a")].filter((stop) => stop instanceof HTMLElement && stop.offsetParent);
+    const stops = [...this.panel.querySelectorAll("input:not([type=search]), button, a")].filter(
+      (stop) => stop instanceof HTMLElement && stop.offsetParent,
+    );
     const at = stops.indexOf(/** @type {any} */ (document.activeElement));
     const next = stops[at + (event.key === "ArrowDown" ? 1 : -1)];
     event.preventDefault();
@@ -115,7 +135,9 @@ export class WordsPicker extends Picker {
 
   #show() {
     const label = (value) => this.choices.find(([other]) => other === value)?.[1] ?? value;
-    this.showChosen(this.chosen.length > 1 ? String(this.chosen.length) : this.chosen.length ? label(this.chosen[0]) : "");
+    this.showChosen(
+      this.chosen.length > 1 ? String(this.chosen.length) : this.chosen.length ? label(this.chosen[0]) : "",
+    );
   }
 
   #draw() {
@@ -124,11 +146,18 @@ export class WordsPicker extends Picker {
     const all = [...this.choices, ...unknown.map((value) => /** @type {[string, string]} */ ([value, value]))];
     const list = el("div", { class: "picker-list" }, ...all.map(([value, label]) => this.#choice(value, label)));
     const none = el("p", { class: "muted picker-none", hidden: all.length > 0 }, "There is nothing to choose yet.");
-    this.panel.replaceChildren(...(all.length >= SEARCH_FROM ? [searchField(list, none)] : []), list, none, ...(this.extra ? [this.extra] : []));
+    this.panel.replaceChildren(
+      ...(all.length >= SEARCH_FROM ? [searchField(list, none)] : []),
+      list,
+      none,
+      ...(this.extra ? [this.extra] : []),
+    );
   }
 
   #choice(value, label) {
-    const box = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox", checked: this.chosen.includes(value) }));
+    const box = /** @type {HTMLInputElement} */ (
+      el("input", { type: "checkbox", checked: this.chosen.includes(value) })
+    );
     box.addEventListener("change", () => {
       this.chosen = box.checked ? [...this.chosen, value] : this.chosen.filter((other) => other !== value);
       this.#show();
@@ -140,7 +169,15 @@ export class WordsPicker extends Picker {
 
 /** A field that leaves of a list only what has its words; items say what they are in data-text. */
 export function searchField(list, none) {
-  const field = /** @type {HTMLInputElement} */ (el("input", { type: "search", placeholder: "Search", "aria-label": "Search choices", autocomplete: "off", spellcheck: "false" }));
+  const field = /** @type {HTMLInputElement} */ (
+    el("input", {
+      type: "search",
+      placeholder: "Search",
+      "aria-label": "Search choices",
+      autocomplete: "off",
+      spellcheck: "false",
+    })
+  );
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     let left = 0;
@@ -149,7 +186,8 @@ export function searchField(list, none) {
       item.toggleAttribute("hidden", !fits);
       left += Number(fits);
     }
-    for (const group of list.querySelectorAll("[data-group]")) group.toggleAttribute("hidden", !group.querySelector("[data-text]:not([hidden])"));
+    for (const group of list.querySelectorAll("[data-group]"))
+      group.toggleAttribute("hidden", !group.querySelector("[data-text]:not([hidden])"));
     setText(none, "Nothing has these words.");
     none.hidden = left > 0;
   });

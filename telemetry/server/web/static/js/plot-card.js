@@ -25,16 +25,31 @@ export class PlotCard {
     this.loaded = "";
     this.abort = new AbortController();
     this.loadSoon = debounce(() => this.load(), LOAD_DELAY_MS);
-    this.iterations = new IterationPicker(options.entries.map(({ iteration }) => iteration), () => this.loadSoon(), options.at);
+    this.iterations = new IterationPicker(
+      options.entries.map(({ iteration }) => iteration),
+      () => this.loadSoon(),
+      options.at,
+    );
     this.plot = el("div", { class: "plot" });
     this.message = el("p", { class: "plot-message", hidden: true });
-    const last = onClose ? iconButton("close", "Close full screen", onClose) : iconButton("expand", "Full screen", () => openPlot(this));
-    const dot = options.color === null || options.color === undefined ? null : el("i", { class: "dot", "aria-hidden": "true" });
+    const last = onClose
+      ? iconButton("close", "Close full screen", onClose)
+      : iconButton("expand", "Full screen", () => openPlot(this));
+    const dot =
+      options.color === null || options.color === undefined ? null : el("i", { class: "dot", "aria-hidden": "true" });
     if (dot) dot.style.background = `var(--series-${options.color})`;
     this.element = el(
-      "article", { class: "card plot-card", "aria-label": `Plot ${options.title} ${options.series}`, tabindex: 0, "data-series": options.series, onkeydown: (event) => this.#onKey(event) },
+      "article",
+      {
+        class: "card plot-card",
+        "aria-label": `Plot ${options.title} ${options.series}`,
+        tabindex: 0,
+        "data-series": options.series,
+        onkeydown: (event) => this.#onKey(event),
+      },
       el("header", {}, dot, el("h3", { title: options.label }, options.label), el("span", { class: "spacer" }), last),
-      el("div", { class: "plot-box" }, this.plot, this.message), this.iterations.element,
+      el("div", { class: "plot-box" }, this.plot, this.message),
+      this.iterations.element,
     );
     this.resized = new ResizeObserver(() => this.redraw());
     this.resized.observe(this.plot);
@@ -94,7 +109,12 @@ export class PlotCard {
     const { title, series, label } = this.options;
     try {
       const layout = layoutOf(this.figure.layout, chartTheme(), { width, height, names: [title, series, label] });
-      await Plotly.react(this.plot, tracesOf(this.figure.data ?? [], this.figure.layout, chartTheme()), layout, { displayModeBar: false, scrollZoom: this.full, responsive: false, showTips: false });
+      await Plotly.react(this.plot, tracesOf(this.figure.data ?? [], this.figure.layout, chartTheme()), layout, {
+        displayModeBar: false,
+        scrollZoom: this.full,
+        responsive: false,
+        showTips: false,
+      });
       this.plot.dataset.iteration = String(this.entry?.iteration);
       this.plot.dataset.traces = String((this.figure.data ?? []).length);
     } catch (error) {
@@ -130,7 +150,11 @@ export class PlotCard {
 async function figureOf(taskId, entry, signal) {
   const { title, series, iteration, blob } = entry;
   if (blob) return get(`/tasks/${taskId}/blobs/${blob}`, {}, signal);
-  const { plots } = await get(`/tasks/${taskId}/plots`, { title, series, iteration: String(iteration), figures: 1 }, signal);
+  const { plots } = await get(
+    `/tasks/${taskId}/plots`,
+    { title, series, iteration: String(iteration), figures: 1 },
+    signal,
+  );
   const found = plots.find((one) => one.title === title && one.series === series && one.iteration === iteration);
   if (!found) throw new Error("it is not there any more");
   if (found.blob) return get(`/tasks/${taskId}/blobs/${found.blob}`, {}, signal);
@@ -147,23 +171,33 @@ function openPlot(from) {
   card.element.focus();
   document.addEventListener("themechange", redraw);
   card.setVisible(true);
-  dialog.addEventListener("close", () => {
-    document.removeEventListener("themechange", redraw);
-    card.destroy();
-  }, { once: true });
+  dialog.addEventListener(
+    "close",
+    () => {
+      document.removeEventListener("themechange", redraw);
+      card.destroy();
+    },
+    { once: true },
+  );
 }
 
 /** "3 plots of 2 titles", and when the last was reported. */
 export function plotSummary(entries) {
   const titles = new Set(entries.map(({ title }) => title)).size;
   const latest = Math.max(...entries.map(({ unix_ms: ms }) => ms ?? 0));
-  return { text: `${count(entries.length)} ${entries.length === 1 ? "plot" : "plots"}, ${count(titles)} ${titles === 1 ? "title" : "titles"}`, hint: latest > 0 ? `The last one: ${exact(latest)}` : "" };
+  return {
+    text: `${count(entries.length)} ${entries.length === 1 ? "plot" : "plots"}, ${count(titles)} ${titles === 1 ? "title" : "titles"}`,
+    hint: latest > 0 ? `The last one: ${exact(latest)}` : "",
+  };
 }
 
 /** Cards of plots draw themselves while they are near the window. */
-const seen = new IntersectionObserver((entries) => {
-  for (const entry of entries) cards.get(entry.target)?.setVisible(entry.isIntersecting);
-}, { rootMargin: "200px" });
+const seen = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) cards.get(entry.target)?.setVisible(entry.isIntersecting);
+  },
+  { rootMargin: "200px" },
+);
 const cards = /** @type {WeakMap<Element, PlotCard>} */ (new WeakMap());
 
 /** @param {PlotCard} card */

@@ -6,7 +6,10 @@ const CLEAR = "rgba(0,0,0,0)";
 // Plotly's own ink: what an author saw who chose a ground and no ink.
 const INK = "#444";
 
-/** Kinds of subplots, which have grounds and axes of their own: their names in a layout, and how they are drawn. */
+/**
+ * Kinds of subplots, which have grounds and axes of their own: their names in a layout, and how they are drawn.
+ * @type {[RegExp, string, (layout: any, theme: Record<string, string>) => object][]}
+ */
 const SUBPLOTS = [
   [/^scene\d*$/, "scene", sceneOf],
   [/^polar\d*$/, "polar", subplotOf(["radialaxis", "angularaxis"])],
@@ -28,8 +31,13 @@ export function layoutOf(layout, theme, { width, height, names }) {
   const margin = { l: 56, r: 18, t: own.title ? 44 : 14, b: 44, ...layout?.margin };
   if (hasGround(rest)) return { ...own, margin };
   return {
-    ...own, ...axesOf(rest, theme), ...subplotsOf(rest, theme), ...partsOf(rest, theme), margin,
-    paper_bgcolor: CLEAR, plot_bgcolor: rest.plot_bgcolor ?? CLEAR,
+    ...own,
+    ...axesOf(rest, theme),
+    ...subplotsOf(rest, theme),
+    ...partsOf(rest, theme),
+    margin,
+    paper_bgcolor: CLEAR,
+    plot_bgcolor: rest.plot_bgcolor ?? CLEAR,
     font: { family: theme.sans, size: 12, color: theme.text, ...rest.font },
     colorway: rest.colorway ?? Array.from({ length: 10 }, (_, index) => theme[`series${index}`]),
   };
@@ -45,8 +53,17 @@ export function layoutOf(layout, theme, { width, height, names }) {
 export function tracesOf(traces, layout, theme) {
   if (hasGround(layout ?? {})) return traces;
   return traces.map((trace) => {
-    if (trace?.type === "table") return { ...trace, header: partOf(trace.header, theme.surface2, theme), cells: partOf(trace.cells, theme.surface, theme) };
-    if (trace?.type === "indicator" && trace.gauge) return { ...trace, gauge: { bordercolor: theme.lineStrong, ...trace.gauge, axis: { tickcolor: theme.text2, ...trace.gauge.axis } } };
+    if (trace?.type === "table")
+      return {
+        ...trace,
+        header: partOf(trace.header, theme.surface2, theme),
+        cells: partOf(trace.cells, theme.surface, theme),
+      };
+    if (trace?.type === "indicator" && trace.gauge)
+      return {
+        ...trace,
+        gauge: { bordercolor: theme.lineStrong, ...trace.gauge, axis: { tickcolor: theme.text2, ...trace.gauge.axis } },
+      };
     return trace;
   });
 }
@@ -63,7 +80,13 @@ function partOf(part, ground, theme) {
 
 function axesOf(layout, theme) {
   const buttons = { bgcolor: theme.surface2, activecolor: theme.lineStrong };
-  const axis = { gridcolor: theme.line, zerolinecolor: theme.lineStrong, linecolor: theme.line, tickcolor: theme.line, automargin: true };
+  const axis = {
+    gridcolor: theme.line,
+    zerolinecolor: theme.lineStrong,
+    linecolor: theme.line,
+    tickcolor: theme.line,
+    automargin: true,
+  };
   const axes = { xaxis: axis, yaxis: axis };
   for (const [name, value] of Object.entries(layout)) {
     if (!AXIS.test(name)) continue;
@@ -77,7 +100,8 @@ function axesOf(layout, theme) {
 function subplotsOf(layout, theme) {
   const found = {};
   for (const [pattern, first, make] of SUBPLOTS) {
-    for (const name of new Set([first, ...Object.keys(layout).filter((key) => pattern.test(key))])) found[name] = make(layout[name], theme);
+    for (const name of new Set([first, ...Object.keys(layout).filter((key) => pattern.test(key))]))
+      found[name] = make(layout[name], theme);
   }
   return found;
 }
@@ -86,9 +110,14 @@ function subplotsOf(layout, theme) {
 function partsOf(layout, theme) {
   const unified = String(layout.hovermode).includes("unified") ? { bgcolor: theme.surface } : {};
   const control = { bgcolor: theme.surface2, bordercolor: theme.lineStrong };
-  const inked = (part) => (part?.bgcolor && part.bgcolor !== CLEAR ? { ...part, font: { color: INK, ...part.font } } : part);
+  const inked = (part) =>
+    part?.bgcolor && part.bgcolor !== CLEAR ? { ...part, font: { color: INK, ...part.font } } : part;
   const parts = {
-    hoverlabel: { ...unified, ...layout.hoverlabel, font: { family: theme.sans, size: 12, ...layout.hoverlabel?.font } },
+    hoverlabel: {
+      ...unified,
+      ...layout.hoverlabel,
+      font: { family: theme.sans, size: 12, ...layout.hoverlabel?.font },
+    },
     legend: inked({ bgcolor: CLEAR, ...layout.legend }),
   };
   const each = (name, make) => Array.isArray(layout[name]) && Object.assign(parts, { [name]: layout[name].map(make) });
@@ -102,11 +131,21 @@ function partsOf(layout, theme) {
 function subplotOf(names) {
   return (subplot, theme) => {
     const axis = { gridcolor: theme.line, linecolor: theme.lineStrong, tickcolor: theme.line };
-    return { bgcolor: CLEAR, ...subplot, ...Object.fromEntries(names.map((name) => [name, { ...axis, ...subplot?.[name] }])) };
+    return {
+      bgcolor: CLEAR,
+      ...subplot,
+      ...Object.fromEntries(names.map((name) => [name, { ...axis, ...subplot?.[name] }])),
+    };
   };
 }
 
 function sceneOf(scene, theme) {
   const axis = { gridcolor: theme.line, zerolinecolor: theme.lineStrong, backgroundcolor: CLEAR, color: theme.text2 };
-  return { bgcolor: CLEAR, ...scene, xaxis: { ...axis, ...scene?.xaxis }, yaxis: { ...axis, ...scene?.yaxis }, zaxis: { ...axis, ...scene?.zaxis } };
+  return {
+    bgcolor: CLEAR,
+    ...scene,
+    xaxis: { ...axis, ...scene?.xaxis },
+    yaxis: { ...axis, ...scene?.yaxis },
+    zaxis: { ...axis, ...scene?.zaxis },
+  };
 }

@@ -21,7 +21,10 @@ export class Plots {
     this.sections = /** @type {Map<string, HTMLElement>} */ (new Map());
     this.cards = /** @type {Map<string, PlotCard>} */ (new Map());
     this.refresh = coalesce(() => this.#fetch().catch(onError), REFRESH_EVERY_MS);
-    byId("plot-search").addEventListener("input", debounce(() => this.#show(), SEARCH_DELAY_MS));
+    byId("plot-search").addEventListener(
+      "input",
+      debounce(() => this.#show(), SEARCH_DELAY_MS),
+    );
   }
 
   /** Scroll to a title (`#plots/confusion`), now or when it is there. */
@@ -42,9 +45,14 @@ export class Plots {
   }
 
   #show() {
-    const words = /** @type {HTMLInputElement} */ (byId("plot-search")).value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = /** @type {HTMLInputElement} */ (byId("plot-search")).value
+      .toLowerCase()
+      .split(/\s+/)
+      .filter(Boolean);
     const titles = byTitle(this.entries);
-    const shown = [...titles].filter(([title, series]) => words.every((word) => `${title} ${[...series.keys()].join(" ")}`.toLowerCase().includes(word)));
+    const shown = [...titles].filter(([title, series]) =>
+      words.every((word) => `${title} ${[...series.keys()].join(" ")}`.toLowerCase().includes(word)),
+    );
     const keep = new Set();
     for (const [title, series] of titles) for (const name of series.keys()) keep.add(`${title}\n${name}`);
     for (const [key, card] of this.cards) {
@@ -52,23 +60,41 @@ export class Plots {
       card.destroy();
       this.cards.delete(key);
     }
-    arrange(byId("plots"), shown.map(([title, series]) => this.#section(title, series)));
+    arrange(
+      byId("plots"),
+      shown.map(([title, series]) => this.#section(title, series)),
+    );
     const { text, hint } = this.entries.length ? plotSummary(this.entries) : { text: "", hint: "" };
     setText(byId("plot-count"), words.length ? `${count(shown.length)} of ${count(titles.size)} titles` : text);
     byId("plot-count").title = hint;
     byId("plots-toolbar").hidden = this.loaded && !this.entries.length;
     byId("no-plots").hidden = shown.length > 0;
-    setText(byId("no-plots"), this.entries.length ? "No plot has these words in its title or series." : "No plots yet. logger.report_plotly(…), report_confusion_matrix(…), report_histogram(…) and others put them here.");
+    setText(
+      byId("no-plots"),
+      this.entries.length
+        ? "No plot has these words in its title or series."
+        : "No plots yet. logger.report_plotly(…), report_confusion_matrix(…), report_histogram(…) and others put them here.",
+    );
     this.#jump();
   }
 
   #section(title, series) {
     const known = this.sections.get(title);
     const grid = el("div", { class: "plot-grid" });
-    const section = known ?? el("section", { class: "plot-section", "aria-label": title, "data-title": title }, el("h2", {}, title || "(no title)"), grid);
+    const section =
+      known ??
+      el(
+        "section",
+        { class: "plot-section", "aria-label": title, "data-title": title },
+        el("h2", {}, title || "(no title)"),
+        grid,
+      );
     this.sections.set(title, section);
     const cards = [...series].map(([name, entries]) => this.#card(title, name, entries));
-    arrange(/** @type {HTMLElement} */ (section.lastElementChild), cards.map(({ element }) => element));
+    arrange(
+      /** @type {HTMLElement} */ (section.lastElementChild),
+      cards.map(({ element }) => element),
+    );
     return section;
   }
 
@@ -100,6 +126,7 @@ export function byTitle(entries) {
     const series = titles.get(entry.title) ?? titles.set(entry.title, new Map()).get(entry.title);
     series.set(entry.series, [...(series.get(entry.series) ?? []), entry]);
   }
-  for (const series of titles.values()) for (const list of series.values()) list.sort((a, b) => a.iteration - b.iteration);
+  for (const series of titles.values())
+    for (const list of series.values()) list.sort((a, b) => a.iteration - b.iteration);
   return titles;
 }

@@ -67,10 +67,12 @@ export class Points {
   #pump() {
     while (this.inFlight < MAX_IN_FLIGHT && this.queue.length) {
       this.inFlight += 1;
-      this.queue.shift()?.().finally(() => {
-        this.inFlight -= 1;
-        this.#pump();
-      });
+      this.queue
+        .shift()?.()
+        .finally(() => {
+          this.inFlight -= 1;
+          this.#pump();
+        });
     }
   }
 
@@ -83,7 +85,10 @@ export class Points {
     try {
       const found = new Map();
       for (let at = 0; at < ids.length; at += MAX_IDS) {
-        const answer = await get(`/tasks/${this.taskId}/${bands ? "bands" : "points"}`, { series: ids.slice(at, at + MAX_IDS).join(","), ...query });
+        const answer = await get(`/tasks/${this.taskId}/${bands ? "bands" : "points"}`, {
+          series: ids.slice(at, at + MAX_IDS).join(","),
+          ...query,
+        });
         for (const one of answer.series) found.set(one.id, one);
       }
       for (const ask of wanted) ask.resolve(found);

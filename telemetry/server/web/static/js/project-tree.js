@@ -37,33 +37,66 @@ export class ProjectTree {
   }
 
   #drawTree() {
-    const item = (name, label, depth, tasks) => el(
-      "button", {
-        type: "button", class: `tree-item depth-${Math.min(6, depth)}`, "data-text": name.toLowerCase(), title: name || label,
-        "aria-current": this.query.project === name ? "true" : null, onclick: () => this.#choose(name),
-      }, el("span", {}, label), el("span", { class: "muted" }, tasks),
-    );
+    const item = (name, label, depth, tasks) =>
+      el(
+        "button",
+        {
+          type: "button",
+          class: `tree-item depth-${Math.min(6, depth)}`,
+          "data-text": name.toLowerCase(),
+          title: name || label,
+          "aria-current": this.query.project === name ? "true" : null,
+          onclick: () => this.#choose(name),
+        },
+        el("span", {}, label),
+        el("span", { class: "muted" }, tasks),
+      );
     const list = el(
-      "div", { class: "picker-list tree" }, item("", "All projects", 0, ""),
-      ...this.projects.map(({ name, all }) => item(name, name.slice(name.lastIndexOf("/") + 1), name.split("/").length - 1, count(all))),
+      "div",
+      { class: "picker-list tree" },
+      item("", "All projects", 0, ""),
+      ...this.projects.map(({ name, all }) =>
+        item(name, name.slice(name.lastIndexOf("/") + 1), name.split("/").length - 1, count(all)),
+      ),
     );
     const none = el("p", { class: "muted picker-none", hidden: true });
-    const alone = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox", checked: this.query.subprojects === "1" }));
+    const alone = /** @type {HTMLInputElement} */ (
+      el("input", { type: "checkbox", checked: this.query.subprojects === "1" })
+    );
     alone.addEventListener("change", () => this.change({ subprojects: alone.checked ? "1" : "0", page: 0 }));
     const below = el("label", { class: "choice picker-extra" }, alone, el("span", {}, "With sub-projects"));
     this.panel = this.picker.panel;
-    this.panel.replaceChildren(...(this.projects.length > 8 ? [searchField(list, none)] : []), list, none, ...(this.query.project ? [below] : []));
+    this.panel.replaceChildren(
+      ...(this.projects.length > 8 ? [searchField(list, none)] : []),
+      list,
+      none,
+      ...(this.query.project ? [below] : []),
+    );
   }
 
   /** "All projects / vision / imagenet", and the projects below as links. */
   #drawPath() {
     const { project } = this.query;
-    const link = (name, label, current) => el(
-      "a", { href: `/${writeQuery({ ...this.query, project: name, subprojects: "1", page: 0 })}`, "aria-current": current ? "page" : null, onclick: (event) => this.#follow(event, name) }, label,
-    );
+    const link = (name, label, current) =>
+      el(
+        "a",
+        {
+          href: `/${writeQuery({ ...this.query, project: name, subprojects: "1", page: 0 })}`,
+          "aria-current": current ? "page" : null,
+          onclick: (event) => this.#follow(event, name),
+        },
+        label,
+      );
     const parts = project ? project.split("/") : [];
-    const path = [link("", "All projects", !project), ...parts.map((part, index) => link(parts.slice(0, index + 1).join("/"), part || "(no name)", index === parts.length - 1))];
-    const children = this.projects.filter(({ name }) => (project ? name.startsWith(`${project}/`) && !name.slice(project.length + 1).includes("/") : !name.includes("/")));
+    const path = [
+      link("", "All projects", !project),
+      ...parts.map((part, index) =>
+        link(parts.slice(0, index + 1).join("/"), part || "(no name)", index === parts.length - 1),
+      ),
+    ];
+    const children = this.projects.filter(({ name }) =>
+      project ? name.startsWith(`${project}/`) && !name.slice(project.length + 1).includes("/") : !name.includes("/"),
+    );
     const below = children.slice(0, MAX_CHILDREN).map(({ name, all }) => {
       const chip = link(name, name.slice(project ? project.length + 1 : 0) || "(no project)", false);
       chip.className = "badge";
@@ -73,7 +106,16 @@ export class ProjectTree {
     const rest = children.length - below.length;
     byId("project-path").replaceChildren(
       el("span", { class: "path" }, ...path),
-      ...(below.length ? [el("span", { class: "below" }, ...below, ...(rest > 0 ? [el("span", { class: "muted" }, `and ${count(rest)} more`)] : []))] : []),
+      ...(below.length
+        ? [
+            el(
+              "span",
+              { class: "below" },
+              ...below,
+              ...(rest > 0 ? [el("span", { class: "muted" }, `and ${count(rest)} more`)] : []),
+            ),
+          ]
+        : []),
     );
     byId("project-path").hidden = this.projects.length < 2 && !project;
   }

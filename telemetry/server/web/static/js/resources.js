@@ -26,14 +26,20 @@ export class Resources {
     this.views = new Map();
     this.table = new SeriesTable(taskId, "resource", () => this.#show(), onError);
     this.host = {
-      points, table: this.table,
+      points,
+      table: this.table,
       settings: () => ({ x: /** @type {const} */ ("time"), log: false, halfLife: undefined }),
       viewOf: (key) => this.views.get(key) ?? this.views.set(key, freshView()).get(key),
       openFull: (group) => openFull(group, this.host, () => this.grids.forEach(({ grid }) => grid.reload())),
     };
     this.grids = GROUPS.map(([name, pattern]) => {
       const element = el("div", { class: "grid" });
-      const section = el("section", { class: "resource-group", hidden: true, "aria-label": name }, el("h2", {}, name), element);
+      const section = el(
+        "section",
+        { class: "resource-group", hidden: true, "aria-label": name },
+        el("h2", {}, /** @type {string} */ (name)),
+        element,
+      );
       byId("resource-groups").append(section);
       return { pattern: /** @type {RegExp} */ (pattern), section, grid: new ChartsGrid(element, this.host) };
     });

@@ -30,8 +30,14 @@ export class Scalars {
     this.views = new Map();
     this.table = new SeriesTable(taskId, "scalar", () => this.#showCharts(), onError);
     this.host = {
-      points, table: this.table,
-      settings: () => ({ x: this.x, log: this.log, halfLife: halfLife(this.smoothing, this.x), allAttempts: this.allAttempts }),
+      points,
+      table: this.table,
+      settings: () => ({
+        x: this.x,
+        log: this.log,
+        halfLife: halfLife(this.smoothing, this.x),
+        allAttempts: this.allAttempts,
+      }),
       viewOf: (key) => this.views.get(key) ?? this.views.set(key, freshView()).get(key),
       openFull: (group) => openFull(group, this.host, () => this.grid.reload()),
     };
@@ -77,7 +83,8 @@ export class Scalars {
     }, SEARCH_DELAY_MS);
     input("chart-search").value = this.search;
     input("chart-search").addEventListener("input", search);
-    for (const x of /** @type {const} */ (["iteration", "time"])) byId(`x-${x}`).addEventListener("click", () => this.#chooseX(x));
+    for (const x of /** @type {const} */ (["iteration", "time"]))
+      byId(`x-${x}`).addEventListener("click", () => this.#chooseX(x));
     byId("attempts").addEventListener("click", () => this.#toggleAttempts());
     byId("log-y").addEventListener("click", () => {
       this.log = !this.log;
@@ -129,24 +136,39 @@ export class Scalars {
     const words = this.search.toLowerCase().split(/\s+/).filter(Boolean);
     const all = this.table.groups;
     const matches = (group) => {
-      const text = `${group.title} ${group.series.length < 50 ? group.series.map(({ series }) => series).join(" ") : ""}`.toLowerCase();
+      const text =
+        `${group.title} ${group.series.length < 50 ? group.series.map(({ series }) => series).join(" ") : ""}`.toLowerCase();
       return words.every((word) => text.includes(word));
     };
     const groups = words.length ? all.filter(matches) : all;
     this.grid.show(groups);
     const noun = all.length === 1 ? "chart" : "charts";
-    setText(byId("chart-count"), words.length ? `${count(groups.length)} of ${count(all.length)} ${noun}` : `${count(all.length)} ${noun}`);
+    setText(
+      byId("chart-count"),
+      words.length ? `${count(groups.length)} of ${count(all.length)} ${noun}` : `${count(all.length)} ${noun}`,
+    );
     byId("scalars-toolbar").hidden = this.table.loaded && all.length === 0;
     byId("no-charts").hidden = groups.length > 0;
-    setText(byId("no-charts"), all.length ? "No chart has these words in its title or series." : "No scalars yet. The first logger.report_scalar(title, series, value, iteration) makes a chart appear here.");
+    setText(
+      byId("no-charts"),
+      all.length
+        ? "No chart has these words in its title or series."
+        : "No scalars yet. The first logger.report_scalar(title, series, value, iteration) makes a chart appear here.",
+    );
   }
 
   async #fetchValues() {
     const { values } = await get(`/tasks/${this.taskId}/values`);
     byId("tiles").hidden = values.length === 0;
-    byId("tiles").replaceChildren(...values.map(({ name, value, unix_ms: ms }) => el(
-      "div", { class: "tile", title: `${name} = ${value}, ${exact(ms)}` },
-      el("span", { class: "tile-name" }, name), el("span", { class: isNonFinite(value) ? "tile-value bad" : "tile-value" }, measure(value)),
-    )));
+    byId("tiles").replaceChildren(
+      ...values.map(({ name, value, unix_ms: ms }) =>
+        el(
+          "div",
+          { class: "tile", title: `${name} = ${value}, ${exact(ms)}` },
+          el("span", { class: "tile-name" }, name),
+          el("span", { class: isNonFinite(value) ? "tile-value bad" : "tile-value" }, measure(value)),
+        ),
+      ),
+    );
   }
 }

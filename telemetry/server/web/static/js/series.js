@@ -65,7 +65,9 @@ export class SeriesTable {
     for (const one of group.series) byName.set(one.series, [...(byName.get(one.series) ?? []), one]);
     group.series = inOrder(group.series, ({ series, rank }) => `${series}\0${rank ?? ""}`);
     if (byName.size === group.series.length) return;
-    for (const one of group.series) if (one.rank !== null && byName.get(one.series).length > 1) one.label = `${one.series} · ${this.#place(one.rank)}`;
+    for (const one of group.series)
+      if (one.rank !== null && byName.get(one.series).length > 1)
+        one.label = `${one.series} · ${this.#place(one.rank)}`;
     group.bands = inOrder([...byName.values()].map(bandOf), ({ series }) => series);
   }
 
@@ -93,7 +95,8 @@ export class SeriesTable {
   /** A series name that several charts share ("train") has one colour in all of them. */
   #chooseColors() {
     const seen = new Map();
-    for (const group of this.groups) for (const { series } of group.bands ?? group.series) seen.set(series, (seen.get(series) ?? 0) + 1);
+    for (const group of this.groups)
+      for (const { series } of group.bands ?? group.series) seen.set(series, (seen.get(series) ?? 0) + 1);
     for (const [name, times] of seen) {
       if (times > 1 && !this.colors.has(name)) this.colors.set(name, this.colors.size % COLORS);
     }
@@ -142,16 +145,39 @@ export function bandOf(ranks) {
   const numbers = (name) => ranks.map((one) => one[name]).filter((value) => typeof value === "number");
   const { id, kind, title, series, unit } = ranks[0];
   return {
-    id, kind, title, series, label: series, rank: null, unit, ranks,
-    get count() { return numbers("count").reduce((sum, value) => sum + value, 0); },
-    get non_finite() { return numbers("non_finite").reduce((sum, value) => sum + value, 0); },
+    id,
+    kind,
+    title,
+    series,
+    label: series,
+    rank: null,
+    unit,
+    ranks,
+    get count() {
+      return numbers("count").reduce((sum, value) => sum + value, 0);
+    },
+    get non_finite() {
+      return numbers("non_finite").reduce((sum, value) => sum + value, 0);
+    },
     get last() {
       const last = numbers("last");
       return last.length ? last.reduce((sum, value) => sum + value / last.length, 0) : ranks[0].last;
     },
-    get last_iteration() { return Math.max(...numbers("last_iteration")); },
-    get min() { return numbers("min").reduce((least, value) => Math.min(least ?? value, value), /** @type {number | null} */ (null)); },
-    get max() { return numbers("max").reduce((most, value) => Math.max(most ?? value, value), /** @type {number | null} */ (null)); },
+    get last_iteration() {
+      return Math.max(...numbers("last_iteration"));
+    },
+    get min() {
+      return numbers("min").reduce(
+        (least, value) => Math.min(least ?? value, value),
+        /** @type {number | null} */ (null),
+      );
+    },
+    get max() {
+      return numbers("max").reduce(
+        (most, value) => Math.max(most ?? value, value),
+        /** @type {number | null} */ (null),
+      );
+    },
   };
 }
 
@@ -163,7 +189,12 @@ export function bandOf(ranks) {
  * @param {(item: T) => string} name
  */
 export function inOrder(items, name) {
-  const keyed = items.map((item) => ({ item, key: name(item).toLowerCase().replace(/\d+/g, (digits) => digits.padStart(12, "0")) }));
+  const keyed = items.map((item) => ({
+    item,
+    key: name(item)
+      .toLowerCase()
+      .replace(/\d+/g, (digits) => digits.padStart(12, "0")),
+  }));
   keyed.sort((a, b) => (a.key < b.key ? -1 : Number(a.key > b.key)));
   return keyed.map(({ item }) => item);
 }

@@ -11,7 +11,8 @@ export function startTabs(onShow) {
   const names = tabs.map((tab) => tab.id.replace("tab-", ""));
   const panelOf = (name) => /** @type {HTMLElement} */ (document.getElementById(`${name}-panel`));
   // On a phone the tabs are wider than the window.
-  const scrollToChosen = () => matchMedia(NARROW).matches && tabs.filter((tab) => tab.tabIndex === 0).forEach(scrollIntoList);
+  const scrollToChosen = () =>
+    matchMedia(NARROW).matches && tabs.filter((tab) => tab.tabIndex === 0).forEach(scrollIntoList);
   const show = (name, detail = "") => {
     names.forEach((other, index) => {
       const chosen = other === name;
@@ -35,7 +36,10 @@ export function startTabs(onShow) {
     tab.addEventListener("keydown", (event) => {
       const last = names.length - 1;
       const to = {
-        ArrowRight: index === last ? 0 : index + 1, ArrowLeft: index === 0 ? last : index - 1, Home: 0, End: last,
+        ArrowRight: index === last ? 0 : index + 1,
+        ArrowLeft: index === 0 ? last : index - 1,
+        Home: 0,
+        End: last,
       }[event.key];
       if (to === undefined) return;
       event.preventDefault();

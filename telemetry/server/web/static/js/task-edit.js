@@ -16,7 +16,14 @@ export function startEditing(taskId, current, saved) {
 }
 
 /** @param {string} text @returns {string[]} the tags of a field, each once */
-export const tagsOf = (text) => [...new Set(text.split(",").map((tag) => tag.trim()).filter(Boolean))];
+export const tagsOf = (text) => [
+  ...new Set(
+    text
+      .split(",")
+      .map((tag) => tag.trim())
+      .filter(Boolean),
+  ),
+];
 
 function open(taskId, task, saved) {
   if (!task) return;
@@ -34,7 +41,11 @@ function open(taskId, task, saved) {
   const archived = (task.system_tags ?? []).includes(ARCHIVED);
   const send = async (changes) => {
     try {
-      if (changes.length) await sendChanges(taskId, changes.map(([key, value]) => ({ section: "task", key, json: JSON.stringify(value) })));
+      if (changes.length)
+        await sendChanges(
+          taskId,
+          changes.map(([key, value]) => ({ section: "task", key, json: JSON.stringify(value) })),
+        );
       dialog.close();
       saved();
     } catch (failure) {
@@ -44,20 +55,47 @@ function open(taskId, task, saved) {
   const submit = (event) => {
     event.preventDefault();
     if (!name.value.trim()) return say("A task needs a name. Nothing was sent.");
-    const before = { name: task.name ?? "", project: task.project ?? "", tags: task.tags ?? [], comment: task.comment ?? "" };
-    const after = { name: name.value.trim(), project: project.value.trim(), tags: tagsOf(tags.value), comment: comment.value };
+    const before = {
+      name: task.name ?? "",
+      project: task.project ?? "",
+      tags: task.tags ?? [],
+      comment: task.comment ?? "",
+    };
+    const after = {
+      name: name.value.trim(),
+      project: project.value.trim(),
+      tags: tagsOf(tags.value),
+      comment: comment.value,
+    };
     return send(Object.entries(after).filter(([key, value]) => JSON.stringify(value) !== JSON.stringify(before[key])));
   };
-  const archive = () => send([["system_tags", archived ? task.system_tags.filter((tag) => tag !== ARCHIVED) : [...(task.system_tags ?? []), ARCHIVED]]]);
-  dialog.replaceChildren(el(
-    "form", { class: "dialog-form", novalidate: true, onsubmit: submit },
-    el("h2", {}, "Edit task"),
-    labelled("Name", name), labelled("Project", project), labelled("Tags, separated by commas", tags), labelled("Comment", comment), error,
+  const archive = () =>
+    send([
+      [
+        "system_tags",
+        archived ? task.system_tags.filter((tag) => tag !== ARCHIVED) : [...(task.system_tags ?? []), ARCHIVED],
+      ],
+    ]);
+  dialog.replaceChildren(
     el(
-      "div", { class: "buttons" }, el("button", { type: "button", class: "button", onclick: archive }, archived ? "Restore" : "Archive"), el("span", { class: "spacer" }),
-      el("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Cancel"), el("button", { type: "submit", class: "button primary" }, "Save"),
+      "form",
+      { class: "dialog-form", novalidate: true, onsubmit: submit },
+      el("h2", {}, "Edit task"),
+      labelled("Name", name),
+      labelled("Project", project),
+      labelled("Tags, separated by commas", tags),
+      labelled("Comment", comment),
+      error,
+      el(
+        "div",
+        { class: "buttons" },
+        el("button", { type: "button", class: "button", onclick: archive }, archived ? "Restore" : "Archive"),
+        el("span", { class: "spacer" }),
+        el("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Cancel"),
+        el("button", { type: "submit", class: "button primary" }, "Save"),
+      ),
     ),
-  ));
+  );
   dialog.showModal();
   name.focus();
 }

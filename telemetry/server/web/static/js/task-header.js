@@ -23,14 +23,20 @@ export class Header {
     crumb.hidden = !task.project;
     setText(crumb, task.project);
     setAttribute(crumb, "href", `/${writeQuery({ ...DEFAULTS, project: task.project ?? "" })}`);
-    byId("tags").replaceChildren(...[...(task.tags ?? []), ...(task.more_tags ? ["…"] : [])].map((tag) => el("span", { class: "badge" }, tag)), ...((task.system_tags ?? []).includes("archived") ? [el("span", { class: "badge warn" }, "archived")] : []));
+    byId("tags").replaceChildren(
+      ...[...(task.tags ?? []), ...(task.more_tags ? ["…"] : [])].map((tag) => el("span", { class: "badge" }, tag)),
+      ...((task.system_tags ?? []).includes("archived") ? [el("span", { class: "badge warn" }, "archived")] : []),
+    );
     setText(byId("comment"), task.comment);
     byId("comment").hidden = !task.comment;
     this.#showProgress(task);
     setText(byId("iteration"), format.count(task.last_iteration));
     setText(byId("points"), format.count(task.points));
     setText(byId("host"), task.host ?? "–");
-    setText(byId("reason"), ["failed", "stopped", "preempted"].includes(task.status) ? task.status_reason : (STATUS_HINTS[task.status] ?? ""));
+    setText(
+      byId("reason"),
+      ["failed", "stopped", "preempted"].includes(task.status) ? task.status_reason : (STATUS_HINTS[task.status] ?? ""),
+    );
     byId("reason").hidden = !byId("reason").textContent;
     byId("started").title = format.exact(task.started_unix_ms);
     this.tick();

@@ -68,7 +68,9 @@ async function fetchTask() {
   }
 }
 
-/** Tabs with nothing in them step back. A draft has only a configuration: that is shown, unless one chose. */
+/** Tabs with nothing in them step back. A draft has only a configuration: that is shown, unless one chose.
+ * @param {{record?: Record<string, object>, counts?: Record<string, number>, status: string}} task
+ */
 function markTabs({ record = {}, counts = {}, status }) {
   const size = (...sections) => sections.reduce((sum, section) => sum + Object.keys(record[section] ?? {}).length, 0);
   markTab("scalars", counts.points ?? 1);
@@ -104,41 +106,52 @@ function refreshRecord() {
 fetchTask();
 startTabs(showTab);
 startEditing(taskId, () => header.task, fetchTaskSoon);
-new Live({ task: taskId }, {
-  // Begun anew: nothing of what is shown is there any more.
-  reset: () => location.reload(),
-  task: (task) => {
-    if (byId("shown").hidden) fetchTaskSoon();
-    else if (OF_RECORD.includes(tab)) refreshRecord();
-    if (!byId("shown").hidden) header.show(task);
-    if (started.has("scalars")) parts.scalars.onValuesMayHaveChanged();
-    for (const name of ["plots", "samples"]) if (started.has(name)) parts[name].onBytes();
+new Live(
+  { task: taskId },
+  {
+    // Begun anew: nothing of what is shown is there any more.
+    reset: () => location.reload(),
+    task: (task) => {
+      if (byId("shown").hidden) fetchTaskSoon();
+      else if (OF_RECORD.includes(tab)) refreshRecord();
+      if (!byId("shown").hidden) header.show(task);
+      if (started.has("scalars")) parts.scalars.onValuesMayHaveChanged();
+      for (const name of ["plots", "samples"]) if (started.has(name)) parts[name].onBytes();
+    },
+    points: ({ series }) => {
+      for (const name of ["scalars", "resources"]) if (started.has(name)) parts[name].onPoints(series);
+    },
+    console: ({ last_id: lastId }) => started.has("console") && parts.console.onLines(lastId),
+    plots: () => {
+      markTab("plots", 1);
+      if (started.has("plots")) parts.plots.refresh();
+    },
+    media: () => {
+      markTab("samples", 1);
+      if (started.has("samples")) parts.samples.refresh();
+    },
+    models: () => {
+      markTab("artifacts", 1);
+      if (started.has("artifacts")) parts.artifacts.refresh();
+    },
   },
-  points: ({ series }) => {
-    for (const name of ["scalars", "resources"]) if (started.has(name)) parts[name].onPoints(series);
+  () => {
+    fetchTask();
+    for (const name of started) parts[name].refresh();
   },
-  console: ({ last_id: lastId }) => started.has("console") && parts.console.onLines(lastId),
-  plots: () => {
-    markTab("plots", 1);
-    if (started.has("plots")) parts.plots.refresh();
-  },
-  media: () => {
-    markTab("samples", 1);
-    if (started.has("samples")) parts.samples.refresh();
-  },
-  models: () => {
-    markTab("artifacts", 1);
-    if (started.has("artifacts")) parts.artifacts.refresh();
-  },
-}, () => {
-  fetchTask();
-  for (const name of started) parts[name].refresh();
-});
+);
 
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
-  const field = { scalars: "chart-search", plots: "plot-search", samples: "sample-search", console: "console-search", configuration: "configuration-search" }[tab];
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea"))
+    return;
+  const field = {
+    scalars: "chart-search",
+    plots: "plot-search",
+    samples: "sample-search",
+    console: "console-search",
+    configuration: "configuration-search",
+  }[tab];
   if (!field) return;
   event.preventDefault();
   /** @type {HTMLInputElement} */ (byId(field)).select();

@@ -29,7 +29,13 @@ export function columnsOf(query) {
   const hidden = new Set(query.hide);
   // Whoever chose columns does not want what is cut off at the edge of another one.
   const fixed = COLUMNS.filter(({ key }) => !hidden.has(key) && !(query.columns.length && key === "scalars-cell"));
-  const chosen = query.columns.map((column) => ({ key: "chosen", label: columnLabel(column), sort: column, column, number: !/^(param|property):/.test(column) }));
+  const chosen = query.columns.map((column) => ({
+    key: "chosen",
+    label: columnLabel(column),
+    sort: column,
+    column,
+    number: !/^(param|property):/.test(column),
+  }));
   const at = fixed.findIndex(({ key }) => !BEFORE_CHOSEN.includes(key));
   return at < 0 ? [...fixed, ...chosen] : [...fixed.slice(0, at), ...chosen, ...fixed.slice(at)];
 }
@@ -38,7 +44,15 @@ const GROUPS = [
   ["parameters", "Parameters", [["param:", ""]]],
   ["properties", "User properties", [["property:", ""]]],
   ["values", "Single values", [["value:", ""]]],
-  ["metrics", "Metrics", [["last:", "last"], ["min:", "min"], ["max:", "max"]]],
+  [
+    "metrics",
+    "Metrics",
+    [
+      ["last:", "last"],
+      ["min:", "min"],
+      ["max:", "max"],
+    ],
+  ],
 ];
 
 export class ColumnsPicker {
@@ -63,17 +77,29 @@ export class ColumnsPicker {
   }
 
   #draw() {
-    const fixed = COLUMNS.slice(1).map(({ key, label }) => el(
-      "label", { class: "choice", "data-text": label.toLowerCase() },
-      this.#box(!this.query.hide.includes(key), (on) => this.change({ hide: on ? this.query.hide.filter((other) => other !== key) : [...this.query.hide, key] })), el("span", {}, label),
-    ));
+    const fixed = COLUMNS.slice(1).map(({ key, label }) =>
+      el(
+        "label",
+        { class: "choice", "data-text": label.toLowerCase() },
+        this.#box(!this.query.hide.includes(key), (on) =>
+          this.change({ hide: on ? this.query.hide.filter((other) => other !== key) : [...this.query.hide, key] }),
+        ),
+        el("span", {}, label),
+      ),
+    );
     const groups = GROUPS.map(([name, label, kinds]) => {
-      const items = (this.choices[/** @type {string} */ (name)] ?? []).map((item) => this.#item(item, /** @type {[string, string][]} */ (kinds)));
+      const items = (this.choices[/** @type {string} */ (name)] ?? []).map((item) =>
+        this.#item(item, /** @type {[string, string][]} */ (kinds)),
+      );
       return items.length ? group(/** @type {string} */ (label), items) : null;
     });
     const list = el("div", { class: "picker-list" }, ...groups, group("Always offered", fixed));
     const none = el("p", { class: "muted picker-none", hidden: true });
-    const reset = el("button", { type: "button", class: "button small", onclick: () => this.#reset() }, "Reset columns");
+    const reset = el(
+      "button",
+      { type: "button", class: "button small", onclick: () => this.#reset() },
+      "Reset columns",
+    );
     this.picker.panel.replaceChildren(searchField(list, none), list, none, el("div", { class: "picker-extra" }, reset));
   }
 
@@ -86,12 +112,21 @@ export class ColumnsPicker {
   #item(item, kinds) {
     const boxes = kinds.map(([prefix, word]) => {
       const column = prefix + item;
-      const box = this.#box(this.query.columns.includes(column), (on) => this.change({ columns: on ? [...this.query.columns, column] : this.query.columns.filter((other) => other !== column) }));
+      const box = this.#box(this.query.columns.includes(column), (on) =>
+        this.change({
+          columns: on ? [...this.query.columns, column] : this.query.columns.filter((other) => other !== column),
+        }),
+      );
       return word ? el("label", { class: "choice" }, box, el("span", {}, word)) : box;
     });
     const name = el("span", { title: item }, item);
     if (kinds.length === 1) return el("label", { class: "choice", "data-text": item.toLowerCase() }, ...boxes, name);
-    return el("div", { class: "choice several", role: "group", "aria-label": item, "data-text": item.toLowerCase() }, name, ...boxes);
+    return el(
+      "div",
+      { class: "choice several", role: "group", "aria-label": item, "data-text": item.toLowerCase() },
+      name,
+      ...boxes,
+    );
   }
 
   #box(checked, set) {
@@ -101,4 +136,5 @@ export class ColumnsPicker {
   }
 }
 
-const group = (label, items) => el("div", { "data-group": label, role: "group", "aria-label": label }, el("h3", {}, label), ...items);
+const group = (label, items) =>
+  el("div", { "data-group": label, role: "group", "aria-label": label }, el("h3", {}, label), ...items);

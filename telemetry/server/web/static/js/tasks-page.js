@@ -90,7 +90,10 @@ function show({ tasks, total }) {
     query.tags.length && `tags ${query.tags.join(query.match === "all" ? " and " : " or ")}`,
     { 1: "archived tasks", all: "archived tasks, too" }[query.archived],
   ].filter(Boolean);
-  setText(byId("no-match-text"), total > 0 ? "This page is past the end of the list." : `Looked for ${parts.join(", ")}.`);
+  setText(
+    byId("no-match-text"),
+    total > 0 ? "This page is past the end of the list." : `Looked for ${parts.join(", ")}.`,
+  );
 }
 
 function problem(text) {
@@ -100,7 +103,9 @@ function problem(text) {
 
 setText(byId("snippet-url"), `export TELEMETRY_URL=${location.origin}`);
 for (const button of document.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", () => copyText(button, byId(button.getAttribute("data-copy") ?? "").textContent ?? ""));
+  button.addEventListener("click", () =>
+    copyText(button, byId(button.getAttribute("data-copy") ?? "").textContent ?? ""),
+  );
 }
 addEventListener("popstate", () => {
   query = readQuery(location.search);
@@ -115,13 +120,17 @@ refresh().then(refreshChoices);
 const refreshSoon = coalesce(refresh, REFRESH_EVERY_MS);
 // New projects come with new tasks, which is rare: one look in ten seconds is enough.
 const refreshChoicesSoon = coalesce(refreshChoices, 10 * REFRESH_EVERY_MS);
-new Live({}, {
-  tasks: () => {
-    refreshSoon();
-    refreshChoicesSoon();
+new Live(
+  {},
+  {
+    tasks: () => {
+      refreshSoon();
+      refreshChoicesSoon();
+    },
   },
-}, () => {
-  refresh();
-  refreshChoices();
-});
+  () => {
+    refresh();
+    refreshChoices();
+  },
+);
 setInterval(() => rows.tick(), TICK_MS);

@@ -5,11 +5,32 @@
  * `subprojects`: "0" for the project alone; `archived`: as the API takes it; `hide`: keys of columns that are always there.
  */
 export const DEFAULTS = {
-  search: "", project: "", subprojects: "1", status: /** @type {string[]} */ ([]), type: /** @type {string[]} */ ([]), tags: /** @type {string[]} */ ([]),
-  match: "any", archived: "0", columns: /** @type {string[]} */ ([]), hide: /** @type {string[]} */ ([]), sort: "-started", page: 0, page_size: 50,
+  search: "",
+  project: "",
+  subprojects: "1",
+  status: /** @type {string[]} */ ([]),
+  type: /** @type {string[]} */ ([]),
+  tags: /** @type {string[]} */ ([]),
+  match: "any",
+  archived: "0",
+  columns: /** @type {string[]} */ ([]),
+  hide: /** @type {string[]} */ ([]),
+  sort: "-started",
+  page: 0,
+  page_size: 50,
 };
 /** What "Clear filters" clears. */
-export const NO_FILTERS = { search: "", project: "", subprojects: "1", status: [], type: [], tags: [], match: "any", archived: "0", page: 0 };
+export const NO_FILTERS = {
+  search: "",
+  project: "",
+  subprojects: "1",
+  status: [],
+  type: [],
+  tags: [],
+  match: "any",
+  archived: "0",
+  page: 0,
+};
 
 // Words without commas are one parameter with commas; names may hold any sign, and are one parameter each.
 const WORDS = ["status", "type", "hide"];
@@ -23,8 +44,13 @@ const NAMES = ["tags", "columns"];
 export function readQuery(text) {
   const given = new URLSearchParams(text);
   const query = { ...DEFAULTS };
-  for (const name of ["search", "project", "subprojects", "match", "archived", "sort"]) query[name] = given.get(name) ?? DEFAULTS[name];
-  for (const name of WORDS) query[name] = given.getAll(name).flatMap((words) => words.split(",")).filter(Boolean);
+  for (const name of ["search", "project", "subprojects", "match", "archived", "sort"])
+    query[name] = given.get(name) ?? DEFAULTS[name];
+  for (const name of WORDS)
+    query[name] = given
+      .getAll(name)
+      .flatMap((words) => words.split(","))
+      .filter(Boolean);
   for (const name of NAMES) query[name] = given.getAll(name).filter(Boolean);
   // People count pages from 1; so does the address. The API counts from 0.
   query.page = Math.max(0, (Number.parseInt(given.get("page") ?? "", 10) || 1) - 1);
@@ -40,9 +66,10 @@ export function readQuery(text) {
 export function writeQuery(query) {
   const out = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
-    if (NAMES.includes(name)) for (const item of value) out.append(name, item);
-    else if (WORDS.includes(name)) value.length && out.set(name, value.join(","));
-    else if (value !== DEFAULTS[name]) out.set(name, String(name === "page" ? Number(value) + 1 : value));
+    if (Array.isArray(value)) {
+      if (NAMES.includes(name)) for (const item of value) out.append(name, item);
+      else if (value.length) out.set(name, value.join(","));
+    } else if (value !== DEFAULTS[name]) out.set(name, String(name === "page" ? Number(value) + 1 : value));
   }
   const text = out.toString().replaceAll("%2C", ",").replaceAll("%2F", "/").replaceAll("%3A", ":");
   return text ? `?${text}` : "";
@@ -51,11 +78,23 @@ export function writeQuery(query) {
 /** The same as the API takes it. @param {Query} query */
 export function apiQuery({ match, hide, subprojects, ...query }) {
   const several = query.tags.length > 1 && match === "all";
-  return { ...query, tags: several ? ["__$all", ...query.tags] : query.tags, subprojects: query.project && subprojects === "1" ? "1" : "" };
+  return {
+    ...query,
+    tags: several ? ["__$all", ...query.tags] : query.tags,
+    subprojects: query.project && subprojects === "1" ? "1" : "",
+  };
 }
 
 /** @param {Query} query  whether anything is filtered out */
-export const isFiltered = (query) => Boolean(query.search || query.project || query.status.length || query.type.length || query.tags.length || query.archived !== "0");
+export const isFiltered = (query) =>
+  Boolean(
+    query.search ||
+    query.project ||
+    query.status.length ||
+    query.type.length ||
+    query.tags.length ||
+    query.archived !== "0",
+  );
 
 /**
  * The order after a click on a header: a new column starts the way one wants to see it, then it turns.

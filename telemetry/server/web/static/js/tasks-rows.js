@@ -34,7 +34,10 @@ export class Rows {
       return /** @type {const} */ ([task.id, row]);
     });
     this.rows = new Map(rows);
-    arrange(this.body, rows.map(([, row]) => row.element));
+    arrange(
+      this.body,
+      rows.map(([, row]) => row.element),
+    );
     this.showChosen();
   }
 
@@ -81,7 +84,10 @@ export class Rows {
     const on = !this.chosen.has(id);
     const [from, to] = [ids.indexOf(this.last), ids.indexOf(id)];
     const span = event.shiftKey && from >= 0 ? ids.slice(Math.min(from, to), Math.max(from, to) + 1) : [id];
-    this.chosen.set(span.map((one) => /** @type {Row} */ (this.rows.get(one)).task), on);
+    this.chosen.set(
+      span.map((one) => /** @type {Row} */ (this.rows.get(one)).task),
+      on,
+    );
     this.last = id;
   }
 }
@@ -116,7 +122,11 @@ class Row {
       "tags-cell": [this.tags],
     };
     this.cells = /** @type {Record<string, HTMLElement>} */ ({});
-    const select = el("td", { role: "cell", class: "select-cell", onclick: (event) => event.target === select && onChoose(event) }, this.box);
+    const select = el(
+      "td",
+      { role: "cell", class: "select-cell", onclick: (event) => event.target === select && onChoose(event) },
+      this.box,
+    );
     const cells = columns.map(({ key, label, number, column }) => {
       const kind = number ? `${key} number` : key;
       if (column) {
@@ -191,7 +201,11 @@ class Row {
 }
 
 function showTags(parent, task) {
-  const tags = [...(task.tags ?? []), ...(task.more_tags ? ["…"] : []), ...((task.system_tags ?? []).includes("archived") ? ["archived"] : [])];
+  const tags = [
+    ...(task.tags ?? []),
+    ...(task.more_tags ? ["…"] : []),
+    ...((task.system_tags ?? []).includes("archived") ? ["archived"] : []),
+  ];
   if (parent.dataset.tags === tags.join("\n")) return;
   parent.dataset.tags = tags.join("\n");
   parent.title = tags.join(", ");
@@ -201,7 +215,11 @@ function showTags(parent, task) {
 /** A chosen column: numbers as measured, everything else as its text. */
 function showChosen(cell, value) {
   const none = value === null || value === undefined;
-  const text = none ? "–" : typeof value === "number" || format.isNonFinite(value) ? format.measure(value) : valueText(value);
+  const text = none
+    ? "–"
+    : typeof value === "number" || format.isNonFinite(value)
+      ? format.measure(value)
+      : valueText(value);
   setText(cell, text);
   cell.title = none ? "" : valueText(value);
   cell.classList.toggle("none", none);
@@ -222,7 +240,10 @@ function showScalars(parent, scalars) {
     value.classList.toggle("bad", format.isNonFinite(scalar.value));
   });
   // All of them at once: the last ones may be cut off by the column's edge.
-  const all = scalars.map((scalar) => `${seriesLabel(scalar.title, scalar.series)} = ${scalar.value} at iteration ${format.count(scalar.iteration)}`);
+  const all = scalars.map(
+    (scalar) =>
+      `${seriesLabel(scalar.title, scalar.series)} = ${scalar.value} at iteration ${format.count(scalar.iteration)}`,
+  );
   setAttribute(parent, "title", all.join("\n"));
 }
 

@@ -1,7 +1,7 @@
 /** The chosen tasks, and the bar that says what can be done with them. */
 
 import { sendChanges } from "./changes.js";
-import { byId, el, setAttribute, setText } from "./dom.js";
+import { byId, setAttribute, setText } from "./dom.js";
 import { count } from "./format.js";
 
 const ARCHIVED = "archived";
@@ -69,7 +69,11 @@ export class Selection {
     const may = size >= 2 && size <= MOST_COMPARED;
     setAttribute(link, "href", may ? `/compare?tasks=${[...this.tasks.keys()].join(",")}` : null);
     setAttribute(link, "aria-disabled", may ? null : "true");
-    link.title = may ? "Side by side; the first chosen one is what the others are compared with" : size < 2 ? "Choose at least two tasks" : `At most ${MOST_COMPARED} tasks fit side by side`;
+    link.title = may
+      ? "Side by side; the first chosen one is what the others are compared with"
+      : size < 2
+        ? "Choose at least two tasks"
+        : `At most ${MOST_COMPARED} tasks fit side by side`;
     setText(byId("selection-archive"), this.#allArchived() ? "Restore" : "Archive");
   }
 
@@ -79,17 +83,23 @@ export class Selection {
 
   #archive() {
     const restore = this.#allArchived();
-    return this.#edit((task) => {
-      const others = (task.system_tags ?? []).filter((tag) => tag !== ARCHIVED);
-      return { system_tags: restore ? others : [...others, ARCHIVED] };
-    }, restore ? "restored" : "archived");
+    return this.#edit(
+      (task) => {
+        const others = (task.system_tags ?? []).filter((tag) => tag !== ARCHIVED);
+        return { system_tags: restore ? others : [...others, ARCHIVED] };
+      },
+      restore ? "restored" : "archived",
+    );
   }
 
   async #addTag() {
     const field = /** @type {HTMLInputElement} */ (byId("selection-tag-name"));
     const tag = field.value.trim();
     if (!tag) return;
-    const left = await this.#edit((task) => ({ tags: [...new Set([...(task.tags ?? []), tag])] }), `given the tag “${tag}”`);
+    const left = await this.#edit(
+      (task) => ({ tags: [...new Set([...(task.tags ?? []), tag])] }),
+      `given the tag “${tag}”`,
+    );
     if (left === 0) field.value = "";
   }
 
@@ -100,7 +110,10 @@ export class Selection {
     for (const task of [...this.tasks.values()]) {
       const fields = changesOf(task);
       try {
-        await sendChanges(task.id, Object.entries(fields).map(([key, value]) => ({ section: "task", key, json: JSON.stringify(value) })));
+        await sendChanges(
+          task.id,
+          Object.entries(fields).map(([key, value]) => ({ section: "task", key, json: JSON.stringify(value) })),
+        );
         this.tasks.set(task.id, { ...task, ...fields });
         changed += 1;
       } catch (error) {
@@ -108,7 +121,10 @@ export class Selection {
       }
     }
     const good = changed ? `${count(changed)} ${changed === 1 ? "task was" : "tasks were"} ${done}.` : "";
-    this.#say(failed.length ? `${good} ${count(failed.length)} could not be: ${failed[0].message}`.trim() : good, failed.length > 0);
+    this.#say(
+      failed.length ? `${good} ${count(failed.length)} could not be: ${failed[0].message}`.trim() : good,
+      failed.length > 0,
+    );
     this.#show();
     this.onEdited();
     return failed.length;

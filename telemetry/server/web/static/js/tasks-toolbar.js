@@ -23,7 +23,9 @@ export class Toolbar {
     this.sort = "";
     this.columns = "";
     this.chosenColumns = /** @type {string[]} */ ([]);
-    this.all = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox", "aria-label": "Select all tasks of this page" }));
+    this.all = /** @type {HTMLInputElement} */ (
+      el("input", { type: "checkbox", "aria-label": "Select all tasks of this page" })
+    );
     this.all.addEventListener("click", () => chooseAll(this.all.checked));
     const search = debounce(() => change({ search: field("search").value.trim(), page: 0 }), SEARCH_DELAY_MS);
     field("search").addEventListener("input", search);
@@ -31,7 +33,9 @@ export class Toolbar {
     for (const name of ["archived", "sort"]) {
       field(name).addEventListener("change", () => change({ [name]: field(name).value, page: 0 }));
     }
-    field("page_size").addEventListener("change", () => change({ page_size: Number(field("page_size").value), page: 0 }));
+    field("page_size").addEventListener("change", () =>
+      change({ page_size: Number(field("page_size").value), page: 0 }),
+    );
     for (const id of ["clear", "clear-empty"]) {
       byId(id).addEventListener("click", () => {
         change(NO_FILTERS);
@@ -42,8 +46,14 @@ export class Toolbar {
     this.statuses = new WordsPicker(byId("status"), "Status", (status) => change({ status, page: 0 }));
     this.statuses.offer(STATUSES.map((status) => [status, statusWord(status)]));
     this.types = new WordsPicker(byId("type"), "Type", (type) => change({ type, page: 0 }));
-    this.match = ["any", "all"].map((word) => el("button", { type: "button", onclick: () => change({ match: word, page: 0 }) }, `${word} of them`));
-    const match = el("div", { class: "picker-extra segmented", role: "group", "aria-label": "A task needs" }, ...this.match);
+    this.match = ["any", "all"].map((word) =>
+      el("button", { type: "button", onclick: () => change({ match: word, page: 0 }) }, `${word} of them`),
+    );
+    const match = el(
+      "div",
+      { class: "picker-extra segmented", role: "group", "aria-label": "A task needs" },
+      ...this.match,
+    );
     this.tags = new WordsPicker(byId("tags"), "Tags", (tags) => change({ tags, page: 0 }), match);
     this.columnsPicker = new ColumnsPicker(change);
   }
@@ -55,11 +65,26 @@ export class Toolbar {
       this.columns = state;
       const cells = columns.map(({ key, label, sort, number, column }) => {
         const inside = sort
-          ? el("button", { type: "button", title: column, onclick: () => this.change({ sort: turnSort(this.sort, sort), page: 0 }) }, label)
+          ? el(
+              "button",
+              {
+                type: "button",
+                title: column,
+                onclick: () => this.change({ sort: turnSort(this.sort, sort), page: 0 }),
+              },
+              label,
+            )
           : el("span", {}, label);
-        return el("th", { role: "columnheader", scope: "col", class: number ? `${key} number` : key, "data-sort": sort }, inside);
+        return el(
+          "th",
+          { role: "columnheader", scope: "col", class: number ? `${key} number` : key, "data-sort": sort },
+          inside,
+        );
       });
-      byId("headers").replaceChildren(el("th", { role: "columnheader", scope: "col", class: "select-cell" }, this.all), ...cells);
+      byId("headers").replaceChildren(
+        el("th", { role: "columnheader", scope: "col", class: "select-cell" }, this.all),
+        ...cells,
+      );
     }
     for (const cell of byId("headers").children) {
       const key = cell.getAttribute("data-sort");
@@ -85,7 +110,9 @@ export class Toolbar {
     this.types.show(query.type);
     this.tags.show(query.tags);
     this.columnsPicker.show(query);
-    this.match.forEach((button, index) => button.setAttribute("aria-pressed", String(query.match === ["any", "all"][index])));
+    this.match.forEach((button, index) =>
+      button.setAttribute("aria-pressed", String(query.match === ["any", "all"][index])),
+    );
     this.chosenColumns = query.columns;
     this.#showSort();
     byId("clear").hidden = !isFiltered(query);
@@ -99,13 +126,28 @@ export class Toolbar {
 
   #showSort() {
     const fields = [
-      ["-started", "Newest first"], ["started", "Oldest first"], ["-last_update", "Last updated"], ["name", "Name, A to Z"],
-      ["-name", "Name, Z to A"], ["project", "Project"], ["-project", "Project, Z to A"], ["status", "Status"],
-      ["-status", "Status, Z to A"], ["-progress", "Progress, high to low"], ["progress", "Progress, low to high"],
+      ["-started", "Newest first"],
+      ["started", "Oldest first"],
+      ["-last_update", "Last updated"],
+      ["name", "Name, A to Z"],
+      ["-name", "Name, Z to A"],
+      ["project", "Project"],
+      ["-project", "Project, Z to A"],
+      ["status", "Status"],
+      ["-status", "Status, Z to A"],
+      ["-progress", "Progress, high to low"],
+      ["progress", "Progress, low to high"],
     ];
-    const metrics = [...this.metrics].flatMap(([key, label]) => [[`-last:${key}`, `${label}, high to low`], [`last:${key}`, `${label}, low to high`]]);
+    const metrics = [...this.metrics].flatMap(([key, label]) => [
+      [`-last:${key}`, `${label}, high to low`],
+      [`last:${key}`, `${label}, low to high`],
+    ]);
     const select = field("sort");
-    const chosen = this.chosenColumns.flatMap((column) => [[`-${column}`, `${columnLabel(column)}, high to low`], [column, `${columnLabel(column)}, low to high`]])
+    const chosen = this.chosenColumns
+      .flatMap((column) => [
+        [`-${column}`, `${columnLabel(column)}, high to low`],
+        [column, `${columnLabel(column)}, low to high`],
+      ])
       .filter(([value]) => !metrics.some(([other]) => other === value));
     const wanted = [...fields, ...chosen, ...metrics].map(([value]) => value).join("\n");
     if (select.dataset.options !== wanted) {
@@ -117,8 +159,12 @@ export class Toolbar {
     }
     const key = this.sort.replace(/^-/, "");
     if (![...select.options].some(({ value }) => value === this.sort)) {
-      const label = key.includes(":") ? columnLabel(key) : key.charAt(0).toUpperCase() + key.slice(1).replaceAll("_", " ");
-      select.append(el("option", { value: this.sort }, `${label}${this.sort[0] === "-" ? ", high to low" : ", low to high"}`));
+      const label = key.includes(":")
+        ? columnLabel(key)
+        : key.charAt(0).toUpperCase() + key.slice(1).replaceAll("_", " ");
+      select.append(
+        el("option", { value: this.sort }, `${label}${this.sort[0] === "-" ? ", high to low" : ", low to high"}`),
+      );
     }
     select.value = this.sort;
   }
@@ -143,12 +189,16 @@ export class Toolbar {
   showPages(query, total, shown) {
     const first = query.page * query.page_size;
     byId("pager").hidden = total === 0 || (total <= 25 && query.page === 0);
-    setText(byId("range"), shown ? `${count(first + 1)}–${count(first + shown)} of ${count(total)}` : `none of ${count(total)}`);
+    setText(
+      byId("range"),
+      shown ? `${count(first + 1)}–${count(first + shown)} of ${count(total)}` : `none of ${count(total)}`,
+    );
     const previous = /** @type {HTMLButtonElement} */ (byId("previous"));
     const next = /** @type {HTMLButtonElement} */ (byId("next"));
     previous.disabled = query.page === 0;
     next.disabled = first + shown >= total;
-    previous.onclick = () => this.#turnTo(Math.min(query.page - 1, Math.max(0, Math.ceil(total / query.page_size) - 1)));
+    previous.onclick = () =>
+      this.#turnTo(Math.min(query.page - 1, Math.max(0, Math.ceil(total / query.page_size) - 1)));
     next.onclick = () => this.#turnTo(query.page + 1);
   }
 

@@ -7,7 +7,15 @@
 
 const INT64_MAX = 2n ** 63n - 1n;
 const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
-const NOT_FINITE = { nan: "nan", inf: "inf", "+inf": "inf", infinity: "inf", "+infinity": "inf", "-inf": "-inf", "-infinity": "-inf" };
+const NOT_FINITE = {
+  nan: "nan",
+  inf: "inf",
+  "+inf": "inf",
+  infinity: "inf",
+  "+infinity": "inf",
+  "-inf": "-inf",
+  "-infinity": "-inf",
+};
 
 /** Types that can be chosen for a new value. */
 export const TYPES = ["str", "int", "float", "bool", "list", "dict"];
@@ -37,7 +45,9 @@ export class Exact {
 export function parseExact(text) {
   return JSON.parse(text, (_key, value, context) => {
     const source = /** @type {any} */ (context)?.source;
-    return typeof value === "number" && source !== undefined && source !== String(value) ? new Exact(source, value) : value;
+    return typeof value === "number" && source !== undefined && source !== String(value)
+      ? new Exact(source, value)
+      : value;
   });
 }
 
@@ -48,7 +58,8 @@ export function parseExact(text) {
  */
 export function entryOf(kept) {
   const plain = kept && typeof kept === "object" && !Array.isArray(kept) && !(kept instanceof Exact);
-  if (plain && "value" in kept) return { value: kept.value, type: String(kept.type ?? ""), description: String(kept.description ?? "") };
+  if (plain && "value" in kept)
+    return { value: kept.value, type: String(kept.type ?? ""), description: String(kept.description ?? "") };
   return { value: kept, type: typeOf(kept), description: "" };
 }
 
@@ -75,13 +86,19 @@ export function valueText(value, indent = 0) {
 function jsonText(value, indent, before = "") {
   if (value instanceof Exact) return value.source;
   if (value === null || typeof value !== "object") return JSON.stringify(value);
-  const entries = Array.isArray(value) ? value.map((item) => ["", item]) : Object.entries(value).map(([key, item]) => [`${JSON.stringify(key)}: `, item]);
+  const entries = Array.isArray(value)
+    ? value.map((item) => ["", item])
+    : Object.entries(value).map(([key, item]) => [`${JSON.stringify(key)}: `, item]);
   const [open, close] = Array.isArray(value) ? "[]" : "{}";
   if (!entries.length) return open + close;
   const inside = before + " ".repeat(indent);
   const parts = entries.map(([key, item]) => key + jsonText(item, indent, inside));
-  const lines = indent && (!Array.isArray(value) || value.some((item) => item && typeof item === "object" && !(item instanceof Exact)));
-  return lines ? `${open}\n${inside}${parts.join(`,\n${inside}`)}\n${before}${close}` : `${open}${parts.join(", ")}${close}`;
+  const lines =
+    indent &&
+    (!Array.isArray(value) || value.some((item) => item && typeof item === "object" && !(item instanceof Exact)));
+  return lines
+    ? `${open}\n${inside}${parts.join(`,\n${inside}`)}\n${before}${close}`
+    : `${open}${parts.join(", ")}${close}`;
 }
 
 /** What is wrong with a text as a value of its type; shown beside the field. */
@@ -109,8 +126,9 @@ export function valueJson(text, type) {
   }
   if (["list", "tuple", "set", "frozenset"].includes(base)) return sequenceJson(trimmed, base);
   if (base === "dict") {
-    const value = parsed(trimmed, "a dict as JSON, such as {\"depth\": 3}");
-    if (!value || typeof value !== "object" || Array.isArray(value) || value instanceof Exact) throw new NotOfType("not a dict: it begins with { and ends with }");
+    const value = parsed(trimmed, 'a dict as JSON, such as {"depth": 3}');
+    if (!value || typeof value !== "object" || Array.isArray(value) || value instanceof Exact)
+      throw new NotOfType("not a dict: it begins with { and ends with }");
     return { json: trimmed, type };
   }
   return { json: JSON.stringify(text), type };

@@ -26,8 +26,10 @@ export class ValuesPanel {
     this.editButton = el("button", { type: "button", class: "button small", onclick: () => this.edit() }, "Edit");
     this.body = el("div", {});
     this.element = el(
-      "section", { class: "panel values", id: options.id, "aria-label": options.title },
-      el("header", { class: "panel-head" }, el("h2", {}, `${options.title} `, this.count), this.editButton), this.body,
+      "section",
+      { class: "panel values", id: options.id, "aria-label": options.title },
+      el("header", { class: "panel-head" }, el("h2", {}, `${options.title} `, this.count), this.editButton),
+      this.body,
     );
   }
 
@@ -69,11 +71,16 @@ export class ValuesPanel {
 
   #draw() {
     const found = this.words.length ? this.entries.filter((entry) => matches(entry, this.words)) : this.entries;
-    setText(this.count, this.words.length ? `${count(found.length)} of ${count(this.entries.length)}` : count(this.entries.length));
+    setText(
+      this.count,
+      this.words.length ? `${count(found.length)} of ${count(this.entries.length)}` : count(this.entries.length),
+    );
     this.editButton.hidden = !this.mayEdit || this.editing;
     this.element.hidden = !this.editing && this.words.length > 0 && found.length === 0;
     if (this.editing) return found.length;
-    this.body.replaceChildren(found.length ? listOf(found) : el("p", { class: "muted" }, this.mayEdit ? "Nothing here yet." : "Nothing here."));
+    this.body.replaceChildren(
+      found.length ? listOf(found) : el("p", { class: "muted" }, this.mayEdit ? "Nothing here yet." : "Nothing here."),
+    );
     return found.length;
   }
 }
@@ -85,19 +92,32 @@ const matches = (entry, words) => {
 
 /** @param {Entry[]} entries */
 function listOf(entries) {
-  return el("dl", { class: "value-list" }, ...entries.map((entry) => {
-    const text = valueText(entry.value);
-    const whole = el("dd", { class: entry.value === null || entry.value === undefined ? "value none" : "value" });
-    const structured = entry.value !== null && typeof entry.value === "object" && "value" in entry && valueText(entry.value, 2).includes("\n");
-    if (text.length > LONG_CHARS || structured) whole.append(el("pre", { tabindex: 0 }, structured ? valueText(entry.value, 2) : text));
-    else whole.append(text === "" ? el("span", { class: "muted" }, "(empty)") : text);
-    const copy = iconButton("copy", `Copy ${entry.name}`, () => copyText(copy, text));
-    return el(
-      "div", { class: "value-row", "data-key": entry.key },
-      el("dt", {}, entry.name), whole, el("dd", { class: "type" }, entry.type ? el("span", { class: "badge" }, entry.type) : null),
-      el("dd", { class: "description" }, entry.description), el("dd", { class: "acts" }, copy),
-    );
-  }));
+  return el(
+    "dl",
+    { class: "value-list" },
+    ...entries.map((entry) => {
+      const text = valueText(entry.value);
+      const whole = el("dd", { class: entry.value === null || entry.value === undefined ? "value none" : "value" });
+      const structured =
+        entry.value !== null &&
+        typeof entry.value === "object" &&
+        "value" in entry &&
+        valueText(entry.value, 2).includes("\n");
+      if (text.length > LONG_CHARS || structured)
+        whole.append(el("pre", { tabindex: 0 }, structured ? valueText(entry.value, 2) : text));
+      else whole.append(text === "" ? el("span", { class: "muted" }, "(empty)") : text);
+      const copy = iconButton("copy", `Copy ${entry.name}`, () => copyText(copy, text));
+      return el(
+        "div",
+        { class: "value-row", "data-key": entry.key },
+        el("dt", {}, entry.name),
+        whole,
+        el("dd", { class: "type" }, entry.type ? el("span", { class: "badge" }, entry.type) : null),
+        el("dd", { class: "description" }, entry.description),
+        el("dd", { class: "acts" }, copy),
+      );
+    }),
+  );
 }
 
 /** The panel while it is edited: a field for each value, rows to add, and one request for all of it. */
@@ -113,9 +133,23 @@ class Form {
     const add = el("button", { type: "button", class: "button", onclick: () => this.#add().focus() });
     add.append(icon("add"), `Add ${options.noun}`);
     this.element = el(
-      "form", { class: "values-form", novalidate: true, onsubmit: (event) => this.#submit(event), onkeydown: (event) => event.key === "Escape" && this.#leave(event) },
-      this.list, this.error,
-      el("div", { class: "buttons" }, add, el("span", { class: "spacer" }), el("button", { type: "button", class: "button", onclick: done }, "Cancel"), this.saveButton),
+      "form",
+      {
+        class: "values-form",
+        novalidate: true,
+        onsubmit: (event) => this.#submit(event),
+        onkeydown: (event) => event.key === "Escape" && this.#leave(event),
+      },
+      this.list,
+      this.error,
+      el(
+        "div",
+        { class: "buttons" },
+        add,
+        el("span", { class: "spacer" }),
+        el("button", { type: "button", class: "button", onclick: done }, "Cancel"),
+        this.saveButton,
+      ),
     );
     if (!entries.length) this.#add();
   }
@@ -175,7 +209,8 @@ class Form {
       if (complaint) {
         row.complain(complaint);
         wrong ??= row;
-      } else if (row.changed && !row.empty) changes.push({ section, key: row.entry?.key ?? prefix + row.name, json: row.json() });
+      } else if (row.changed && !row.empty)
+        changes.push({ section, key: row.entry?.key ?? prefix + row.name, json: row.json() });
     }
     this.#say(wrong ? "Nothing was sent: see the fields marked above." : "");
     wrong?.focus();
@@ -198,20 +233,48 @@ class Row {
     this.removed = false;
     const id = `edit-${(lastId += 1)}`;
     this.before = entry ? valueText(entry.value) : "";
-    this.nameField = entry ? null : el("input", { type: "text", class: "mono", "aria-label": "Name", placeholder: "name", autocomplete: "off", spellcheck: "false" });
+    this.nameField = entry
+      ? null
+      : el("input", {
+          type: "text",
+          class: "mono",
+          "aria-label": "Name",
+          placeholder: "name",
+          autocomplete: "off",
+          spellcheck: "false",
+        });
     const choose = !entry || entry.type === "";
-    this.typeField = choose ? el("select", { "aria-label": entry ? `Type of ${entry.name}` : "Type" }, ...(entry ? [el("option", { value: "" }, "None")] : []), ...TYPES.map((type) => el("option", { value: type }, type))) : null;
+    this.typeField = choose
+      ? el(
+          "select",
+          { "aria-label": entry ? `Type of ${entry.name}` : "Type" },
+          ...(entry ? [el("option", { value: "" }, "None")] : []),
+          ...TYPES.map((type) => el("option", { value: type }, type)),
+        )
+      : null;
     this.field = fieldOf(entry, this.before);
     this.field.setAttribute("aria-label", entry ? `Value of ${entry.name}` : "Value");
     this.field.setAttribute("aria-describedby", id);
-    this.descriptionField = el("input", { type: "text", "aria-label": entry ? `Description of ${entry.name}` : "Description", placeholder: "description", autocomplete: "off" });
+    this.descriptionField = el("input", {
+      type: "text",
+      "aria-label": entry ? `Description of ${entry.name}` : "Description",
+      placeholder: "description",
+      autocomplete: "off",
+    });
     this.descriptionField.value = entry?.description ?? "";
-    this.removeButton = iconButton("remove", entry ? `Remove ${entry.name}` : `Remove this ${noun}`, () => this.#toggleRemoved());
+    this.removeButton = iconButton("remove", entry ? `Remove ${entry.name}` : `Remove this ${noun}`, () =>
+      this.#toggleRemoved(),
+    );
     this.error = el("p", { class: "field-error", id, role: "alert", hidden: true });
     this.element = el(
-      "div", { class: "edit-row" },
+      "div",
+      { class: "edit-row" },
       el("div", { class: "edit-name" }, this.nameField ?? el("span", { title: entry?.name }, entry?.name ?? "")),
-      this.field, this.typeField ?? el("span", { class: "badge" }, entry?.type ?? ""), this.descriptionField, this.removeButton, this.error,
+      this.field,
+      this.typeField ?? el("span", { class: "badge" }, entry?.type ?? ""),
+      this.descriptionField,
+      this.removeButton,
+      this.error,
     );
   }
 
@@ -230,7 +293,12 @@ class Row {
 
   get changed() {
     if (!this.entry) return !this.empty;
-    return this.removed || this.field.value !== this.before || this.type !== this.entry.type || this.descriptionField.value !== this.entry.description;
+    return (
+      this.removed ||
+      this.field.value !== this.before ||
+      this.type !== this.entry.type ||
+      this.descriptionField.value !== this.entry.description
+    );
   }
 
   focus() {
@@ -244,7 +312,8 @@ class Row {
       valueJson(this.field.value, this.type);
       return "";
     } catch (error) {
-      if (error instanceof NotOfType) return `${this.field.value ? `“${short(this.field.value)}” is ` : "An empty field is "}${error.message}.`;
+      if (error instanceof NotOfType)
+        return `${this.field.value ? `“${short(this.field.value)}” is ` : "An empty field is "}${error.message}.`;
       throw error;
     }
   }
@@ -282,7 +351,13 @@ function fieldOf(entry, text) {
     return select;
   }
   const long = text.length > 60 || text.includes("\n");
-  const field = long ? el("textarea", { rows: Math.min(12, text.split("\n").length + Math.ceil(text.length / 120)), class: "mono", spellcheck: "false" }) : el("input", { type: "text", class: "mono", autocomplete: "off", spellcheck: "false" });
+  const field = long
+    ? el("textarea", {
+        rows: Math.min(12, text.split("\n").length + Math.ceil(text.length / 120)),
+        class: "mono",
+        spellcheck: "false",
+      })
+    : el("input", { type: "text", class: "mono", autocomplete: "off", spellcheck: "false" });
   field.value = text;
   return field;
 }
