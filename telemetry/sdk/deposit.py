@@ -111,7 +111,7 @@ class Upload:
         self.places: Sequence[tuple[Any, BlobFolder]] = ()
         self.is_replaced = False
         # The bytes in memory are held by `source` alone, which lets them go when they were read.
-        self._deposit: Deposit | None = replace(deposit, parcel=replace(parcel, source=None, preview=""))
+        self._deposit: Deposit | None = replace(deposit, parcel=replace(parcel, source=None, packed=[], preview=""))
         self._kept = threading.Event()
         self._ended = threading.Event()
 

@@ -16,6 +16,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.interrupts import is_interrupt
 from telemetry.sdk.parcel import (
     MAX_PREVIEW_CHARS,
+    PackedFile,
     Parcel,
     content_type_of,
     file_preview,
@@ -73,7 +74,7 @@ class _File:
     """A file that goes as it is; `packed` is what it was when it was read."""
 
     path: Path
-    packed: list[tuple[Path, tuple[int, int]]] = field(default_factory=list)
+    packed: list[PackedFile] = field(default_factory=list)
 
     def __call__(self) -> Path:
         self.packed.append((self.path, _mark(self.path)))
@@ -87,7 +88,7 @@ class _Pack:
     base: Path
     roots: Sequence[Path]
     scratch: Path
-    packed: list[tuple[Path, tuple[int, int]]] = field(default_factory=list)
+    packed: list[PackedFile] = field(default_factory=list)
 
     def __call__(self) -> Path:
         """Write the zip, a few blocks at a time, and return its path.
@@ -142,13 +143,15 @@ def pack_path(name: str, text: str | Path, scratch: Path) -> Parcel | None:
         if path.is_file():
             content_type = content_type_of(path.name)
             absolute = absolute_path(path)
+            file = _File(absolute)
             return Parcel(
                 kind="custom",
                 filename=path.name,
                 content_type=content_type,
-                source=_File(absolute),
+                source=file,
                 preview=file_preview(absolute, content_type),
                 originals=[absolute],
+                packed=file.packed,
             )
         if path.is_dir():
             folder = absolute_path(path)
@@ -201,6 +204,7 @@ def _zip_parcel(filename: str, base: Path, roots: Sequence[Path], scratch: Path)
         removes_source=True,
         preview=_listing(base, roots),
         originals=list(roots),
+        packed=pack.packed,
     )
 
 
@@ -236,9 +240,8 @@ def remove_originals(parcel: Parcel) -> list[Path]:
 
     One that was written anew since it was packed stays. Folders stay while something is in them.
     """
-    packed = parcel.source.packed if isinstance(parcel.source, (_File, _Pack)) else []
     kept = []
-    for file, mark in packed:
+    for file, mark in parcel.packed:
         try:
             if file.exists() and _mark(file) != mark:
                 kept.append(file)

@@ -21,6 +21,7 @@ from telemetry.interrupts import is_interrupt
 __all__ = [
     "MAX_PREVIEW_CHARS",
     "SCRATCH",
+    "PackedFile",
     "Parcel",
     "Scratch",
     "Source",
@@ -48,6 +49,9 @@ _MAX_STEM_CHARS = 60
 
 # Bytes, a file as it is, or what makes the file later, off the caller's thread.
 Source: TypeAlias = "bytes | Path | Callable[[], Path]"
+
+# A file, and its size in bytes and its time of change in nanoseconds.
+PackedFile: TypeAlias = "tuple[Path, tuple[int, int]]"
 
 _CONTENT_TYPES = {
     ".json": "application/json",
@@ -77,7 +81,8 @@ class Parcel:
         source: None where nothing is uploaded, as `uri` says where it is.
         removes_source: the file of `source` is deleted once its bytes are kept: it is a scratch file of ours.
         form: what the file does not tell by itself and `get` needs: dtypes of a CSV. Plain values.
-        originals: the user's files of which the artifact is made. Those of a folder are known once it is packed.
+        originals: the user's files and folders of which the artifact is made.
+        packed: which files those were, each with its size and time when it was read: filled while `source` is.
     """
 
     kind: str = "custom"
@@ -89,6 +94,7 @@ class Parcel:
     preview: str = ""
     form: dict[str, Any] | None = None
     originals: Sequence[Path] = field(default_factory=list)
+    packed: list[PackedFile] = field(default_factory=list)
 
 
 class Scratch(io.BufferedIOBase):
