@@ -126,7 +126,7 @@ def test_addresses_that_are_no_http_are_text_and_never_links(open_page: OpenPage
     built = page.evaluate(
         """async (addresses) => {
             const path = [...document.scripts].map((s) => s.src).find((s) => s.endsWith("task-page.js"));
-            const { el, setAttribute } = await import(path.replace("task-page.js", "dom.js"));
+            const { el, setAttribute } = await import(path.replace("task/task-page.js", "common/dom.js"));
             const link = el("a");
             return addresses.map((address) => {
                 setAttribute(link, "href", address);

@@ -112,7 +112,7 @@ class Checked:
 
 
 def filled(path: str, task: str) -> str:
-    names = {"task_id": task, "model_id": MODEL_ID, "sha256": SHA256, "name": "js/dom.js"}
+    names = {"task_id": task, "model_id": MODEL_ID, "sha256": SHA256, "name": "js/common/dom.js"}
     for name, value in names.items():
         path = path.replace(f"{{{name}}}", value)
     assert "{" not in path, f"{path}: say what to ask this route for"
