@@ -59,10 +59,14 @@ def types(session: nox.Session) -> None:
     session.run(sys.executable, *pip, external=True, silent=True)
     mypy(session, [], "--strict", str(TYPED / "telemetry"))
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    folders = [*dict.fromkeys(path.parent for path in tests), ROOT / "bench"]
+    benches = [ROOT / "bench", ROOT / "bench" / "soaks"]
+    folders = [*dict.fromkeys(path.parent for path in tests), *benches]
     # Of one name, each in a run of its own. What is in bench/peers/ runs in the environments of other tools.
     conftests = [path for path in tests if path.name == "conftest.py"]
-    files = [*(path for path in tests if path not in conftests), *sorted((ROOT / "bench").glob("*.py"))]
+    files = [
+        *(path for path in tests if path not in conftests),
+        *(path for folder in benches for path in sorted(folder.glob("*.py"))),
+    ]
     for some in (files, *([conftest] for conftest in conftests)):
         mypy(session, folders, *OF_TESTS, *map(str, some))
     npm(session, "tsc", "--project", ".")

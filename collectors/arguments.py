@@ -29,8 +29,8 @@ from telemetry.collectors.post_import import PostImport
 from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import RecordChange, clean_name, clean_text
-from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
+from telemetry.process.interrupts import is_interrupt
 from telemetry.protocols import Emit
 from telemetry.record import Section
 from telemetry.values import entry

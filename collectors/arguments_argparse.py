@@ -21,7 +21,7 @@ from telemetry.collectors.arguments_source import (
 )
 from telemetry.collectors.hooks import Hooks
 
-from telemetry.interrupts import is_interrupt
+from telemetry.process.interrupts import is_interrupt
 
 __all__ = ["ArgparseSource"]
 

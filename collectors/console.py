@@ -32,10 +32,10 @@ from telemetry.collectors.terminal_lines import REDRAW_INTERVAL_S, LineAssembler
 from telemetry.clock import unix_ns
 from telemetry.errors import EventsDropped
 from telemetry.events import ConsoleLine, clean_text
-from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
+from telemetry.process.interrupts import is_interrupt
+from telemetry.process.terminal import UNKEPT_THREADS
 from telemetry.protocols import Emit
-from telemetry.terminal import UNKEPT_THREADS
 
 __all__ = ["ConsoleCollector"]
 

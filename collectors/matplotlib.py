@@ -23,8 +23,8 @@ from telemetry.collectors.post_import import PostImport
 from telemetry.collectors.reporting import Reporter, WriteSection
 
 from telemetry.errors import EventsDropped
-from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
+from telemetry.process.interrupts import is_interrupt
 from telemetry.protocols import Emit
 
 __all__ = ["SERIES", "UNTITLED", "FigureCollector"]

@@ -26,8 +26,8 @@ from telemetry.collectors.post_import import PostImport
 from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import ModelSaved, clean_text
-from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
+from telemetry.process.interrupts import is_interrupt
 from telemetry.protocols import Emit
 
 __all__ = ["LOAD_FUNCTIONS", "SAVE_FUNCTIONS", "LoadFunction", "ModelCollector", "ModelListener", "SaveFunction"]

@@ -18,7 +18,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from telemetry.interrupts import is_interrupt
+from telemetry.process.interrupts import is_interrupt
 
 __all__ = ["PostImport"]
 

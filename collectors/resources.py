@@ -19,8 +19,8 @@ from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, EventsDropped
 from telemetry.events import Reading, ResourceSample
 from telemetry.ledger import DropReason
+from telemetry.process.threads import start_daemon
 from telemetry.protocols import Emit
-from telemetry.threads import start_daemon
 
 __all__ = ["ResourceCollector", "next_tick"]
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from telemetry.clock import unix_ns
 from telemetry.events import RecordChange, clean_text
+from telemetry.process.threads import start_daemon, taking_signals
 from telemetry.protocols import Emit
 from telemetry.record import Section
-from telemetry.threads import start_daemon, taking_signals
 
 __all__ = ["ScriptCollector", "find_repository", "imported_packages"]
 

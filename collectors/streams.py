@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-from telemetry.outermost import note_last_words
+from telemetry.process.outermost import note_last_words
 
 __all__ = ["Calls", "StreamWatch", "TeeStream", "takes_hook"]
 

@@ -22,8 +22,8 @@ from telemetry.collectors.reporting import Reporter, WriteSection
 
 from telemetry.errors import EventsDropped
 from telemetry.events import clean_name, to_float, to_iteration
-from telemetry.interrupts import is_interrupt
 from telemetry.ledger import DropReason
+from telemetry.process.interrupts import is_interrupt
 from telemetry.protocols import Emit
 from telemetry.record import Section
 from telemetry.values import entry

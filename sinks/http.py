@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telemetry import lazy
-from telemetry.credentials import Credentials, server_address
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
-from telemetry.proxies import proxy_for, refusal_on_the_way, said_on_the_way
+from telemetry.network.credentials import Credentials, server_address
+from telemetry.network.proxies import proxy_for, refusal_on_the_way, said_on_the_way
+from telemetry.process import lazy
 from telemetry.retry import parse_retry_after
 from telemetry.settings import Settings
 from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame
@@ -108,7 +108,7 @@ class HttpSink:
         self._proxy = proxy_for(self.url, trust_env=self._trust_env)
         self._session = aiohttp.ClientSession(
             headers={"Content-Type": CONTENT_TYPE},
-            trust_env=False,  # see telemetry/proxies.py
+            trust_env=False,  # see telemetry/network/proxies.py
             proxy=self._proxy,
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_TIMEOUT_S),
             # One request at a time; a second connection would only reorder frames.

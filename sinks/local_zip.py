@@ -22,12 +22,12 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from telemetry.blobs import BLOBS, BlobFolder
 from telemetry.disk import DaemonExecutor, absolute_path, make_private_folder
 from telemetry.errors import ConfigurationError, JournalError, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.journal import SEGMENTS, SESSION_FILE, Journal
 from telemetry.settings import Settings
+from telemetry.storage.blobs import BLOBS, BlobFolder
 from telemetry.wire import Frame
 
 __all__ = ["MANIFEST_FILE", "LocalZipSink", "open_sink", "split_target", "zip_session"]
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
-# What telemetry.archive takes of strangers, which is not imported where runs begin.
+# What telemetry.sessions.archive takes of strangers, which is not imported where runs begin.
 MAX_MEMBERS = 32_768
 _COPY_BYTES = 1024 * 1024
 
@@ -322,7 +322,10 @@ def _reserve_part(target: Path) -> Path:
 
 def _is_of_task(path: Path, task_id: str) -> bool:
     """Say whether a file is a zip of this task, or is becoming one."""
-    from telemetry.archive import open_archive, read_document  # not where a run begins: only where a zip is there
+    from telemetry.sessions.archive import (  # not where a run begins: only where a zip is there
+        open_archive,
+        read_document,
+    )
 
     try:
         if path.stat().st_size == 0:

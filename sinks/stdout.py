@@ -30,7 +30,7 @@ from telemetry.events import (
     SingleValue,
     TaskHeader,
 )
-from telemetry.terminal import unkept
+from telemetry.process.terminal import unkept
 from telemetry.wire import Frame, decode
 
 __all__ = ["StdoutSink", "open_sink"]

@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from telemetry.pipeline import Pipeline
     from telemetry.protocols import Collector, Emit, Sink
     from telemetry.record import TaskStatus
-    from telemetry.sdk.models import InputModel, Model, OutputModel
-    from telemetry.sdk.plugins import open_sink
-    from telemetry.sdk.task import Logger, Task
+    from telemetry.sdk.handles.models import InputModel, Model, OutputModel
+    from telemetry.sdk.launch.plugins import open_sink
+    from telemetry.sdk.task.task import Logger, Task
     from telemetry.settings import Settings
 
     __version__: str
@@ -135,10 +135,10 @@ _HOMES = {
     "telemetry.ledger": ("Ledger",),
     "telemetry.pipeline": ("Pipeline",),
     "telemetry.protocols": ("Collector", "Emit", "Sink"),
-    "telemetry.sdk.models": ("InputModel", "Model", "OutputModel"),
-    "telemetry.sdk.plugins": ("open_sink",),
+    "telemetry.sdk.handles.models": ("InputModel", "Model", "OutputModel"),
+    "telemetry.sdk.launch.plugins": ("open_sink",),
     "telemetry.record": ("TaskStatus",),
-    "telemetry.sdk.task": ("Logger", "Task"),
+    "telemetry.sdk.task.task": ("Logger", "Task"),
     "telemetry.settings": ("Settings",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from telemetry.descriptors import hold_standard_descriptors
+from telemetry.commands.export import add_export
+from telemetry.commands.token import add_token, add_token_file_option
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError, TelemetryError
-from telemetry.export_command import add_export
-from telemetry.token_command import add_token, add_token_file_option
+from telemetry.process.descriptors import hold_standard_descriptors
 
 __all__ = ["main"]
 
@@ -267,7 +267,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     # the training was seen to take ten times as long.
     for library in ("OPENBLAS", "MKL", "OMP"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    demo = _import_extra("telemetry.demo", "server")
+    demo = _import_extra("telemetry.commands.demo", "server")
     directory = arguments.directory or Settings.load().state_dir / "demo"
     code: int = demo.run(
         directory=absolute_path(directory),
@@ -280,7 +280,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _salvage(arguments: argparse.Namespace) -> int:
-    from telemetry.salvage import salvage
+    from telemetry.sessions.salvage import salvage
 
     found = salvage(arguments.source, arguments.out)
     for damage in found.damage:
@@ -293,8 +293,8 @@ def _salvage(arguments: argparse.Namespace) -> int:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
+    from telemetry.commands.sync import resolve_address, run
     from telemetry.settings import Settings
-    from telemetry.sync import resolve_address, run
 
     settings = Settings.load(url=arguments.url, token_file=arguments.token_file)
     url = settings.url or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from telemetry.threads import start_daemon
+from telemetry.process.threads import start_daemon
 
 __all__ = ["DaemonExecutor", "absolute_path", "make_private_folder"]
 

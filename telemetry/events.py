@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from telemetry.errors import InvalidEvent
-from telemetry.interrupts import is_interrupt
+from telemetry.process.interrupts import is_interrupt
 from telemetry.record import Section
 
 __all__ = [

@@ -31,11 +31,20 @@ from typing import Any
 import aiofiles
 import aiofiles.os
 
-from telemetry.blobs import BLOBS
 from telemetry.disk import make_private_folder
 from telemetry.errors import JournalError
 from telemetry.events import TaskHeader
-from telemetry.segments import Segment, frames_from, frames_of, holds, is_taken_away, open_private, path_of, scan_file
+from telemetry.sessions.segments import (
+    Segment,
+    frames_from,
+    frames_of,
+    holds,
+    is_taken_away,
+    open_private,
+    path_of,
+    scan_file,
+)
+from telemetry.storage.blobs import BLOBS
 from telemetry.wire import Damage, Frame
 
 __all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session", "server_mark"]

@@ -21,13 +21,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from telemetry.delivered import Delivered
 from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.journal import Journal
 from telemetry.ledger import Book, DropReason
 from telemetry.protocols import Sink, Syncable, TellsHeld, TellsLoss
 from telemetry.retry import Tries
+from telemetry.sessions.delivered import Delivered
 from telemetry.wire import Frame
 
 __all__ = ["Lane"]

@@ -25,21 +25,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from telemetry import lazy, lifecycle
 from telemetry.batcher import Batcher
-from telemetry.descriptors import hold_standard_descriptors
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import JournalError
 from telemetry.events import Event, TaskHeader
-from telemetry.interrupts import is_interrupt
 from telemetry.iterations import IterationOffset
 from telemetry.journal import Journal
 from telemetry.lane import Lane
 from telemetry.ledger import Book, Ledger
+from telemetry.process import lazy, lifecycle
+from telemetry.process.descriptors import hold_standard_descriptors
+from telemetry.process.interrupts import is_interrupt
+from telemetry.process.threads import start_daemon
 from telemetry.protocols import Cloneable, Collector, Forkable, HasSessionFolder, HasUrl, Sink
 from telemetry.queue import EventQueue, WhenFull
 from telemetry.settings import Settings
-from telemetry.threads import start_daemon
 
 __all__ = ["Pipeline", "loop_factory"]
 

@@ -17,7 +17,7 @@ from telemetry.events import Event, TaskHeader
 from telemetry.wire import Frame
 
 if TYPE_CHECKING:
-    from telemetry.client_types import BlobStatus, WantedBlob
+    from telemetry.client.types import BlobStatus, WantedBlob
 
 __all__ = [
     "BlobClient",

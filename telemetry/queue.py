@@ -36,8 +36,8 @@ from telemetry.events import (
     to_float,
     to_iteration,
 )
-from telemetry.interrupts import is_interrupt
 from telemetry.ledger import Book, DropReason
+from telemetry.process.interrupts import is_interrupt
 
 __all__ = ["ROW_SLOTS", "EventQueue", "WhenFull"]
 

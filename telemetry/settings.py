@@ -16,7 +16,7 @@ from typing import Any
 
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
-from telemetry.interrupts import is_interrupt
+from telemetry.process.interrupts import is_interrupt
 
 __all__ = [
     "MODES",

@@ -33,7 +33,7 @@ from uuid import UUID
 
 from telemetry.errors import ConfigurationError, InvalidEvent
 from telemetry.events import INT64_MAX, INT64_MIN, clean_text
-from telemetry.interrupts import is_interrupt
+from telemetry.process.interrupts import is_interrupt
 
 __all__ = [
     "ValueEntry",

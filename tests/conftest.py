@@ -12,8 +12,8 @@ from pages_browser import browser, open_page, trouble, url
 
 from telemetry import settings as settings_module
 from telemetry.pipeline import Pipeline
-from telemetry.sdk import modes
-from telemetry.sdk.seeds import choose_seed
+from telemetry.sdk.identity import modes
+from telemetry.sdk.launch.seeds import choose_seed
 from telemetry.testing import MemorySink
 
 # Fixtures of the browser tests.

@@ -16,9 +16,9 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from telemetry.credentials import is_loopback
-from telemetry.descriptors import hold_standard_descriptors
 from telemetry.errors import ConfigurationError
+from telemetry.network.credentials import is_loopback
+from telemetry.process.descriptors import hold_standard_descriptors
 from telemetry.server import (
     api,
     blob_api,

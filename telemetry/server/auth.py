@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from telemetry.credentials import is_loopback
+from telemetry.network.credentials import is_loopback
 from telemetry.server.access import EVERYTHING, TOKENS, Access, may_read_project, set_access
 from telemetry.server.config import CONFIG, STORE, ServerConfig
 from telemetry.server.connections import trust

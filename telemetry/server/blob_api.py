@@ -20,7 +20,6 @@ from urllib.parse import quote
 import orjson
 from aiohttp import hdrs, web
 
-from telemetry.blobs import is_sha256
 from telemetry.server.access import access_of
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, ServerBusy
@@ -35,6 +34,7 @@ from telemetry.server.store import (
     TaskChange,
     WrongOffset,
 )
+from telemetry.storage.blobs import is_sha256
 
 __all__ = ["BLOB_THREADS", "MAX_PART_BYTES", "add_routes", "run_blobs"]
 

@@ -13,8 +13,8 @@ from typing import Any
 from aiohttp import web
 
 from telemetry.clock import unix_ns
-from telemetry.credentials import is_loopback
 from telemetry.errors import ConfigurationError
+from telemetry.network.credentials import is_loopback
 from telemetry.server.store import ProjectLimit, ProjectLimits, Store
 from telemetry.server.tokens import TokenFile
 

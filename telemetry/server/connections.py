@@ -25,7 +25,7 @@ from typing import cast
 from aiohttp import StreamReader, web
 from aiohttp.typedefs import Handler
 
-from telemetry.credentials import is_loopback
+from telemetry.network.credentials import is_loopback
 from telemetry.server.config import ConnectionLimits
 from telemetry.server.descriptors import descriptor_limit
 

@@ -11,8 +11,8 @@ from telemetry.server.access import access_of
 from telemetry.server.api import read
 from telemetry.server.params import json_object
 from telemetry.server.store import TaskQuery, check_words
+from telemetry.server.store.tag_query import parse_tags
 from telemetry.server.tasks_api import MAX_PAGE_SIZE
-from telemetry.tag_query import parse_tags
 
 __all__ = ["add_routes", "texts"]
 

@@ -11,7 +11,7 @@ from telemetry.server.access import access_of
 from telemetry.server.api import read
 from telemetry.server.params import choice, flag, integer, text, words
 from telemetry.server.store import TASK_SORTS, Column, TasksQuery, is_column, parse_column
-from telemetry.tag_query import TagExpression, parse_tags
+from telemetry.server.store.tag_query import TagExpression, parse_tags
 
 __all__ = ["MAX_PAGE_SIZE", "add_routes"]
 

@@ -13,7 +13,7 @@ from telemetry.client import Client
 from telemetry.events import RecordChange, Scalar
 from telemetry.export import read_series
 from telemetry.pipeline import Pipeline
-from telemetry.sdk.record import Record
+from telemetry.sdk.record.record import Record
 from telemetry.settings import Settings
 from telemetry.testing import ManualClock, make_header
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from server_support import Http, started
 
-from telemetry.sessions import open_session
+from telemetry.sessions.sources import open_session
 from telemetry.wire import Frame, decode
 
 # Audit hooks see the calls whoever makes them: locks and mmap fail as on an old Lustre mount, and what touches a

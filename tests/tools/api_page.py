@@ -30,7 +30,7 @@ PUBLIC = (
     "telemetry.export",
     "telemetry.disk",
     "telemetry.testing",
-    "telemetry.testing_contract",
+    "telemetry.testing.contract",
     "telemetry.collectors.arguments",
     "telemetry.collectors.console",
     "telemetry.collectors.matplotlib",

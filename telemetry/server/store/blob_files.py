@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telemetry.blobs import BLOBS, PIECE_BYTES, is_sha256
 from telemetry.disk import make_private_folder
 from telemetry.server.store.errors import StoreUnavailable
+from telemetry.storage.blobs import BLOBS, PIECE_BYTES, is_sha256
 
 __all__ = ["BlobFiles", "Part", "WrongOffset"]
 

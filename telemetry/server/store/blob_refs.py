@@ -15,13 +15,13 @@ import msgpack
 from sqlalchemy import Connection, delete, exists, func, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from telemetry.blobs import blob_uri, is_sha256, sha256_of_uri
 from telemetry.events import RecordChange
 from telemetry.record import BlobState, Section
 from telemetry.server.store import schema
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.gate import ProjectLimits, project_condition
 from telemetry.server.store.reports import blobs_of_reports
+from telemetry.storage.blobs import blob_uri, is_sha256, sha256_of_uri
 
 __all__ = [
     "BlobRef",

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select, true
 
 from telemetry.server.store import schema
 from telemetry.server.store.status import IN_PROGRESS, STALLED, status_at
-from telemetry.tag_query import AllOf, AnyOf, Has, HasNone, Not, TagExpression
+from telemetry.server.store.tag_query import AllOf, AnyOf, Has, HasNone, Not, TagExpression
 
 __all__ = ["PUBLISHED", "has_tags", "is_one_of", "matches_expression", "matches_search", "status_is"]
 

@@ -18,8 +18,8 @@ from telemetry.server.store.metrics import md5_of
 from telemetry.server.store.patterns import Pattern
 from telemetry.server.store.plain import Json, json_number, json_value
 from telemetry.server.store.table import summaries
+from telemetry.server.store.tag_query import TagExpression
 from telemetry.server.store.task_filter import MAX_PAGE_SIZE, ParsedFilter, TextTest, parse_filter, text_column
-from telemetry.tag_query import TagExpression
 
 __all__ = ["TaskQuery", "read_query"]
 

@@ -15,13 +15,13 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, or_, select, tuple_
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from telemetry.blobs import sha256_of_uri
 from telemetry.events import Media, Plot
 from telemetry.record import BlobState
 from telemetry.server.store import schema
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.plain import unix_ms
 from telemetry.server.store.reads import task_row_id
+from telemetry.storage.blobs import sha256_of_uri
 
 __all__ = [
     "ReportsQuery",

@@ -17,7 +17,7 @@ from telemetry.server.store.conditions import has_tags, matches_search
 from telemetry.server.store.gate import project_condition
 from telemetry.server.store.plain import Json, json_number, unix_ms
 from telemetry.server.store.status import status_at, status_of
-from telemetry.tag_query import TagExpression
+from telemetry.server.store.tag_query import TagExpression
 
 __all__ = ["METRIC_SORT", "TASK_SORTS", "TasksQuery", "read_choices", "read_tasks", "sort_column", "summaries"]
 

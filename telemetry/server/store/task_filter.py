@@ -26,7 +26,7 @@ from telemetry.server.store.gate import project_condition
 from telemetry.server.store.patterns import Pattern
 from telemetry.server.store.status import status_at
 from telemetry.server.store.table import TASK_SORTS, sort_column
-from telemetry.tag_query import parse_tags
+from telemetry.server.store.tag_query import parse_tags
 from telemetry.values import text_of
 
 __all__ = ["FILTER_FIELDS", "ParsedFilter", "TextTest", "check_words", "parse_filter"]

@@ -1,0 +1,31 @@
+"""The calls that change and delete tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from telemetry.client.http import HttpApi
+from telemetry.client.types import Change
+
+__all__ = ["EditCalls"]
+
+
+class EditCalls(HttpApi):
+    """What can be changed of tasks. Each call raises ServerError with the HTTP status when the server refuses."""
+
+    async def change(self, task_id: str, changes: Sequence[Change]) -> None:
+        """Change fields of a task's record, all of them or, on an error, none; they are stored when it returns.
+
+        Raises:
+            ServerError: 404 no such task; 409 what a task runs with, where it is no draft any more, or a status that
+                it cannot go to from where it stands; 400 a value that the field cannot have.
+        """
+        await self._post(f"/tasks/{task_id}/changes", {"changes": list(changes)})
+
+    async def delete_task(self, task_id: str) -> None:
+        """Delete a task with everything it has reported. What its program still sends is thrown away.
+
+        Raises:
+            ServerError: 404 no such task; 403 the token has not the scope admin.
+        """
+        await self._post(f"/tasks/{task_id}/delete", {})

@@ -1,0 +1,1 @@
+"""What stands behind a Task: the running task of this process, or one that is stored."""

@@ -1,0 +1,1 @@
+"""What a program holds of a task's artifacts and models."""

@@ -1,0 +1,1 @@
+"""What Task.init puts together."""

@@ -1,0 +1,1 @@
+"""The program's values in the record: parameters, configuration, properties, connected objects."""

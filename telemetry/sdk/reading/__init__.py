@@ -1,0 +1,1 @@
+"""Where a task's record and reports are read."""

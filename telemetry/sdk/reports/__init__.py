@@ -1,0 +1,1 @@
+"""What the program reports by hand."""

@@ -1,0 +1,1 @@
+"""Task: a mixin for each section of the Task page."""
