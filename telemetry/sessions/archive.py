@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from telemetry.errors import JournalError
+from telemetry.process.interrupts import is_interrupt
 from telemetry.storage.blobs import BLOBS, PIECE_BYTES, is_sha256
 from telemetry.wire import SCAN_BLOCK_BYTES, Damage, Frame, scan_source
 
@@ -117,6 +118,8 @@ def _opened(path: Path, max_directory_bytes: int, max_members: int) -> _BoundedF
     try:
         return _BoundedFile(path, max_directory_bytes, max_members)
     except OSError as error:
+        if is_interrupt(error):
+            raise
         raise JournalError(f"{path} cannot be read: {error}") from error
 
 
@@ -128,6 +131,8 @@ def _checked(
         try:
             archive = zipfile.ZipFile(file)
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            if is_interrupt(error):
+                raise
             raise JournalError(f"{path} is not {kind}: {error}") from error
         file.opening = False
         with archive:

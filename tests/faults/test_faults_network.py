@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import threading
@@ -36,7 +37,9 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 def logging_to(url: str, state_dir: Path, *, timeout_s: float = 2.0, **settings: object) -> Iterator[Pipeline]:
     """A pipeline with an HTTP sink; closed at the end with whatever is left."""
     sink = HttpSink(url, timeout_s=timeout_s)
-    pipeline = Pipeline(make_header(TASK), [sink], settings=Settings(state_dir=state_dir, **settings))  # type: ignore[arg-type]
+    # A heartbeat is an event, too, and on a busy machine there is time for one.
+    chosen = {"heartbeat_interval_s": math.inf, **settings}
+    pipeline = Pipeline(make_header(TASK), [sink], settings=Settings(state_dir=state_dir, **chosen))  # type: ignore[arg-type]
     pipeline.start()
     try:
         yield pipeline
