@@ -33,6 +33,7 @@ __all__ = [
     "Sink",
     "StoresBlobs",
     "Syncable",
+    "TaskEmit",
     "TellsHeld",
     "TellsLoss",
 ]
@@ -257,10 +258,6 @@ class Emit(Protocol):
     rows: list[Any]
     mark: int
 
-    @property
-    def latest_iteration(self) -> int:
-        """The iteration of the scalar that was reported last; 0 before the first."""
-
     def __call__(self, event: Event) -> bool:
         """Offer an event; False if it was dropped (and counted with its reason)."""
 
@@ -269,6 +266,14 @@ class Emit(Protocol):
 
     def refuse(self, reason: str, message: str) -> None:
         """Count an event that could not even be built, and say so once per reason."""
+
+
+class TaskEmit(Emit, Protocol):
+    """What a task's logger reports into: a figure without an iteration belongs to the scalars before it."""
+
+    @property
+    def latest_iteration(self) -> int:
+        """The iteration of the scalar that was reported last; 0 before the first."""
 
 
 @runtime_checkable

@@ -20,17 +20,13 @@ matplotlib.use("Agg")
 plt: Any = pytest.importorskip("matplotlib.pyplot")
 
 
-class Counting(Kept):
-    latest_iteration = 0
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
 
 
 @pytest.fixture
-def kept() -> Counting:
-    return Counting()
-
-
-@pytest.fixture
-def collector(kept: Counting) -> Iterator[FigureCollector]:
+def collector(kept: Kept) -> Iterator[FigureCollector]:
     made = FigureCollector()
     made.report_to(Logger(kept), lambda section, values: None)
     made.start(kept)
@@ -54,7 +50,7 @@ def plots(kept: Kept) -> list[tuple[str, str, int]]:
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-def test_show_reports_each_open_figure_once(kept: Counting, collector: FigureCollector) -> None:
+def test_show_reports_each_open_figure_once(kept: Kept, collector: FigureCollector) -> None:
     line("roc")
     line(suptitle="overview", title="part")
     plt.show()
@@ -64,7 +60,7 @@ def test_show_reports_each_open_figure_once(kept: Counting, collector: FigureCol
     assert plots(kept) == [("roc", "plot", 0), ("overview", "plot", 0), ("untitled", "plot", 0)]
 
 
-def test_savefig_reports_its_figure_as_it_looks(kept: Counting, collector: FigureCollector) -> None:
+def test_savefig_reports_its_figure_as_it_looks(kept: Kept, collector: FigureCollector) -> None:
     kept.latest_iteration = 7
     file = io.BytesIO()
     line("roc").savefig(file)
@@ -79,7 +75,7 @@ def test_savefig_reports_its_figure_as_it_looks(kept: Counting, collector: Figur
     assert (picture["sizex"], picture["sizey"]) == (640, 480)
 
 
-def test_a_figure_that_changed_is_reported_again_in_its_place(kept: Counting, collector: FigureCollector) -> None:
+def test_a_figure_that_changed_is_reported_again_in_its_place(kept: Kept, collector: FigureCollector) -> None:
     figure = line("roc")
     figure.savefig(io.BytesIO())
     figure.axes[0].plot([3, 1, 2])
@@ -89,21 +85,21 @@ def test_a_figure_that_changed_is_reported_again_in_its_place(kept: Counting, co
     assert plots(kept) == [("roc", "plot", 0), ("roc", "plot", 9)]
 
 
-def test_figures_of_one_title_are_told_apart_at_one_iteration(kept: Counting, collector: FigureCollector) -> None:
+def test_figures_of_one_title_are_told_apart_at_one_iteration(kept: Kept, collector: FigureCollector) -> None:
     for iteration in (1, 1, 2):
         kept.latest_iteration = iteration
         line("roc").savefig(io.BytesIO())
     assert plots(kept) == [("roc", "plot", 1), ("roc", "plot 1", 1), ("roc", "plot", 2)]
 
 
-def test_figures_without_pyplot_are_seen_too(kept: Counting, collector: FigureCollector) -> None:
+def test_figures_without_pyplot_are_seen_too(kept: Kept, collector: FigureCollector) -> None:
     figure = Figure()
     figure.subplots().set_title("alone", loc="left")
     figure.savefig(io.BytesIO(), format="png")
     assert plots(kept) == [("alone", "plot", 0)]
 
 
-def test_what_we_draw_is_not_reported_as_the_program_s(kept: Counting, collector: FigureCollector) -> None:
+def test_what_we_draw_is_not_reported_as_the_program_s(kept: Kept, collector: FigureCollector) -> None:
     Logger(kept).report_matplotlib_figure("mine", "a", line("roc"), 3)
     Logger(kept).report_matplotlib_figure("mine", "b", plt, 3)
     assert plots(kept) == [("mine", "a", 3), ("mine", "b", 3)]
@@ -121,20 +117,20 @@ class Exploding(Figure):
         super().draw(renderer)
 
 
-def test_a_figure_that_cannot_be_drawn_harms_nobody(kept: Counting, collector: FigureCollector) -> None:
+def test_a_figure_that_cannot_be_drawn_harms_nobody(kept: Kept, collector: FigureCollector) -> None:
     Exploding().savefig(io.BytesIO(), format="png", dpi=100)
     assert kept.events == []
     (reason,) = kept.refused
     assert "mine" in reason
 
 
-def test_the_program_s_own_error_goes_through(kept: Counting, collector: FigureCollector) -> None:
+def test_the_program_s_own_error_goes_through(kept: Kept, collector: FigureCollector) -> None:
     with pytest.raises(ValueError, match="is not supported"):
         line().savefig("a.xyz")
     assert kept.events == []
 
 
-def test_stop_puts_the_functions_back_and_kept_references_go_on(kept: Counting) -> None:
+def test_stop_puts_the_functions_back_and_kept_references_go_on(kept: Kept) -> None:
     before: tuple[Callable[..., Any], ...] = (plt.show, Figure.savefig)
     collector = FigureCollector()
     collector.report_to(Logger(kept), lambda section, values: None)
@@ -148,7 +144,7 @@ def test_stop_puts_the_functions_back_and_kept_references_go_on(kept: Counting) 
     assert kept.events == []
 
 
-def test_a_figure_is_not_kept_alive(kept: Counting, collector: FigureCollector) -> None:
+def test_a_figure_is_not_kept_alive(kept: Kept, collector: FigureCollector) -> None:
     import gc
     import weakref
 

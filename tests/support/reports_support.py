@@ -12,6 +12,8 @@ from telemetry.events import Event
 class Kept:
     """An Emit that keeps its events and the reasons of what was refused."""
 
+    latest_iteration = 0
+
     def __init__(self) -> None:
         self.rows: list[Any] = []
         self.mark = 1000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from telemetry.events import TaskHeader
     from telemetry.ledger import Ledger
-    from telemetry.protocols import Emit
+    from telemetry.protocols import TaskEmit
     from telemetry.sdk.bytes.depot import Depot
     from telemetry.sdk.cores.running import RunningTask
     from telemetry.sdk.models.book import ModelBook
@@ -47,7 +47,7 @@ class TaskCore(Protocol):
     settings: Settings
     record: Record
     view: View
-    emit: Emit
+    emit: TaskEmit
     logger: Logger
     connected: Connected
     depot: Depot

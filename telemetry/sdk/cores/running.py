@@ -17,7 +17,7 @@ from telemetry.events import RecordChange, TaskHeader
 from telemetry.ledger import Ledger
 from telemetry.process import lifecycle
 from telemetry.process.threads import start_daemon
-from telemetry.protocols import Emit
+from telemetry.protocols import TaskEmit
 from telemetry.record import Section, TaskKey, TaskStatus
 from telemetry.sdk.bytes.depot import Depot
 from telemetry.sdk.identity.identity import Lineage, is_requeueable
@@ -68,7 +68,7 @@ class RunningTask(Referred):
         self.header: TaskHeader = launched.header
         self.settings = launched.settings
         self.pipeline = launched.pipeline
-        self.emit: Emit = self.pipeline.emit
+        self.emit: TaskEmit = self.pipeline.emit
         self.iteration_offset = self.pipeline.iteration_offset
         self.owner_pid = os.getpid()
         self.record = Record(self.emit)

@@ -22,7 +22,7 @@ from telemetry.events import Batch, ConsoleLine, Event, FrameEvent, Media, Plot,
 from telemetry.ledger import Ledger
 from telemetry.pipeline import Pipeline
 from telemetry.process import lifecycle
-from telemetry.protocols import Emit
+from telemetry.protocols import TaskEmit
 from telemetry.record import RUN_SECTIONS, Section, TaskKey, may_change
 from telemetry.retry import until
 from telemetry.sdk.bytes.depot import Depot, NowhereDepot, SendingDepot
@@ -140,7 +140,7 @@ class StoredTask(Referred):
         self.view = view
         self._url = url
         self.record = Record(send=self.send)
-        self.emit: Emit = _SendingEmit(self)
+        self.emit: TaskEmit = _SendingEmit(self)
         self.logger = Logger(self.emit, header=header)
         self.connected = Connected(self.record, watch=False)
         self.depot: Depot = SendingDepot(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from telemetry.events import Event
 from telemetry.iterations import IterationOffset
 from telemetry.ledger import Ledger
-from telemetry.protocols import Emit, Sink
+from telemetry.protocols import Sink, TaskEmit
 
 __all__ = ["DisabledPipeline", "TaskPipeline"]
 
@@ -21,7 +21,7 @@ class TaskPipeline(Protocol):
     on_server_lost: Callable[[int], None]
 
     @property
-    def emit(self) -> Emit: ...
+    def emit(self) -> TaskEmit: ...
 
     @property
     def spool_folder(self) -> Path | None: ...

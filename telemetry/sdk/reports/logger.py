@@ -23,7 +23,7 @@ from telemetry.sdk.reports.logger_plots import PlotReports
 from telemetry.values import excerpt
 
 if TYPE_CHECKING:
-    from telemetry.protocols import Emit
+    from telemetry.protocols import TaskEmit
 
 __all__ = ["Logger"]
 
@@ -41,9 +41,11 @@ class Logger(Referred, PlotReports, ScalarReports):
         header: of the task, by which a copy finds it.
     """
 
+    _emit: TaskEmit
+
     def __init__(
         self,
-        emit: Emit,
+        emit: TaskEmit,
         uploads: Uploader | None = None,
         flush: Callable[[float], bool] = lambda timeout_s: True,
         *,

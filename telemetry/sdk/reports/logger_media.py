@@ -25,7 +25,7 @@ from telemetry.values import excerpt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from telemetry.protocols import Emit
+    from telemetry.protocols import Emit, TaskEmit
     from telemetry.sdk.bytes.deposit import Deposit
     from telemetry.storage.target import Target
 
@@ -81,7 +81,7 @@ def reported(emit: Emit, what: str, title: Any, series: Any) -> Iterator[None]:
 class MediaReports:
     """Reports of images and media; see Logger."""
 
-    _emit: Emit
+    _emit: TaskEmit
     _uploads: Uploader | None
     _target: Target | None = None
 
