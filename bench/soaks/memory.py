@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import ServerProcess, get_json, server
 
 STEPS_PER_S = 50

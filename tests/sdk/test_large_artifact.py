@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench" / "large_artifact.py"
+BENCH = Path(__file__).parents[2] / "bench" / "soaks" / "large_artifact.py"
 
 
 @pytest.mark.slow

@@ -67,14 +67,17 @@ class SeriesPoints:
         return [iso_time(time_unix_ns) for time_unix_ns in self.times_unix_ns]
 
     def summary(self) -> dict[str, float]:
-        """Return the value at the highest iteration (of several the latest), and the extremes of the finite ones."""
+        """Return the value at the highest iteration (of several the latest), and the extremes of the finite ones.
+
+        A zero has no sign here: the server's store (SQLite's REAL) keeps none, and both are to say the same.
+        """
         finite = [value for value in self.values if math.isfinite(value)]
         bits = memoryview(self.values).cast("B").cast("Q")
         last = max(range(len(self)), key=lambda row: (self.iterations[row], self.times_unix_ns[row], bits[row]))
         return {
-            "last": self.values[last],
-            "min": min(finite, default=math.nan),
-            "max": max(finite, default=math.nan),
+            "last": self.values[last] + 0.0,
+            "min": min(finite, default=math.nan) + 0.0,
+            "max": max(finite, default=math.nan) + 0.0,
         }
 
     def curve(self, x_axis: str, max_samples: int | None) -> Curve:

@@ -1,6 +1,6 @@
 """Crowds, each in a process of its own: viewers of a live page, and connections that say too little.
 
-Loopback only. `python bench/soaks/crowds.py viewers URL COUNT PATH` reads live streams, `mute` opens them and never
+Loopback only. `python bench/crowds.py viewers URL COUNT PATH` reads live streams, `mute` opens them and never
 reads, `strangers` keeps connections open that send nothing, half a header or half a body, and comes again when it is
 cut off.
 Each prints a line when all are there, and a line of JSON when its standard input ends.
