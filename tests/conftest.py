@@ -16,6 +16,11 @@ from telemetry.sdk.identity import modes
 from telemetry.sdk.launch.seeds import choose_seed
 from telemetry.testing import MemorySink
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 # Fixtures of the browser tests.
 __all__ = ["browser", "open_page", "trouble", "url"]
 
@@ -52,6 +57,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     file, function = item.path.stem, item.name.partition("[")[0]
     if not SLOW.isdisjoint({file, f"{file}::{function}"}):
         item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _share_of_the_machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A test marked `alone` runs while no other process of this run has one going; all others run beside each other."""
+    if fcntl is None or "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    folder = tmp_path_factory.getbasetemp().parent
+    # Whoever wants to be alone holds the door, so that the others cannot follow each other in for ever.
+    with (folder / "door.lock").open("w") as door, (folder / "room.lock").open("w") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sdk_support import environment, only_session, read_story, run_program
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(sys.platform == "win32", reason="no such signals")]
 
 # What is left of the two seconds that are promised goes to a busy machine.
 LIMIT_S = 2.0 + 1.0

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from sdk_support import environment, only_session, read_story, run_program
 
+pytestmark = pytest.mark.alone
+
 # With nothing running by itself, and on the way before the program goes on.
 START = """
 import os, signal, sys, threading
