@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 __all__ = [
+    "ARCHIVED",
     "PROGRAM_SECTIONS",
     "RUN_SECTIONS",
     "TRANSITIONS",
@@ -23,6 +24,10 @@ __all__ = [
     "may_become",
     "may_change",
 ]
+
+
+# The system tag of a task that is put away: lists leave it out.
+ARCHIVED: Final = "archived"
 
 
 class Section:

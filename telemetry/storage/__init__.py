@@ -6,7 +6,7 @@
     gs://bucket/folder                               Google Cloud Storage
     azure://account.blob.core.windows.net/container/folder
 
-The object stores need the extra [storage] (storage_bucket.py).
+The object stores need the extra [storage] (bucket.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A save becomes an output model named after the file; the same name again is the same model, of which the last snapshot
 counts. With an output_uri its bytes are uploaded. A load becomes an input model: the very model that the file is, if
-this machine knows it (model_index.py), else one of the file's path, which the server may still recognise.
+this machine knows it (index.py), else one of the file's path, which the server may still recognise.
 """
 
 from __future__ import annotations

@@ -11,17 +11,14 @@ from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError, ServerError
 from telemetry.events import clean_text
 from telemetry.process.interrupts import is_interrupt
-from telemetry.record import Section, TaskKey, TaskStatus, may_become
+from telemetry.record import ARCHIVED, Section, TaskKey, TaskStatus, may_become
 from telemetry.sdk.cores.base import TaskBase
 from telemetry.sdk.identity.modes import load_settings
 from telemetry.sdk.launch import options
 from telemetry.shapes import text, texts
 from telemetry.values import excerpt
 
-__all__ = ["ARCHIVED", "TaskEdits"]
-
-# The system tag of a task that lists leave out.
-ARCHIVED = "archived"
+__all__ = ["TaskEdits"]
 
 
 class TaskEdits(TaskBase):

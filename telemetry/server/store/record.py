@@ -13,13 +13,10 @@ from typing import Any
 import orjson
 
 from telemetry.events import INT64_MAX, INT64_MIN, MAX_TAG_CHARS, MAX_TAGS
-from telemetry.record import TaskKey
+from telemetry.record import ARCHIVED, TaskKey
 from telemetry.shapes import texts
 
-__all__ = ["ARCHIVED", "RECORD_COLUMNS", "columns_of", "tags_of"]
-
-# The system tag of a task that is put away.
-ARCHIVED = "archived"
+__all__ = ["RECORD_COLUMNS", "columns_of", "tags_of"]
 
 # Beyond this a comment is not searched: one of megabytes would slow down every search.
 _MAX_SEARCHED_CHARS = 20_000
