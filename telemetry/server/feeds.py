@@ -218,7 +218,7 @@ class TaskFeed(Feed):
         """Merge what was committed into what is to be told."""
         if change.reset:
             # Begun anew: the series from before are gone.
-            self._change.series.clear()
+            self._change.points_after = None
         self._change.absorb(change)
         self._noted = True
         self._summary = None
@@ -226,15 +226,15 @@ class TaskFeed(Feed):
 
     def has_news(self) -> bool:
         """Whether something was noted, or series have waited long enough."""
-        return self._noted or (bool(self._change.series) and not self._series_wait)
+        return self._noted or (self._change.points_after is not None and not self._series_wait)
 
     def take(self) -> TaskChange:
-        """Return what was noted, without the series while these have to wait, and forget it."""
+        """Return what was noted, without the points while these have to wait, and forget it."""
         change, self._change = self._change, TaskChange()
         self._noted = False
         if self._series_wait:
-            self._change.series, change.series = change.series, {}
-        self._series_told = len(change.series)
+            self._change.points_after, change.points_after = change.points_after, None
+        self._series_told = 0
         return change
 
     async def summary(self, store: Store, executor: ThreadPoolExecutor) -> bytes:
@@ -250,7 +250,10 @@ class TaskFeed(Feed):
 
         def render() -> dict[Reach, Sequence[bytes] | None]:
             project = store.project_of(self.task_id) if any(reach is not None for reach in reaches) else None
-            pieces = packed([*change_events(change), task_event(store, self.task_id)])
+            after = change.points_after
+            series = {} if after is None else store.series_changed(self.task_id, after)
+            self._series_told = len(series)
+            pieces = packed([*change_events(change, series), task_event(store, self.task_id)])
             return {reach: pieces if reach is None or _reaches(reach, project) else None for reach in reaches}
 
         return render

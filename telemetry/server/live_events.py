@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -41,12 +41,16 @@ def task_event(store: Store, task_id: str) -> bytes:
         return b""
 
 
-def change_events(change: TaskChange) -> Iterator[bytes]:
-    """Yield what was committed in a task, event by event; many series come in several."""
+def change_events(change: TaskChange, series: Mapping[int, SeriesChange]) -> Iterator[bytes]:
+    """Yield what was committed in a task, event by event; many series come in several.
+
+    Args:
+        series: those that had points, as they are now.
+    """
     if change.reset:
         yield _event("reset", {})
-    series = iter(change.series.items())
-    while some := list(islice(series, _SERIES_IN_EVENT)):
+    states = iter(series.items())
+    while some := list(islice(states, _SERIES_IN_EVENT)):
         yield _event("points", {"series": {str(identifier): _series_json(state) for identifier, state in some}})
         # Let go of the interpreter: the event loop should not wait for 20,000 series.
         time.sleep(0)

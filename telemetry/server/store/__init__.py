@@ -9,6 +9,7 @@ from telemetry.server.store.content import FrameContent, prepare
 from telemetry.server.store.errors import BlobRefused, NotFound, StoreUnavailable
 from telemetry.server.store.gate import ProjectLimit, ProjectLimits
 from telemetry.server.store.plain import json_number
+from telemetry.server.store.point_store import SealingLimits, SeriesChange
 from telemetry.server.store.points import PointsQuery, SampledSeries
 from telemetry.server.store.queries import TaskQuery
 from telemetry.server.store.reads import ConsoleQuery
@@ -16,7 +17,7 @@ from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.store import Store, Written
 from telemetry.server.store.table import TASK_SORTS, TasksQuery
 from telemetry.server.store.task_filter import check_words
-from telemetry.server.store.writer import SeriesChange, TaskChange
+from telemetry.server.store.writer import TaskChange
 
 __all__ = [
     "TASK_SORTS",
@@ -34,6 +35,7 @@ __all__ = [
     "ProjectLimits",
     "ReportsQuery",
     "SampledSeries",
+    "SealingLimits",
     "SeriesChange",
     "Store",
     "StoreUnavailable",

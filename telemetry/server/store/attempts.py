@@ -19,7 +19,8 @@ from sqlalchemy import Connection, select
 from telemetry.events import INT64_MAX, INT64_MIN
 from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
-from telemetry.server.store.chunks import IntArray, Points, unpack
+from telemetry.server.store.chunks import IntArray, Points
+from telemetry.server.store.parts import ChunkPlace, TaskParts
 
 __all__ = ["Cut", "cuts_by_series", "visible"]
 
@@ -43,24 +44,18 @@ def visible(points: Points, cuts: Sequence[Cut]) -> Points:
     return points.take(np.flatnonzero(~hidden)) if hidden.any() else points
 
 
-def cuts_by_series(connection: Connection, task: int, series: Sequence[int]) -> dict[int, list[Cut]]:
+def cuts_by_series(parts: TaskParts, series: Sequence[int]) -> dict[int, list[Cut]]:
     """Return the cuts of those of these series that have some.
 
     An attempt's first iteration is that of its first rank: a rank that is not there any more is cut as the others are.
     """
-    starts = _starts(connection, task)
-    if not starts:
-        return {}
-    columns = schema.series.c
-    wanted = select(columns.metric).where(columns.task == task, columns.id.in_(series))
-    query = select(columns.metric, columns.id).where(columns.task == task, columns.metric.in_(wanted))
-    ranks: dict[int, list[int]] = {}
-    for metric, identifier in connection.execute(query):
-        ranks.setdefault(metric, []).append(identifier)
+    starts = _starts(parts.connection, parts.task)
     found: dict[int, list[Cut]] = {}
-    for identifiers in ranks.values():
-        if cuts := _cuts(connection, identifiers, starts):
-            found.update(dict.fromkeys(identifiers, cuts))
+    if not starts:
+        return found
+    for ranks in parts.ranks_of(series):
+        if ranks[0] not in found and (cuts := _cuts(parts, ranks, starts)):
+            found.update(dict.fromkeys(ranks, cuts))
     return found
 
 
@@ -89,7 +84,7 @@ def _whole(value: Any, otherwise: int) -> int:
     return value if type(value) is int and INT64_MIN <= value <= INT64_MAX else otherwise
 
 
-def _cuts(connection: Connection, series: Sequence[int], starts: Sequence[int]) -> list[Cut]:
+def _cuts(parts: TaskParts, series: Sequence[int], starts: Sequence[int]) -> list[Cut]:
     """Find the lowest iteration that each attempt has reported of a metric; chunks of one attempt are not unpacked."""
     lowest = np.full(len(starts), INT64_MAX, np.int64)
     reported = np.zeros(len(starts), np.bool_)
@@ -100,23 +95,28 @@ def _cuts(connection: Connection, series: Sequence[int], starts: Sequence[int]) 
         np.minimum.at(lowest, attempts[later], iterations[later])
         reported[attempts[later]] = True
 
+    columns = schema.chunks.c
+    mixed: list[ChunkPlace] = []
     for begin in range(0, len(series), _IN_LIST):
-        some = series[begin : begin + _IN_LIST]
-        mixed = []
-        columns = schema.chunks.c
-        query = select(columns.id, columns.lowest_time, columns.highest_time, columns.lowest_iteration).where(
-            columns.series.in_(some), columns.highest_time >= starts[0]
+        query = select(
+            columns.id,
+            columns.position,
+            columns.count,
+            columns.lowest_time,
+            columns.highest_time,
+            columns.lowest_iteration,
+        ).where(
+            columns.task == parts.task,
+            columns.series.in_(series[begin : begin + _IN_LIST]),
+            columns.highest_time >= starts[0],
         )
-        for identifier, first, last, iteration in connection.execute(query):
+        for *place, first, last, iteration in parts.connection.execute(query):
             if bisect_right(starts, first) == bisect_right(starts, last):
                 note(np.array([iteration], np.int64), np.array([first], np.int64))
             else:
-                mixed.append(identifier)
-        data, tails = schema.chunk_data.c, schema.tails.c
-        for at in range(0, len(mixed), _IN_LIST):
-            packed = select(data.data).where(data.chunk.in_(mixed[at : at + _IN_LIST]))
-            for points in map(unpack, connection.execute(packed).scalars()):
-                note(points.iterations, points.times_unix_ns)
-        for points in map(unpack, connection.execute(select(tails.data).where(tails.series.in_(some))).scalars()):
-            note(points.iterations, points.times_unix_ns)
+                mixed.append(ChunkPlace(*place))
+    runs = [run for of_series in parts.loose(series).values() for run in of_series]
+    # Of several series, in any order: only the lowest iterations are looked for.
+    points = parts.read(mixed, runs)
+    note(points.iterations, points.times_unix_ns)
     return [Cut(start, int(lowest[number])) for number, start in enumerate(starts) if reported[number]]

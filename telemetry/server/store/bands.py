@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection
 
 from telemetry.server.store.attempts import Cut
+from telemetry.server.store.blocks import PlacedRun
 from telemetry.server.store.chunks import FloatArray, IntArray
+from telemetry.server.store.parts import TaskParts
 from telemetry.server.store.points import PointsQuery, Summary, query_summary
 from telemetry.server.store.sampling import bucket_edges
 
@@ -39,10 +40,16 @@ class Band:
     high: FloatArray
 
 
-def query_band(connection: Connection, series: Sequence[int], query: PointsQuery, cuts: Sequence[Cut] = ()) -> Band:
-    """Return the band over these series, without what `cuts` hide; reads a consistent state within its transaction."""
+def query_band(
+    parts: TaskParts,
+    series: Sequence[int],
+    runs: Mapping[int, Sequence[PlacedRun]],
+    query: PointsQuery,
+    cuts: Sequence[Cut] = (),
+) -> Band:
+    """Return the band over these series, without what `cuts` hide. `runs`: what of each is in no chunk."""
     share = BAND_POINTS // max(1, len(series))
-    return band_over([query_summary(connection, one, query, share, cuts) for one in series], query)
+    return band_over([query_summary(parts, one, runs.get(one, ()), query, share, cuts) for one in series], query)
 
 
 def band_over(parts: Sequence[Summary], query: PointsQuery) -> Band:

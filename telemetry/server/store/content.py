@@ -1,12 +1,12 @@
-"""A decoded frame made ready for the store, off the writer thread: checked, grouped by series, summed up.
+"""A decoded frame made ready for the store, off the writer thread: checked, and its points as columns.
 
 `prepare` holds the limits that the wire format itself does not have (lengths of names, numbers of series);
-types, ranges and nesting are checked by `wire.decode`. What either refuses is refused whole.
+types, ranges and nesting are checked by `wire.decode`. What either refuses is refused whole. Nothing here is done
+for each series but the check of names, and that once for a table of series that comes again.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -34,35 +34,43 @@ from telemetry.record import Section
 from telemetry.server.store.chunks import Points
 from telemetry.wire import Frame
 
-__all__ = ["FrameContent", "SeriesRun", "newer_points", "prepare", "series_run", "without_older"]
+__all__ = ["FrameContent", "FramePoints", "newer_points", "prepare", "without_older"]
 
 MAX_PATH_CHARS = 32_768
 _Event = TypeVar("_Event", bound=FrameEvent)
 
 # Each is a row that is kept in memory while the task runs; a name that holds a step number makes millions.
 MAX_FRAME_SERIES = 50_000
+# Tables of series whose names have been checked: a writer sends the same one again and again.
+_MAX_KNOWN_TABLES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesRun:
-    """One series' points of a frame, in the order they were reported, with their summary.
+class FramePoints:
+    """The points of a frame in the order they were reported.
 
-    `min_*` and `max_*` are None without a finite value. `last_*` is the point with the greatest
-    (time, iteration), the later of equals.
+    Attributes:
+        table: the frame's series; one object for frames that bring the very same table.
+        series: uint32[n], which of the table each point is of.
+        points: n of them.
+        scalars: bool[len(table)], which are scalars and no resource readings; None where all are.
     """
 
-    key: SeriesKey
+    table: Sequence[SeriesKey]
+    series: npt.NDArray[np.uint32]
     points: Points
-    non_finite: int
-    lowest_iteration: int
-    highest_iteration: int
-    last_unix_ns: int
-    last_iteration: int
-    last: float
-    min: float | None
-    min_iteration: int | None
-    max: float | None
-    max_iteration: int | None
+    scalars: npt.NDArray[np.bool_] | None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def take(self, which: npt.NDArray[Any]) -> FramePoints:
+        """Return the points that an index array or mask picks."""
+        return replace(self, series=self.series[which], points=self.points.take(which))
+
+    def of_scalars(self) -> Points:
+        """Return the points that are no resource readings."""
+        return self.points if self.scalars is None else self.points.take(self.scalars[self.series])
 
 
 @dataclass(slots=True)
@@ -70,8 +78,10 @@ class FrameContent:
     """What one frame adds to its task.
 
     Attributes:
+        data: the frame as it came.
         weight_bytes: about what it holds in memory; the writer's transactions are bounded by it.
         frame_bytes: the frame's length as it came; the limits of projects count it.
+        points: None where it has none.
         projects: those that its sender may write to, with what is below them; None for all.
         first_time, last_time: over everything in the frame with a positive time; None if there is none.
         active_unix_ns: the last time of anything but heartbeats and resource samples.
@@ -83,10 +93,11 @@ class FrameContent:
     writer_id: bytes
     sequence: int
     task_id: str
+    data: bytes
     weight_bytes: int
     frame_bytes: int
     projects: tuple[str, ...] | None = None
-    runs: list[SeriesRun] = field(default_factory=list)
+    points: FramePoints | None = None
     console: list[ConsoleLine] = field(default_factory=list)
     models: list[ModelSaved] = field(default_factory=list)
     values: list[SingleValue] = field(default_factory=list)
@@ -102,22 +113,65 @@ class FrameContent:
 
 
 def prepare(frame: Frame, batch: Batch) -> FrameContent:
-    """Check a decoded frame against the server's limits and group its points by series.
+    """Check a decoded frame against the server's limits.
 
     Raises:
         FrameError: a name or number that the store cannot keep; says which.
     """
     if frame.sequence > INT64_MAX:
         raise FrameError(f"sequence number {frame.sequence} is beyond a signed 64-bit integer")
-    weight_bytes = len(frame.data) + 24 * len(batch.columns) + 200 * len(batch.events)
-    content = FrameContent(frame.writer_id, frame.sequence, batch.task_id, weight_bytes, len(frame.data))
+    weight_bytes = len(frame.data) + 28 * len(batch.columns) + 200 * len(batch.events)
+    content = FrameContent(
+        frame.writer_id, frame.sequence, batch.task_id, frame.data, weight_bytes, len(frame.data), rank=batch.rank
+    )
     for event in batch.events:
         _check_event(event)
         _event_list(content, event).append(event)
-    content.rank = batch.rank
-    content.runs = _runs(batch.columns)
-    _note_times(content, batch.events, _as_int64(batch.columns.times_unix_ns) if len(batch.columns) else None)
+    content.points = points_of(batch.columns)
+    _note_times(content, batch.events)
     return content
+
+
+def points_of(columns: ScalarColumns) -> FramePoints | None:
+    """Return a frame's points as the store holds them; None where there are none.
+
+    Raises:
+        FrameError: too many series, or a name that is too long.
+    """
+    scalars = _scalars_of(columns.series)
+    if not len(columns):
+        return None
+    return FramePoints(
+        columns.series,
+        np.frombuffer(columns.series_index, np.uint32),
+        Points(
+            np.frombuffer(columns.iterations, np.int64),
+            np.frombuffer(columns.times_unix_ns, np.int64),
+            np.frombuffer(columns.values, np.float64),
+        ),
+        scalars,
+    )
+
+
+# By the identity of a table, with the table itself, so that the identity stays its own.
+_known_tables: dict[int, tuple[Sequence[SeriesKey], npt.NDArray[np.bool_] | None]] = {}
+
+
+def _scalars_of(table: Sequence[SeriesKey]) -> npt.NDArray[np.bool_] | None:
+    """Check the names of a table, once; return which are scalars, None where all are."""
+    known = _known_tables.get(id(table))
+    if known is not None and known[0] is table:
+        return known[1]
+    if len(table) > MAX_FRAME_SERIES:
+        raise FrameError(f"a frame of {len(table)} series is over the limit of {MAX_FRAME_SERIES}")
+    for key in table:
+        _check_series(key)
+    scalars = np.fromiter((key.kind == "scalar" for key in table), np.bool_, len(table))
+    found = None if scalars.all() else scalars
+    if len(_known_tables) >= _MAX_KNOWN_TABLES:
+        _known_tables.clear()
+    _known_tables[id(table)] = (table, found)
+    return found
 
 
 def without_older(content: FrameContent, since_unix_ns: int) -> FrameContent:
@@ -128,11 +182,9 @@ def without_older(content: FrameContent, since_unix_ns: int) -> FrameContent:
     def newer(events: list[_Event]) -> list[_Event]:
         return [event for event in events if not is_void(event.time_unix_ns, since_unix_ns)]
 
-    found = [(run.key, newer_points(run.points, since_unix_ns)) for run in content.runs]
-    runs = [series_run(key, points) for key, points in found if len(points)]
     kept = replace(
         content,
-        runs=runs,
+        points=None if content.points is None else newer_points(content.points, since_unix_ns),
         console=newer(content.console),
         models=newer(content.models),
         values=newer(content.values),
@@ -144,33 +196,35 @@ def without_older(content: FrameContent, since_unix_ns: int) -> FrameContent:
         active_unix_ns=None,
     )
     events: list[FrameEvent] = [*kept.console, *kept.models, *kept.values, *kept.plots, *kept.media, *kept.records]
-    times_unix_ns = [run.points.times_unix_ns for run in runs]
-    _note_times(kept, events, np.concatenate(times_unix_ns) if times_unix_ns else None)
+    _note_times(kept, events)
     return kept
 
 
-def newer_points(points: Points, since_unix_ns: int) -> Points:
-    """Return the points that are not older than `since_unix_ns`."""
-    void = (points.times_unix_ns < since_unix_ns) & (points.times_unix_ns > 0)
-    return points.take(~void) if void.any() else points
+def newer_points(points: FramePoints, since_unix_ns: int) -> FramePoints | None:
+    """Return the points that are not older than `since_unix_ns`; None where there are none."""
+    times_unix_ns = points.points.times_unix_ns
+    kept = (times_unix_ns >= since_unix_ns) | (times_unix_ns <= 0)
+    if kept.all():
+        return points
+    return points.take(kept) if kept.any() else None
 
 
-def series_run(key: SeriesKey, points: Points) -> SeriesRun:
-    """Sum up some points of one series, at least one."""
-    return _summaries([key], points, np.zeros(1, np.int64), np.array([len(points)], np.int64))[0]
-
-
-def _note_times(content: FrameContent, events: Sequence[FrameEvent], column: npt.NDArray[np.int64] | None) -> None:
-    """Note when the first and the last of a frame happened. `column`: the times of all its points."""
+def _note_times(content: FrameContent, events: Sequence[FrameEvent]) -> None:
+    """Note when the first and the last of a frame happened."""
     times_unix_ns = [event.time_unix_ns for event in events if event.time_unix_ns > 0]
-    if column is not None:
-        positive = column[column > 0]
-        if len(positive):
-            times_unix_ns += [int(positive.min()), int(positive.max())]
+    active = [event.time_unix_ns for event in events if not _is_heartbeat(event)]
+    if content.points is not None:
+        column = content.points.points.times_unix_ns
+        first, last = int(column.min()), int(column.max())
+        if first <= 0 < last:
+            first = int(column[column > 0].min())
+        if first > 0:
+            times_unix_ns += [first, last]
+        scalars = content.points.of_scalars().times_unix_ns
+        if len(scalars):
+            active.append(int(scalars.max()))
     if times_unix_ns:
         content.first_unix_ns, content.last_unix_ns = min(times_unix_ns), max(times_unix_ns)
-    active = [event.time_unix_ns for event in events if not _is_heartbeat(event)]
-    active += [int(run.points.times_unix_ns.max()) for run in content.runs if run.key.kind == "scalar"]
     content.active_unix_ns = max((time_unix_ns for time_unix_ns in active if time_unix_ns > 0), default=None)
 
 
@@ -217,113 +271,7 @@ def _check_name(name: str, what: str, limit: int = MAX_NAME_CHARS) -> None:
         raise FrameError(f"a {what} of {len(name)} characters is over the limit of {limit}: {name!r:.60}…")
 
 
-def _as_int64(column: array[int]) -> npt.NDArray[np.int64]:
-    return np.frombuffer(column, np.int64)
-
-
-def _runs(columns: ScalarColumns) -> list[SeriesRun]:
-    if len(columns.series) > MAX_FRAME_SERIES:
-        raise FrameError(f"a frame of {len(columns.series)} series is over the limit of {MAX_FRAME_SERIES}")
-    for key in columns.series:
-        _check_series(key)
-    if len(set(columns.series)) != len(columns.series):
-        columns = _merge_repeated(columns)
-    if not len(columns):
-        return []
-    index = np.frombuffer(columns.series_index, np.uint32)
-    points = Points(
-        np.frombuffer(columns.iterations, np.int64),
-        np.frombuffer(columns.times_unix_ns, np.int64),
-        np.frombuffer(columns.values, np.float64),
-    )
-    # numpy sorts 16-bit integers by radix: 0.4 ms for 65,536 rows, where 32-bit ones take 3 ms.
-    narrow = index.astype(np.uint16) if len(columns.series) <= 65_536 else index
-    if len(columns.series) > 1:
-        points = points.take(np.argsort(narrow, kind="stable"))
-    counts = np.bincount(index, minlength=len(columns.series))
-    present = np.flatnonzero(counts)
-    ends = np.cumsum(counts[present])
-    starts = ends - counts[present]
-    return _summaries([columns.series[number] for number in present.tolist()], points, starts, ends)
-
-
 def _check_series(key: SeriesKey) -> None:
     _check_name(key.title, "title")
     _check_name(key.series, "series name")
     _check_name(key.unit, "unit")
-
-
-def _merge_repeated(columns: ScalarColumns) -> ScalarColumns:
-    # Sound, if odd: a frame may name a series twice.
-    numbers: dict[SeriesKey, int] = {}
-    renamed = array("I", [numbers.setdefault(key, len(numbers)) for key in columns.series])
-    index = np.frombuffer(renamed, np.uint32)[np.frombuffer(columns.series_index, np.uint32)]
-    return ScalarColumns(
-        list(numbers),
-        array("I", index.astype(np.uint32).tobytes()),
-        columns.iterations,
-        columns.times_unix_ns,
-        columns.values,
-    )
-
-
-def _summaries(
-    keys: Sequence[SeriesKey], points: Points, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
-) -> list[SeriesRun]:
-    """Sum up every run at once: a frame of a thousand short series costs what one long one does."""
-    sizes = ends - starts
-    iterations, times_unix_ns, values = points.iterations, points.times_unix_ns, points.values
-    finite = np.isfinite(values)
-    bad = np.add.reduceat(~finite, starts, dtype=np.int64).tolist()
-    lowest = np.minimum.reduceat(iterations, starts).tolist()
-    highest = np.maximum.reduceat(iterations, starts).tolist()
-    last = _last_rows(points, starts, sizes)
-    mins, min_iterations = _extreme(np.minimum, np.inf, points, finite, starts, sizes)
-    maxs, max_iterations = _extreme(np.maximum, -np.inf, points, finite, starts, sizes)
-    last_times_unix_ns, last_iterations = times_unix_ns[last].tolist(), iterations[last].tolist()
-    last_values = values[last].tolist()
-    runs = []
-    for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        any_finite = bad[row] < end - start
-        runs.append(
-            SeriesRun(
-                key=keys[row],
-                points=points.take(slice(start, end)),
-                non_finite=bad[row],
-                lowest_iteration=lowest[row],
-                highest_iteration=highest[row],
-                last_unix_ns=last_times_unix_ns[row],
-                last_iteration=last_iterations[row],
-                last=last_values[row],
-                min=mins[row] if any_finite else None,
-                min_iteration=min_iterations[row] if any_finite else None,
-                max=maxs[row] if any_finite else None,
-                max_iteration=max_iterations[row] if any_finite else None,
-            )
-        )
-    return runs
-
-
-def _last_rows(points: Points, starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    latest = points.times_unix_ns == np.repeat(np.maximum.reduceat(points.times_unix_ns, starts), sizes)
-    floor = np.iinfo(np.int64).min
-    best = np.maximum.reduceat(np.where(latest, points.iterations, floor), starts)
-    chosen = latest & (points.iterations == np.repeat(best, sizes))
-    rows: npt.NDArray[np.int64] = np.maximum.reduceat(np.where(chosen, np.arange(len(points)), -1), starts)
-    return rows
-
-
-def _extreme(
-    choose: np.ufunc,
-    neutral: float,
-    points: Points,
-    finite: npt.NDArray[np.bool_],
-    starts: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.int64],
-) -> tuple[list[float], list[int]]:
-    """Per run the extreme finite value and the smallest iteration that has it."""
-    best = choose.reduceat(np.where(finite, points.values, neutral), starts)
-    chosen = finite & (points.values == np.repeat(best, sizes))
-    ceiling = np.iinfo(np.int64).max
-    at = np.minimum.reduceat(np.where(chosen, points.iterations, ceiling), starts)
-    return best.tolist(), at.tolist()

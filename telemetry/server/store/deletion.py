@@ -18,9 +18,8 @@ __all__ = ["bury", "deleted_task_ids", "highest_buried_row", "next_buried", "rem
 
 # A slice holds up the writer for some 20 ms.
 _SLICE_ROWS = 5000
-# Of chunks, which are some 60 kB each.
-_SLICE_CHUNKS = 100
-_SLICE_SERIES = 200
+# Of what is some 60 kB a row, and more.
+_SLICES = {schema.chunks.name: 100, schema.blocks.name: 20, schema.frames.name: 1000}
 
 _buried = schema.deleted_tasks.c
 
@@ -58,40 +57,23 @@ def next_buried(connection: Connection) -> int | None:
 
 def remove_slice(connection: Connection, task: int) -> None:
     """Remove some rows of a deleted task; with the last ones it is noted that none are left."""
-    if _remove_points(connection, task):
-        return
     for table in _tables():
-        if _remove_rows(connection, table, table.c.task == task, _SLICE_ROWS):
+        if _remove_rows(connection, table, table.c.task == task, _SLICES.get(table.name, _SLICE_ROWS)):
             return
     connection.execute(update(schema.deleted_tasks).where(_buried.row == task).values(row=None))
 
 
 def _tables() -> list[Table]:
-    """Return every table that holds rows of a task, but for those of its series and blobs, which go by themselves."""
-    others = (schema.series.name, schema.series_stats.name, schema.task_blobs.name)
-    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table.name not in others]
-
-
-def _remove_points(connection: Connection, task: int) -> bool:
-    """Remove some points of the task; False if none are left. A series' own rows go with its last points."""
-    series, chunks = schema.series.c, schema.chunks.c
-    ids = list(connection.execute(select(series.id).where(series.task == task).limit(_SLICE_SERIES)).scalars())
-    if not ids:
-        return False
-    some = list(connection.execute(select(chunks.id).where(chunks.series.in_(ids)).limit(_SLICE_CHUNKS)).scalars())
-    connection.execute(delete(schema.chunk_data).where(schema.chunk_data.c.chunk.in_(some)))
-    connection.execute(delete(schema.chunks).where(chunks.id.in_(some)))
-    if len(some) < _SLICE_CHUNKS and not _remove_rows(
-        connection, schema.tails, schema.tails.c.series.in_(ids), _SLICE_ROWS
-    ):
-        connection.execute(delete(schema.series_stats).where(schema.series_stats.c.series.in_(ids)))
-        connection.execute(delete(schema.series).where(series.id.in_(ids)))
-    return True
+    """Return every table that holds rows of a task, but for that of its blobs, which go by themselves."""
+    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table is not schema.task_blobs]
 
 
 def _remove_rows(connection: Connection, table: Table, which: Any, most: int) -> bool:
     """Remove some rows; False if fewer than `most` were left, and so none are."""
     key = list(table.primary_key)
     some = select(*key).where(which).limit(most)
+    if table is schema.chunks:
+        some = some.order_by(*key)
+        connection.execute(delete(schema.chunk_data).where(schema.chunk_data.c.chunk.in_(some)))
     condition = key[0].in_(some) if len(key) == 1 else tuple_(*key).in_(some)
     return connection.execute(delete(table).where(condition)).rowcount >= most

@@ -1,7 +1,8 @@
 """Everything of a task, every bit of it, in pages: what `telemetry export` reads.
 
-A page is read in one snapshot. Chunks are numbered in the order in which they were sealed and the tail is read
-last, with the last chunks: so a task may grow while its pages are read, and no point is in two of them.
+A page is read in one snapshot. The points of a series are read in the order they came, which stays the same wherever
+they lie; a page begins at so many of them. So a task may grow, be sealed and be merged while its pages are read, and no
+point is in two of them or in none.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from typing import Any, TypeAlias
 
 import msgpack
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import held_blobs
-from telemetry.server.store.chunks import Points, concat_points, unpack
-from telemetry.server.store.errors import NotFound
+from telemetry.server.store.blocks import PlacedRun
+from telemetry.server.store.chunks import Points
 from telemetry.server.store.gate import project_condition
+from telemetry.server.store.parts import ChunkPlace, KnownSeries, TaskParts
 from telemetry.server.store.reads import task_row_id
 from telemetry.server.store.reports import read_media_rows
 
 __all__ = ["Cursor", "read_console_page", "read_events", "read_points_page", "read_record", "read_records"]
 
-# (series id, the last chunk of it that was read): where the next page begins.
+# (series id, how many points of it were read): where the next page begins.
 Cursor: TypeAlias = tuple[int, int]
 
 # 24 bytes each: an answer of 12 MB.
@@ -37,33 +39,40 @@ PAGE_RECORD_BYTES = 8_000_000
 _LINES_AT_ONCE = 5000
 
 
-def read_points_page(connection: Connection, task_id: str, after: Cursor | None) -> dict[str, Any]:
+def read_points_page(parts: TaskParts, after: Cursor | None) -> dict[str, Any]:
     """Return runs of points, series by kind, title, name and rank, and the cursor of the next page or None.
 
     A run is [kind, title, series, unit, rank or None, iterations, times, values]; the columns are little-endian
     bytes. Its points are in the order in which they arrived.
 
     Raises:
-        NotFound: no such task, or `after` names a series that is not one of its.
+        NotFound: `after` names a series that is not one of the task's.
     """
-    ordered = _ordered_series(connection, task_id)
-    position, chunk = 0, 0
+    ordered = parts.series()
+    position, read = 0, 0
     if after is not None:
-        identifiers = [row.id for row in ordered]
-        if after[0] not in identifiers:
-            raise NotFound(f"task {task_id} has no series {after[0]}")
-        position, chunk = identifiers.index(after[0]), after[1]
-    if position >= len(ordered):
-        return {"runs": [], "next": None}
-    group = _small_group(ordered, position) if not chunk else []
-    if group:
-        found = _read_whole(connection, [row.id for row in group])
-        runs = [_run(row, concat_points(found[row.id])) for row in group if row.id in found]
-        return {"runs": runs, "next": _start_of(ordered, position + len(group))}
-    row = ordered[position]
-    points, last = _read_part(connection, row.id, chunk)
-    following = _start_of(ordered, position + 1) if last is None else [row.id, last]
-    return {"runs": [_run(row, points)] if len(points) else [], "next": following}
+        parts.check([after[0]])
+        position, read = [one.id for one in ordered].index(after[0]), after[1]
+    runs: list[list[Any]] = []
+    points_held = 0
+    while position < len(ordered):
+        group = ordered[position : position + PAGE_SERIES]
+        chunks = parts.chunks_of([one.id for one in group])
+        loose = parts.loose([one.id for one in group])
+        for one in group:
+            points, more = _page_of(
+                parts, chunks.get(one.id, ()), loose.get(one.id, ()), read, PAGE_POINTS - points_held
+            )
+            if len(points):
+                runs.append(_run(one, points))
+                points_held += len(points)
+            if more:
+                return {"runs": runs, "next": [one.id, read + len(points)]}
+            read = 0
+            position += 1
+        if position < len(ordered):
+            return {"runs": runs, "next": [ordered[position].id, 0]}
+    return {"runs": runs, "next": None}
 
 
 def read_console_page(connection: Connection, task_id: str, after: int) -> dict[str, Any]:
@@ -152,85 +161,39 @@ def _unpacked(rows: Sequence[Any]) -> list[list[Any]]:
     return [[row.section, row.key, row.time, row.writer, msgpack.unpackb(row.value)] for row in rows]
 
 
-def _ordered_series(connection: Connection, task_id: str) -> Sequence[Any]:
-    metrics, series, stats = schema.metrics.c, schema.series.c, schema.series_stats.c
-    query = (
-        select(
-            series.id, series.unit, series.rank, metrics.kind, metrics.title, metrics.series.label("name"), stats.count
-        )
-        .join(schema.metrics, metrics.id == series.metric)
-        .join(schema.series_stats, stats.series == series.id)
-        .where(series.task == task_row_id(connection, task_id))
-        .order_by(metrics.kind, metrics.title, metrics.series, series.rank)
-    )
-    return connection.execute(query).all()
+def _page_of(
+    parts: TaskParts, chunks: Sequence[ChunkPlace], runs: Sequence[PlacedRun], read: int, most: int
+) -> tuple[Points, bool]:
+    """Return the points of a series after the first `read` ones, at most `most`, and whether there are more."""
+    every: list[ChunkPlace | PlacedRun] = [*chunks, *runs]
+    every.sort(key=lambda part: (part.position, part.id if isinstance(part, ChunkPlace) else 0))
+    start = 0
+    wanted_chunks: list[ChunkPlace] = []
+    wanted_runs: list[PlacedRun] = []
+    skipped: int | None = None
+    end = read + most
+    for part in every:
+        size = part.count if isinstance(part, ChunkPlace) else len(part.points)
+        if start < end and start + size > read:
+            skipped = start if skipped is None else skipped
+            if isinstance(part, ChunkPlace):
+                wanted_chunks.append(part)
+            else:
+                wanted_runs.append(part)
+        start += size
+    first = read - (skipped or 0)
+    points = parts.read(wanted_chunks, wanted_runs).take(slice(first, first + most))
+    return points, start > end
 
 
-def _small_group(ordered: Sequence[Row[Any]], position: int) -> list[Row[Any]]:
-    """Return the series from `position` on that fit a page whole; none if the first one does not."""
-    group: list[Row[Any]] = []
-    points = 0
-    for row in ordered[position : position + PAGE_SERIES]:
-        points += row._mapping["count"]
-        if points > PAGE_POINTS:
-            break
-        group.append(row)
-    return group
-
-
-def _start_of(ordered: Sequence[Row[Any]], position: int) -> list[int] | None:
-    return [ordered[position].id, 0] if position < len(ordered) else None
-
-
-def _read_whole(connection: Connection, identifiers: list[int]) -> dict[int, list[Points]]:
-    found: dict[int, list[Points]] = {}
-    chunks, data, tails = schema.chunks.c, schema.chunk_data.c, schema.tails.c
-    chunk_rows = (
-        select(chunks.series, data.data)
-        .join(schema.chunk_data, data.chunk == chunks.id)
-        .where(chunks.series.in_(identifiers))
-        .order_by(chunks.series, chunks.id)
-    )
-    tail_rows = select(tails.series, tails.data).where(tails.series.in_(identifiers)).order_by(tails.series, tails.id)
-    for query in (chunk_rows, tail_rows):
-        for series, packed in connection.execute(query):
-            found.setdefault(series, []).append(unpack(packed))
-    return found
-
-
-def _read_part(connection: Connection, series: int, after_chunk: int) -> tuple[Points, int | None]:
-    """Return a page of a long series, and the last chunk in it; None if the series ends here, tail included."""
-    chunks, data, tails = schema.chunks.c, schema.chunk_data.c, schema.tails.c
-    parts: list[Points] = []
-    size = 0
-    query = (
-        select(chunks.id, chunks.count.label("size"))
-        .where(chunks.series == series, chunks.id > after_chunk)
-        .order_by(chunks.id)
-    )
-    wanted: list[int] = []
-    rows = connection.execute(query).all()
-    for row in rows:
-        if wanted and size + row.size > PAGE_POINTS:
-            break
-        wanted.append(row.id)
-        size += row.size
-    packed_rows = select(data.data).where(data.chunk.in_(wanted)).order_by(data.chunk)
-    parts += [unpack(packed) for packed in connection.execute(packed_rows).scalars()]
-    if len(wanted) < len(rows):
-        return concat_points(parts), wanted[-1]
-    tail = select(tails.data).where(tails.series == series).order_by(tails.id)
-    parts += [unpack(packed) for packed in connection.execute(tail).scalars()]
-    return concat_points(parts), None
-
-
-def _run(row: Row[Any], points: Points) -> list[Any]:
+def _run(series: KnownSeries, points: Points) -> list[Any]:
+    kind, title, name, rank = series.name
     return [
-        row.kind,
-        row.title,
-        row.name,
-        row.unit,
-        None if row.rank == schema.NO_RANK else row.rank,
+        kind,
+        title,
+        name,
+        series.unit,
+        None if rank == schema.NO_RANK else rank,
         np.ascontiguousarray(points.iterations, "<i8").tobytes(),
         np.ascontiguousarray(points.times_unix_ns, "<i8").tobytes(),
         np.ascontiguousarray(points.values, "<f8").tobytes(),

@@ -129,7 +129,7 @@ class Gate:
             self._usage.clear()
 
     def _over_limit(self, content: FrameContent, projects: set[str]) -> str | None:
-        points = sum(len(run.points) for run in content.runs)
+        points = 0 if content.points is None else len(content.points)
         bound = {name: limit for project in sorted(projects) for name, limit in self._limits.over(project)}
         if not self._limits:
             return None

@@ -2,7 +2,7 @@
 
 Three ways, by how many points there are: every point; min/max buckets over every point; and, for very
 long series, min/max buckets over the cells of the chunks that lie inside the range and over the points
-of the chunks that its ends cut through.
+of the chunks that its ends cut through. Points that are in no chunk are few, and always read.
 """
 
 from __future__ import annotations
@@ -10,22 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from telemetry.server.store import schema
 from telemetry.server.store.attempts import Cut, visible
-from telemetry.server.store.chunks import (
-    CELL_DTYPE,
-    FloatArray,
-    IntArray,
-    Points,
-    concat_points,
-    unpack,
-)
+from telemetry.server.store.blocks import PlacedRun
+from telemetry.server.store.chunks import CELL_DTYPE, FloatArray, IntArray, Points
+from telemetry.server.store.parts import ChunkPlace, TaskParts
 from telemetry.server.store.sampling import min_max_rows, smooth
 
 __all__ = ["MAX_NON_FINITE", "PointsQuery", "SampledSeries", "Summary", "query_points", "query_summary"]
@@ -84,11 +78,9 @@ class SampledSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    """A sealed chunk without its columns; `lowest` and `highest` are in x. `mixed`: some of its points are hidden."""
+class _Chunk(ChunkPlace):
+    """A chunk without its columns; `lowest` and `highest` are in x. `mixed`: some of its points are hidden."""
 
-    id: int
-    size: int
     non_finite: int
     lowest: int
     highest: int
@@ -108,23 +100,25 @@ class _Samples:
         return _Samples(self.x[first:last], self.values[first:last])
 
 
-def query_points(connection: Connection, series: int, query: PointsQuery, cuts: Sequence[Cut] = ()) -> SampledSeries:
-    """Answer for one series, without what `cuts` hide; reads a consistent state within `connection`'s transaction."""
+def query_points(
+    parts: TaskParts, series: int, runs: Sequence[PlacedRun], query: PointsQuery, cuts: Sequence[Cut] = ()
+) -> SampledSeries:
+    """Answer for one series, without what `cuts` hide. `runs`: what of it is in no chunk."""
     low = _INT64_MIN if query.low is None else _clamp(query.low)
     high = _INT64_MAX if query.high is None else _clamp(query.high)
     warm_low = _warm_up(low, query.half_life) if query.low is not None else low
-    rows = _chunks(connection, series, query.by_time, warm_low, high, cuts)
-    tail = _read_tail(connection, series)
-    held = sum(row.size for row in rows) + len(tail)
+    rows = _chunks(parts, series, query.by_time, warm_low, high, cuts)
+    loose = sum(len(run.points) for run in runs)
+    held = sum(row.count for row in rows) + loose
     if held > RAW_POINTS and warm_low < low:
         # Only the smoothing asked for the earlier points.
         needed = [row for row in rows if row.highest >= low]
-        if sum(row.size for row in needed) + len(tail) <= RAW_POINTS:
+        if sum(row.count for row in needed) + loose <= RAW_POINTS:
             rows, warm_low, held = needed, low, RAW_POINTS
     if held <= RAW_POINTS:
-        points = visible(concat_points([*_read_chunks(connection, rows), tail]), cuts)
+        points = visible(parts.read(rows, runs), cuts)
         return _from_points(_sorted(points, query.by_time), query, low, high, warm_low)
-    return _from_cells(connection, rows, tail, query, low, high, cuts)
+    return _from_cells(parts, rows, runs, query, low, high, cuts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,26 +141,28 @@ class Summary:
 
 
 def query_summary(
-    connection: Connection, series: int, query: PointsQuery, max_points: int, cuts: Sequence[Cut] = ()
+    parts: TaskParts,
+    series: int,
+    runs: Sequence[PlacedRun],
+    query: PointsQuery,
+    max_points: int,
+    cuts: Sequence[Cut] = (),
 ) -> Summary:
     """Return what a band over several series is made of; points while they are at most `max_points`."""
     low = _INT64_MIN if query.low is None else _clamp(query.low)
     high = _INT64_MAX if query.high is None else _clamp(query.high)
-    rows = _chunks(connection, series, query.by_time, low, high, cuts)
-    tail = _read_tail(connection, series)
+    rows = _chunks(parts, series, query.by_time, low, high, cuts)
     whole: list[_Chunk] = []
-    if sum(row.size for row in rows) + len(tail) > max_points:
+    if sum(row.count for row in rows) + sum(len(run.points) for run in runs) > max_points:
         whole = [row for row in rows if row.lowest >= low and row.highest <= high and not row.mixed]
     held = {row.id for row in whole}
-    points = visible(
-        concat_points([*_read_chunks(connection, [row for row in rows if row.id not in held]), tail]), cuts
-    )
+    points = visible(parts.read([row for row in rows if row.id not in held], runs), cuts)
     raw = _sorted(points, query.by_time).between(low, high)
     kept = np.isfinite(raw.values)
     x, values = raw.x[kept], raw.values[kept]
     if not whole:
         return Summary(x, values, values, values, np.ones(len(x)), True)
-    cells = _overview(connection, whole)
+    cells = _overview(parts, whole)
     cells = cells[cells["finite"] > 0]
     return Summary(
         np.concatenate([cells["middle_time" if query.by_time else "middle_iteration"], x]),
@@ -222,9 +218,9 @@ def _from_points(samples: _Samples, query: PointsQuery, low: int, high: int, war
 
 
 def _from_cells(
-    connection: Connection,
+    parts: TaskParts,
     rows: list[_Chunk],
-    tail: Points,
+    runs: Sequence[PlacedRun],
     query: PointsQuery,
     low: int,
     high: int,
@@ -233,16 +229,14 @@ def _from_cells(
     rows = [row for row in rows if row.highest >= low]
     whole = [row for row in rows if row.lowest >= low and row.highest <= high and not row.mixed]
     held = {row.id for row in whole}
-    overview = _overview(connection, whole)
-    points = visible(
-        concat_points([*_read_chunks(connection, [row for row in rows if row.id not in held]), tail]), cuts
-    )
+    overview = _overview(parts, whole)
+    points = visible(parts.read([row for row in rows if row.id not in held], runs), cuts)
     raw = _sorted(points, query.by_time).between(low, high)
     if not whole:
         # Points far out of order: every chunk reaches over an end of the range.
         answer = _from_points(raw, query, low, high, low)
         return replace(answer, smooth_exact=query.half_life is None or query.low is None)
-    named = _lost_of(connection, whole, raw, query.by_time)
+    named = _lost_of(parts, whole, raw, query.by_time)
     suffix = "time" if query.by_time else "iteration"
     x = np.concatenate([overview[f"min_{suffix}"], overview[f"max_{suffix}"], raw.x])
     values = np.concatenate([overview["min_value"], overview["max_value"], raw.values])
@@ -257,7 +251,7 @@ def _from_cells(
     if query.half_life is not None:
         smoothed = _smooth_cells(overview, raw, suffix, query.half_life, x[picked])
     return SampledSeries(
-        count=sum(row.size for row in whole) + len(raw.x),
+        count=sum(row.count for row in whole) + len(raw.x),
         exact=False,
         x=x[picked],
         values=values[picked],
@@ -282,7 +276,7 @@ def _smooth_cells(
     return curve[np.maximum(rows, 0)]
 
 
-def _lost_of(connection: Connection, whole: list[_Chunk], raw: _Samples, by_time: bool) -> list[tuple[int, float]]:
+def _lost_of(parts: TaskParts, whole: list[_Chunk], raw: _Samples, by_time: bool) -> list[tuple[int, float]]:
     """Name the first non-finite points; only chunks that have some are unpacked, until there are enough."""
     bad = ~np.isfinite(raw.values)
     named = list(zip(raw.x[bad].tolist(), raw.values[bad].tolist(), strict=True))
@@ -291,10 +285,10 @@ def _lost_of(connection: Connection, whole: list[_Chunk], raw: _Samples, by_time
         wanted.append(row)
         if sum(chunk.non_finite for chunk in wanted) >= MAX_NON_FINITE:
             break
-    for points in _read_chunks(connection, wanted):
-        bad = ~np.isfinite(points.values)
-        x = (points.times_unix_ns if by_time else points.iterations)[bad]
-        named += zip(x.tolist(), points.values[bad].tolist(), strict=True)
+    points = parts.read(wanted, ())
+    bad = ~np.isfinite(points.values)
+    x = (points.times_unix_ns if by_time else points.iterations)[bad]
+    named += zip(x.tolist(), points.values[bad].tolist(), strict=True)
     named.sort(key=lambda item: item[0])
     return named[:MAX_NON_FINITE]
 
@@ -310,52 +304,34 @@ def _sorted(points: Points, by_time: bool) -> _Samples:
 # -- reading the store
 
 
-def _chunks(
-    connection: Connection, series: int, by_time: bool, low: int, high: int, cuts: Sequence[Cut]
-) -> list[_Chunk]:
+def _chunks(parts: TaskParts, series: int, by_time: bool, low: int, high: int, cuts: Sequence[Cut]) -> list[_Chunk]:
     """Return the chunks that reach into the range, but for those of which all points are hidden."""
     columns = schema.chunks.c
     lowest = (columns.lowest_time if by_time else columns.lowest_iteration).label("lowest")
     highest = (columns.highest_time if by_time else columns.highest_iteration).label("highest")
     query = (
-        select(columns.id, columns.count, columns.non_finite, lowest, highest)
-        .where(columns.series == series, lowest <= high, highest >= low)
-        .order_by(columns.id)
+        select(columns.id, columns.position, columns.count, columns.non_finite, lowest, highest)
+        .where(columns.task == parts.task, columns.series == series, lowest <= high, highest >= low)
+        .order_by(columns.position, columns.id)
     )
     if not cuts:
-        return [_Chunk(*row) for row in connection.execute(query)]
+        return [_Chunk(*row) for row in parts.connection.execute(query)]
     spans = query.add_columns(
         columns.lowest_time, columns.highest_time, columns.lowest_iteration, columns.highest_iteration
     )
     found = []
-    for *row, first, last, lowest_iteration, highest_iteration in connection.execute(spans):
+    for *row, first, last, lowest_iteration, highest_iteration in parts.connection.execute(spans):
         touching = [cut for cut in cuts if first < cut.time_unix_ns and highest_iteration >= cut.iteration]
         if not any(last < cut.time_unix_ns and lowest_iteration >= cut.iteration for cut in touching):
             found.append(replace(_Chunk(*row), mixed=bool(touching)))
     return found
 
 
-def _read_chunks(connection: Connection, rows: list[_Chunk]) -> list[Points]:
-    columns = schema.chunk_data.c
-    return [unpack(data) for data in _by_id(connection, columns.data, columns.chunk, rows)]
-
-
-def _overview(connection: Connection, rows: list[_Chunk]) -> npt.NDArray[np.void]:
+def _overview(parts: TaskParts, rows: list[_Chunk]) -> npt.NDArray[np.void]:
     columns = schema.chunks.c
-    return np.frombuffer(b"".join(_by_id(connection, columns.overview, columns.id, rows)), CELL_DTYPE)
-
-
-def _by_id(connection: Connection, column: Any, identifier: Any, rows: list[_Chunk]) -> list[bytes]:
-    found: list[bytes] = []
-    identifiers = [row.id for row in rows]
-    for start in range(0, len(identifiers), _IN_LIST):
-        some = identifiers[start : start + _IN_LIST]
-        query = select(column).where(identifier.in_(some)).order_by(identifier)
-        found += connection.execute(query).scalars()
-    return found
-
-
-def _read_tail(connection: Connection, series: int) -> Points:
-    columns = schema.tails.c
-    query = select(columns.data).where(columns.series == series).order_by(columns.id)
-    return concat_points([unpack(data) for data in connection.execute(query).scalars()])
+    found: dict[int, bytes] = {}
+    for start in range(0, len(rows), _IN_LIST):
+        some = [row.id for row in rows[start : start + _IN_LIST]]
+        query = select(columns.id, columns.overview).where(columns.id.in_(some))
+        found.update((identifier, cells) for identifier, cells in parts.connection.execute(query))
+    return np.frombuffer(b"".join(found[row.id] for row in rows), CELL_DTYPE)

@@ -24,7 +24,6 @@ from telemetry.server.store.table import summaries
 
 __all__ = [
     "ConsoleQuery",
-    "ranks_of_series",
     "read_console",
     "read_models",
     "read_projects",
@@ -140,7 +139,7 @@ def read_series(connection: Connection, task_id: str, kind: str | None) -> Json:
     query = (
         select(stats, metrics.c.kind, metrics.c.title, metrics.c.series.label("series_name"), series.c.unit)
         .join(metrics, metrics.c.id == stats.c.metric)
-        .join(series, series.c.id == stats.c.series)
+        .join(series, (series.c.task == stats.c.task) & (series.c.id == stats.c.series))
         .where(stats.c.task == task)
         .order_by(metrics.c.kind, metrics.c.title, metrics.c.series, stats.c.rank)
     )
@@ -170,21 +169,6 @@ def read_series(connection: Connection, task_id: str, kind: str | None) -> Json:
             for row in connection.execute(query)
         ]
     }
-
-
-def ranks_of_series(connection: Connection, task: int, series: int) -> list[int]:
-    """Return the ids of the same series of every rank, by rank.
-
-    Raises:
-        NotFound: the series is not one of this task's.
-    """
-    columns = schema.series.c
-    metric = select(columns.metric).where(columns.id == series, columns.task == task).scalar_subquery()
-    query = select(columns.id).where(columns.task == task, columns.metric == metric).order_by(columns.rank)
-    found = list(connection.execute(query).scalars())
-    if not found:
-        raise NotFound(f"this task has no series {series}")
-    return found
 
 
 def read_console(connection: Connection, task_id: str, query: ConsoleQuery) -> Json:

@@ -13,22 +13,22 @@ from typing import Any
 import msgpack
 from sqlalchemy import Connection, Table, delete, func, insert, or_, select, update
 
-from telemetry.events import RecordChange, SeriesKey
+from telemetry.events import RecordChange
 from telemetry.fold import reset_moment
 from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import read_refs
-from telemetry.server.store.chunks import Points, concat_points, unpack
-from telemetry.server.store.content import SeriesRun, newer_points, series_run
+from telemetry.server.store.chunks import Points
+from telemetry.server.store.parts import ChunkPlace, KnownSeries, TaskParts
 from telemetry.server.store.state import TaskState
 
-__all__ = ["REVIVING_KEYS", "move_newer", "recount", "reset_of", "revive", "stored_reset"]
+__all__ = ["REVIVING_KEYS", "move_newer", "newer_runs", "recount", "reset_of", "revive", "stored_reset"]
 
 # In section "task": whoever writes one of these begins a deleted task anew, or goes on with it, and means it.
 REVIVING_KEYS = frozenset({TaskKey.RESET, TaskKey.CONTINUED})
 
 # Their times are not those of events, or they are handled by themselves.
-_APART = frozenset({schema.tasks.name, schema.task_blobs.name, schema.series_stats.name})
+_APART = frozenset({schema.tasks.name, schema.task_blobs.name})
 _IN_LIST = 500
 
 _buried = schema.deleted_tasks.c
@@ -69,11 +69,10 @@ def revive(connection: Connection, task_id: str) -> None:
     connection.execute(delete(schema.deleted_tasks).where(_buried.task_id == task_id))
 
 
-def move_newer(connection: Connection, old: int, new: int, since_unix_ns: int) -> list[tuple[int, SeriesRun]]:
+def move_newer(connection: Connection, old: int, new: int, since_unix_ns: int) -> None:
     """Give a task a new row with what is not older than `since_unix_ns`; all else is left under the old row's id.
 
-    Returns:
-        (rank, points) of series that have newer points; they are not in the store any more.
+    Points do not move: the caller takes the newer ones before (`newer_runs`) and writes them anew.
     """
     tasks = schema.tasks.c
     connection.execute(insert(schema.deleted_tasks), {"task_id": _nobody(old), "row": old})
@@ -97,7 +96,6 @@ def move_newer(connection: Connection, old: int, new: int, since_unix_ns: int) -
     for some in _slices(sorted(read_refs(connection, new))):
         which = (held.task == old) & held.sha256.in_(some)
         connection.execute(update(schema.task_blobs).where(which).values(task=new))
-    return _newer_runs(connection, old, since_unix_ns)
 
 
 def recount(connection: Connection, task: TaskState) -> None:
@@ -134,36 +132,42 @@ def _tables_of_events() -> list[Table]:
     ]
 
 
-def _newer_runs(connection: Connection, task: int, since_unix_ns: int) -> list[tuple[int, SeriesRun]]:
-    metrics, series, stats = schema.metrics.c, schema.series.c, schema.series_stats.c
+def newer_runs(parts: TaskParts, since_unix_ns: int) -> list[tuple[KnownSeries, Points]]:
+    """Return of each series the points that are not older than a moment, in the order they came.
+
+    `parts`: of the old row, before `move_newer`.
+    """
+    known = parts.series()
+    found: list[tuple[KnownSeries, Points]] = []
+    for some in _slices(known):
+        identifiers = [one.id for one in some]
+        loose = parts.loose(identifiers)
+        chunks = _reaching_beyond(parts, identifiers, since_unix_ns)
+        for one in some:
+            points = parts.read(chunks.get(one.id, ()), loose.get(one.id, ()))
+            kept = (points.times_unix_ns >= since_unix_ns) | (points.times_unix_ns <= 0)
+            if kept.any():
+                found.append((one, points.take(kept)))
+    # In the order in which they were first seen, as they will be numbered.
+    return sorted(found, key=lambda pair: pair[0].id)
+
+
+def _reaching_beyond(parts: TaskParts, series: Sequence[int], since_unix_ns: int) -> dict[int, list[ChunkPlace]]:
+    """Return the chunks that may hold a point that is not older than a moment, by series."""
+    columns = schema.chunks.c
     query = (
-        select(series.id, series.unit, series.rank, metrics.kind, metrics.title, metrics.series.label("name"))
-        .join(schema.metrics, metrics.id == series.metric)
-        .join(schema.series_stats, stats.series == series.id)
-        .where(series.task == task, stats.last_time >= since_unix_ns)
-        .order_by(series.id)
+        select(columns.series, columns.id, columns.position, columns.count)
+        .where(
+            columns.task == parts.task,
+            columns.series.in_(series),
+            or_(columns.highest_time >= since_unix_ns, columns.lowest_time <= 0),
+        )
+        .order_by(columns.position, columns.id)
     )
-    runs = []
-    for row in connection.execute(query).all():
-        points = newer_points(_points_of(connection, row.id, since_unix_ns), since_unix_ns)
-        if len(points):
-            runs.append((row.rank, series_run(SeriesKey(row.kind, row.title, row.name, row.unit), points)))
-    return runs
-
-
-def _points_of(connection: Connection, series: int, since_unix_ns: int) -> Points:
-    """Return the points of the chunks that reach beyond a moment, and of the tail, in order of arrival."""
-    chunks, data, tails = schema.chunks.c, schema.chunk_data.c, schema.tails.c
-    packed: list[Any] = list(
-        connection.execute(
-            select(data.data)
-            .join(schema.chunks, chunks.id == data.chunk)
-            .where(chunks.series == series, or_(chunks.highest_time >= since_unix_ns, chunks.lowest_time <= 0))
-            .order_by(chunks.id)
-        ).scalars()
-    )
-    packed += connection.execute(select(tails.data).where(tails.series == series).order_by(tails.id)).scalars()
-    return concat_points([unpack(item) for item in packed])
+    found: dict[int, list[ChunkPlace]] = {}
+    for identifier, *place in parts.connection.execute(query):
+        found.setdefault(identifier, []).append(ChunkPlace(*place))
+    return found
 
 
 def _slices(items: Sequence[Any]) -> list[Sequence[Any]]:

@@ -18,13 +18,15 @@ from telemetry.server.store.content import FrameContent
 __all__ = ["ADD_BYTES", "UPSERT_RANGE", "UPSERT_RECORD", "UPSERT_VALUE", "chunk_row", "record_row", "value_row"]
 
 
-def chunk_row(identifier: int, series: int, points: Points) -> dict[str, Any]:
+def chunk_row(identifier: int, task: int, series: int, position: int, points: Points) -> dict[str, Any]:
     cells = cells_of(points)
     finite = int(cells["finite"].sum())
     iterations, times_unix_ns = points.iterations, points.times_unix_ns
     return {
         "id": identifier,
+        "task": task,
         "series": series,
+        "position": position,
         "count": len(points),
         "non_finite": len(points) - finite,
         "first_iteration": int(iterations[0]),

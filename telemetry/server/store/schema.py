@@ -26,11 +26,13 @@ __all__ = [
     "SCHEMA_VERSION",
     "SYSTEM_TAG",
     "TAG",
+    "blocks",
     "chunk_data",
     "chunks",
     "console",
     "deleted_tasks",
     "frame_ranges",
+    "frames",
     "media",
     "metadata",
     "metrics",
@@ -41,7 +43,6 @@ __all__ = [
     "series",
     "series_stats",
     "store_identity",
-    "tails",
     "task_blobs",
     "task_bytes",
     "task_models",
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 # Raised by every change of a table; a store of a newer version is refused, an older one migrated.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # What makes each version out of the one before it, for tables that are there already (migrate.py has what SQL cannot).
 MIGRATIONS: dict[int, tuple[str, ...]] = {
@@ -88,6 +89,11 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE metrics ADD COLUMN series_md5 TEXT",
         "CREATE INDEX metrics_by_md5 ON metrics (title_md5, series_md5)",
         "ALTER TABLE task_writers ADD COLUMN rank INTEGER",
+    ),
+    # The points move in slices, each its own transaction: see moving.py.
+    5: (
+        "ALTER TABLE tasks ADD COLUMN sealed BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE tasks ADD COLUMN summed BIGINT NOT NULL DEFAULT 0",
     ),
 }
 
@@ -146,6 +152,10 @@ tasks = Table(
     # Times of the latest record change (heartbeats apart), and of the one that made the status.
     Column("last_change", BigInteger),
     Column("status_changed", BigInteger),
+    # Positions in the log: up to the first one the points are in chunks and blocks, up to the second one in
+    # series_stats. Points of later frames are in `frames` only.
+    Column("sealed", BigInteger, nullable=False, server_default="0"),
+    Column("summed", BigInteger, nullable=False, server_default="0"),
 )
 
 # The tags of each task once more, to be found by.
@@ -339,23 +349,25 @@ metrics = Table(
     Index("metrics_by_md5", "title_md5", "series_md5"),
 )
 
+# A series is numbered within its task.
 series = Table(
     "series",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("task", BigInteger, nullable=False),
+    Column("task", BigInteger, primary_key=True),
+    Column("id", BigInteger, primary_key=True),
     Column("metric", BigInteger, nullable=False),
     Column("rank", Integer, nullable=False),  # NO_RANK where the task has one process
     Column("unit", Text, nullable=False),
     UniqueConstraint("task", "metric", "rank"),
+    sqlite_with_rowid=False,
 )
 
-# Rewritten by every transaction that touches the series; the tail is what is not yet in a chunk.
+# Written in bulk, task by task: what is known of each series up to the frame `tasks.summed`.
 series_stats = Table(
     "series_stats",
     metadata,
-    Column("series", _Id, primary_key=True, autoincrement=False),
-    Column("task", BigInteger, nullable=False),
+    Column("task", BigInteger, primary_key=True),
+    Column("series", BigInteger, primary_key=True),
     Column("metric", BigInteger, nullable=False),
     Column("rank", Integer, nullable=False),
     Column("count", BigInteger, nullable=False),
@@ -369,28 +381,50 @@ series_stats = Table(
     Column("min_iteration", BigInteger),
     Column("max", Float),
     Column("max_iteration", BigInteger),
-    Column("tail_points", Integer, nullable=False),
-    Column("tail_rows", Integer, nullable=False),
     Index("series_stats_by_metric", "metric", "last", "task", "rank"),
     Index("series_stats_by_task", "task", "metric", "rank"),
+    sqlite_with_rowid=False,
 )
 
-# Appends to a series' open chunk, one row each; merged now and then, and into a chunk when there are enough.
-tails = Table(
-    "tails",
+# The log: frames with points that are not sealed yet, whole, in the order of their commits. `id` is a frame's position.
+frames = Table(
+    "frames",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("series", BigInteger, nullable=False),
-    Column("merged", Integer, nullable=False),
+    Column("task", BigInteger, nullable=False),
+    Column("points", Integer, nullable=False),
     Column("data", LargeBinary, nullable=False),
-    Index("tails_by_series", "series", "id"),
+    Index("frames_by_task", "task", "id"),
 )
 
+# Sealed points in runs too short for a chunk, of many series of a task in one row (blocks.py). `level`: how often they
+# were merged. Positions: of the first and the last frame that its points came in.
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("task", BigInteger, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("last_position", BigInteger, nullable=False),
+    Column("points", Integer, nullable=False),
+    Column("runs", Integer, nullable=False),
+    # The block's index, before the data: who looks for a run does not step over the points.
+    Column("places", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("blocks_by_partition", "task", "partition", "level", "position"),
+)
+
+# Sealed points of one long series, and their overview.
 chunks = Table(
     "chunks",
     metadata,
     Column("id", _Id, primary_key=True),
+    Column("task", BigInteger, nullable=False),
     Column("series", BigInteger, nullable=False),
+    # Of the first frame that its points came in. Chunks of one position are in the order of their ids.
+    Column("position", BigInteger, nullable=False),
     Column("count", Integer, nullable=False),
     Column("non_finite", Integer, nullable=False),
     Column("first_iteration", BigInteger, nullable=False),
@@ -404,7 +438,8 @@ chunks = Table(
     Column("min", Float),
     Column("max", Float),
     Column("overview", LargeBinary, nullable=False),
-    Index("chunks_by_series", "series", "id"),
+    Index("chunks_by_series", "task", "series", "position", "id"),
+    Index("chunks_by_position", "task", "position"),
 )
 
 # Apart from `chunks`, so that a zoom-out reads the overviews without stepping over the points.

@@ -7,7 +7,8 @@ snapshot and may run on any thread, also while a group is being written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,28 @@ from telemetry.clock import unix_ns
 from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import blob_refs, deletion, export, model_index, reads, reports, schema, status
-from telemetry.server.store.attempts import Cut, cuts_by_series
+from telemetry.server.store.attempts import cuts_by_series
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.blob_files import BlobFiles
 from telemetry.server.store.blob_store import BlobStore
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
-from telemetry.server.store.errors import NotFound
 from telemetry.server.store.gate import ProjectLimits
+from telemetry.server.store.parts import TaskParts
+from telemetry.server.store.point_store import PointStore, SealingLimits, SeriesChange
 from telemetry.server.store.points import PointsQuery, SampledSeries, query_points
 from telemetry.server.store.queries import TaskQuery, read_query
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
+from telemetry.server.store.state import WriterCache
 from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
-from telemetry.server.store.writer import TaskChange, Transaction, WriterCache
+from telemetry.server.store.writer import TaskChange, Transaction
 
 __all__ = ["Store", "Written"]
 
-# States of series kept in memory by the writer, some 1 kB each.
-_MAX_CACHED_SERIES = 100_000
+# Totals of tasks kept in memory by the writer, some 1 kB each.
+_MAX_CACHED_TASKS = 20_000
 # Writers whose sequence numbers are kept in memory.
 _MAX_CACHED_WRITERS = 10_000
 
@@ -76,6 +79,7 @@ class Store:
         readers: int = 4,
         project_limits: ProjectLimits | None = None,
         min_free_share: float = 0.0,
+        sealing: SealingLimits | None = None,
         clock: Callable[[], int] = unix_ns,
     ) -> None:
         self._clock = clock
@@ -100,6 +104,7 @@ class Store:
         # Who keeps something of a task beside the database: called in the transaction that deletes a task, while its
         # rows are still there, with its row id; what it returns is called after the commit.
         self.on_deleted: list[Callable[[Connection, int], Callable[[], None]]] = []
+        self.point_store = PointStore(self._database, self._writing, self._transaction, sealing or SealingLimits())
         files = BlobFiles(directory, min_free_share=min_free_share)
         self.blobs = BlobStore(files, self._database, self._writing, self._project_limits, clock)
         self.on_deleted.append(self.blobs.forget)
@@ -138,26 +143,40 @@ class Store:
         Raises:
             StoreUnavailable: the disk is full or failing.
         """
+        self.point_store.relieve()
         with self._writing:
-            try:
-                with self._database.transaction() as connection:
-                    if self._cache is None:
-                        self._cache = WriterCache(connection)
-                    transaction = Transaction(
-                        connection, self._cache, self._known_ranges, self._project_limits, now_unix_ns=self._clock()
-                    )
-                    stored = [transaction.apply(content) for content in contents]
-                    transaction.finish()
-            except BaseException:
-                # The cache may hold what was rolled back.
-                self._cache = None
-                raise
-            self._cache.trim(_MAX_CACHED_SERIES, transaction.changes)
+            with self._transaction() as (connection, cache):
+                transaction = Transaction(
+                    connection,
+                    cache,
+                    self._known_ranges,
+                    self._project_limits,
+                    points=self.point_store,
+                    now_unix_ns=self._clock(),
+                )
+                stored = [transaction.apply(content) for content in contents]
+                transaction.finish()
+            cache.trim(_MAX_CACHED_TASKS, transaction.changes)
+            ended = [task_id for task_id, change in transaction.changes.items() if change.ended]
+            self.point_store.feed(transaction.logged, transaction.begun_anew, ended)
             if len(self._ranges) > _MAX_CACHED_WRITERS:
                 self._ranges = {}
             self.blobs.remove_files(transaction.lost_blobs)
             self._ranges.update((writer, now) for writer, (_, now) in transaction.ranges.items())
             return Written(stored, transaction.changes, transaction.refused, frozenset(transaction.ignored))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[tuple[Connection, WriterCache]]:
+        """Open the write transaction with what is known of committed rows; the writer's lock must be held."""
+        try:
+            with self._database.transaction() as connection:
+                if self._cache is None:
+                    self._cache = WriterCache(connection)
+                yield connection, self._cache
+        except BaseException:
+            # It may know of what was rolled back.
+            self._cache = None
+            raise
 
     def delete_task(self, task_id: str) -> None:
         """Delete a task: it is in no answer any more. Its rows go by `remove_deleted`.
@@ -171,6 +190,7 @@ class Store:
                 after = [forget(connection, task) for forget in self.on_deleted]
             # It knows the task, and what the task's project holds.
             self._cache = None
+            self.point_store.forget(task_id)
         for step in after:
             step()
 
@@ -191,6 +211,7 @@ class Store:
 
     def tasks(self, query: TasksQuery) -> dict[str, Any]:
         """Return one page of the table of tasks."""
+        self.point_store.freshen()
         with self._database.snapshot() as connection:
             return read_tasks(connection, query, self._clock())
 
@@ -200,11 +221,13 @@ class Store:
         Raises:
             InvalidQuery: something asked for cannot be; says what.
         """
+        self.point_store.freshen()
         with self._database.snapshot() as connection:
             return read_query(connection, query, self._clock())
 
     def choices(self, project: str | None, subprojects: bool, within: tuple[str, ...] | None = None) -> dict[str, Any]:
         """Return what the table of tasks can be filtered by, and the columns that it can show."""
+        self.point_store.freshen()
         with self._database.snapshot() as connection:
             return read_choices(connection, project, subprojects, within)
 
@@ -228,6 +251,7 @@ class Store:
         Raises:
             NotFound: no frame of this task has been stored; so for all methods that take a task id.
         """
+        self.point_store.freshen(task_id)
         with self._database.snapshot() as connection:
             found = reads.read_task(connection, task_id, self._clock())
             blob_refs.with_states(connection, reads.task_row_id(connection, task_id), found["record"])
@@ -240,6 +264,7 @@ class Store:
 
     def task_summary(self, task_id: str) -> dict[str, Any]:
         """Return a task as the table shows it, without its record."""
+        self.point_store.freshen(task_id)
         with self._database.snapshot() as connection:
             return reads.read_summary(connection, task_id, self._clock())
 
@@ -251,6 +276,7 @@ class Store:
 
     def series(self, task_id: str, kind: str | None = None) -> dict[str, Any]:
         """Return the statistics of a task's series."""
+        self.point_store.freshen(task_id)
         with self._database.snapshot() as connection:
             return reads.read_series(connection, task_id, kind)
 
@@ -260,17 +286,23 @@ class Store:
         Raises:
             NotFound: a series is not one of this task's.
         """
+        with self._parts(task_id) as parts:
+            parts.check(series)
+            cuts = {} if query.all_attempts else cuts_by_series(parts, series)
+            runs = parts.loose(series)
+            return [(one, query_points(parts, one, runs.get(one, ()), query, cuts.get(one, ()))) for one in series]
+
+    def series_changed(self, task_id: str, after: int) -> dict[int, SeriesChange]:
+        """Return the state of each series that had points in frames after a position in the log, by id."""
+        return self.point_store.changed_series(task_id, after)
+
+    @contextmanager
+    def _parts(self, task_id: str) -> Iterator[TaskParts]:
+        """Open one state of all points of a task."""
+        # Before the snapshot: see parts.py.
+        view = self.point_store.view(task_id)
         with self._database.snapshot() as connection:
-            task = reads.task_row_id(connection, task_id)
-            columns = schema.series.c
-            found = set(
-                connection.execute(select(columns.id).where(columns.task == task, columns.id.in_(series))).scalars()
-            )
-            for identifier in series:
-                if identifier not in found:
-                    raise NotFound(f"task {task_id} has no series {identifier}")
-            cuts = _cuts(connection, task, series, query)
-            return [(one, query_points(connection, one, query, cuts.get(one, ()))) for one in series]
+            yield TaskParts(connection, reads.task_row_id(connection, task_id), view)
 
     def bands(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, Band]]:
         """Return, for each of these series, the band over all ranks of it, from one state of the store.
@@ -278,13 +310,13 @@ class Store:
         Raises:
             NotFound: a series is not one of this task's.
         """
-        with self._database.snapshot() as connection:
-            task = reads.task_row_id(connection, task_id)
-            cuts = _cuts(connection, task, series, query)
-            return [
-                (one, query_band(connection, reads.ranks_of_series(connection, task, one), query, cuts.get(one, ())))
-                for one in series
-            ]
+        with self._parts(task_id) as parts:
+            parts.check(series)
+            cuts = {} if query.all_attempts else cuts_by_series(parts, series)
+            bands = []
+            for one, ranks in zip(series, parts.ranks_of(series), strict=True):
+                bands.append((one, query_band(parts, ranks, parts.loose(ranks), query, cuts.get(one, ()))))
+            return bands
 
     def console(self, task_id: str, query: ConsoleQuery) -> dict[str, Any]:
         """Return console lines of a task."""
@@ -330,8 +362,8 @@ class Store:
 
     def export_points(self, task_id: str, after: export.Cursor | None) -> dict[str, Any]:
         """Return a page of the task's points, every bit of them; see store/export.py."""
-        with self._database.snapshot() as connection:
-            return export.read_points_page(connection, task_id, after)
+        with self._parts(task_id) as parts:
+            return export.read_points_page(parts, after)
 
     def export_console(self, task_id: str, after: int) -> dict[str, Any]:
         """Return a page of the task's console lines, with the frames they came in."""
@@ -357,10 +389,6 @@ class Store:
         """Return the task's record, single values, models and media, with times in ns."""
         with self._database.snapshot() as connection:
             return export.read_events(connection, task_id)
-
-
-def _cuts(connection: Connection, task: int, series: Sequence[int], query: PointsQuery) -> Mapping[int, Sequence[Cut]]:
-    return {} if query.all_attempts else cuts_by_series(connection, task, series)
 
 
 def _read_ranges(connection: Connection, writer_id: bytes) -> Ranges:

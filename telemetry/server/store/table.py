@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, tuple_
 
 from telemetry.events import MAX_TAGS
 from telemetry.record import Section
@@ -192,7 +192,7 @@ def _page_by_metric(
     other = schema.series_stats.alias().c
     # Of several ranks the lowest stands for the task.
     leads = (
-        ~select(other.series)
+        ~select(other.task)
         .where(other.task == stats.task, other.metric == stats.metric, other.rank < stats.rank)
         .exists()
     )
@@ -220,17 +220,19 @@ def summaries(
         scalars: with the latest scalars of each, which are most of the work.
     """
     recent = {row.id: [series for series, _ in orjson.loads(row.recent_series)] if scalars else [] for row in rows}
-    wanted = [series for group in recent.values() for series in group]
+    wanted = [(row, series) for row, group in recent.items() for series in group]
     stats, metrics = schema.series_stats.c, schema.metrics.c
-    found: dict[int, Json] = {}
+    found: dict[tuple[int, int], Json] = {}
     for start in range(0, len(wanted), 1000):
         query = (
-            select(stats.series, metrics.title, metrics.series.label("name"), stats.last, stats.last_iteration)
+            select(
+                stats.task, stats.series, metrics.title, metrics.series.label("name"), stats.last, stats.last_iteration
+            )
             .join(schema.metrics, metrics.id == stats.metric)
-            .where(stats.series.in_(wanted[start : start + 1000]))
+            .where(tuple_(stats.task, stats.series).in_(wanted[start : start + 1000]))
         )
-        for series, title, name, last, iteration in connection.execute(query):
-            found[series] = {
+        for task, series, title, name, last, iteration in connection.execute(query):
+            found[task, series] = {
                 "title": title,
                 "series": name,
                 "value": json_number(last),
@@ -264,7 +266,7 @@ def summaries(
             "host": row.host,
             # By name, so that a row does not jump about while two series take turns.
             "last_scalars": sorted(
-                (found[series] for series in recent[row.id]), key=lambda item: (item["title"], item["series"])
+                (found[row.id, series] for series in recent[row.id]), key=lambda item: (item["title"], item["series"])
             ),
         }
         for row in rows
