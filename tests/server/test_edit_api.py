@@ -220,8 +220,9 @@ def rows_left(folder: Path) -> dict[str, int]:
 def test_a_deleted_task_is_gone_at_once_and_its_rows_in_slices(tmp_path: Path) -> None:
     # given a task with sealed chunks and more lines than a slice takes
     store = Store(tmp_path)
-    lines = [ConsoleLine(START_NS, "stdout", "x")] * 12_000
+    lines = [ConsoleLine(START_NS, "stdout", "x")] * 17_000
     store.write([full_task(), content_of({LOSS: rows_of([0.5] * 9000)}, lines, sequence=1)])
+    store.point_store.seal_all()
     # when
     store.delete_task(TASK)
     # then

@@ -23,7 +23,7 @@ from telemetry.server.app import BackgroundServer
 from telemetry.server.config import Limits
 from telemetry.server.feeds import MAX_PENDING_TASKS, TableFeed, TaskFeed, Viewer
 from telemetry.server.live_events import RESYNC
-from telemetry.server.store import SeriesChange, TaskChange
+from telemetry.server.store import NotFound, SeriesChange, Store, TaskChange
 
 
 class Stream:
@@ -219,13 +219,14 @@ def test_what_is_pending_is_merged_and_bounded() -> None:
     table, task = TableFeed(), TaskFeed(TASK)
     # when far more happens than a page will show
     for number in range(MAX_PENDING_TASKS + 100):
-        change = TaskChange({1: SeriesChange(number, 1.0, number, START_NS)}, console_last_id=number)
+        change = TaskChange(points_after=number, console_last_id=number)
         table.note([f"{number:032x}", TASK])
         task.note(change)
     # then they hold the latest only
     assert len(table.take()) == MAX_PENDING_TASKS
     pending = task.take()
-    assert list(pending.series) == [1] and pending.series[1].count == MAX_PENDING_TASKS + 99
+    # (all points since the first change)
+    assert pending.points_after == 0
     assert pending.console_last_id == MAX_PENDING_TASKS + 99
     # and nothing twice
     assert (table.take(), task.take()) == ([], TaskChange())
@@ -284,31 +285,59 @@ def test_all_viewers_hold_the_same_bytes_and_one_that_does_not_take_them_none(mo
 def test_very_many_series_wait_and_the_rest_does_not() -> None:
     async def look() -> None:
         feed = TaskFeed(TASK)
-        many = {number: SeriesChange(1, 1.0, 1, START_NS) for number in range(20_000)}
+        store = StoreOf({number: SeriesChange(1, 1.0, 1, START_NS) for number in range(20_000)})
         # given that 20,000 series were told to a hundred viewers
-        feed.note(TaskChange(dict(many)))
-        assert len(feed.take().series) == 20_000
+        feed.note(TaskChange(points_after=3))
+        assert series_told(feed, store) == 20_000
         feed.note_cost(100 * 1_500_000)
         # when more of them change, and a line is printed
-        feed.note(TaskChange(dict(many), console_last_id=7))
+        feed.note(TaskChange(points_after=4, console_last_id=7))
         # then the line is told at once
-        change = feed.take()
-        assert (change.series, change.console_last_id) == ({}, 7)
+        assert feed.has_news()
+        assert series_told(feed, store) == 0
         assert not feed.has_news()
-        # and the series when they have waited
+        # and the series when they have waited, those of a later change too
+        feed.note(TaskChange(points_after=5))
         feed.end_wait()
         assert feed.has_news()
-        assert len(feed.take().series) == 20_000
+        assert series_told(feed, store) == 20_000
+        assert store.asked == [3, 4]
 
     asyncio.run(look())
 
 
 def test_few_series_never_wait() -> None:
     feed = TaskFeed(TASK)
-    for _ in range(3):
-        feed.note(TaskChange({1: SeriesChange(1, 1.0, 1, START_NS)}))
-        assert list(feed.take().series) == [1]
+    store = StoreOf({1: SeriesChange(1, 1.0, 1, START_NS)})
+    for position in range(3):
+        feed.note(TaskChange(points_after=position))
+        assert series_told(feed, store) == 1
         feed.note_cost(100_000)
+
+
+class StoreOf(Store):
+    """What a feed asks of a store, with these series and no task."""
+
+    def __init__(self, series: dict[int, SeriesChange]) -> None:
+        self._series = series
+        self.asked: list[int] = []
+
+    def series_changed(self, task_id: str, after: int) -> dict[int, SeriesChange]:
+        self.asked.append(after)
+        return self._series
+
+    def task_summary(self, task_id: str) -> dict[str, Any]:
+        raise NotFound(task_id)
+
+
+def series_told(feed: TaskFeed, store: Store) -> int:
+    told = feed.prepare(store, {None})()[None]
+    text = b"".join(told or ()).decode()
+    return sum(
+        len(json.loads(line.removeprefix("data: "))["series"])
+        for line in text.splitlines()
+        if line.startswith('data: {"series"')
+    )
 
 
 def test_a_task_with_thousands_of_series_tells_them_all(server: BackgroundServer) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from server_support import LOSS, MS, START_NS, TASK, Row, content_of
+from store_support import PLACES, store_with_points
 
 from telemetry.events import RecordChange
 from telemetry.server.store import FrameContent, PointsQuery, Store
@@ -20,11 +21,9 @@ ALL = PointsQuery(False, None, None, 20_000)
 HOUR_NS = 3600 * 1000 * MS
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store")
-    yield opened
-    opened.close()
+@pytest.fixture(params=PLACES)
+def store(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    yield from store_with_points(request.param, tmp_path / "store", monkeypatch)
 
 
 def frames_of(
@@ -45,11 +44,8 @@ def frames_of(
     rows: list[Row] = [(step, start_ns + (1 + n) * MS, 1000.0 * attempt + (rank or 0)) for n, step in enumerate(steps)]
     found = []
     for sequence, first in enumerate(range(0, max(1, len(rows)), size)):
-        content = content_of(
-            {LOSS: rows[first : first + size]}, [] if sequence else events, writer=writer, sequence=sequence
-        )
-        content.rank = rank
-        found.append(content)
+        points = {LOSS: rows[first : first + size]}
+        found.append(content_of(points, [] if sequence else events, writer=writer, sequence=sequence, rank=rank))
     return found
 
 

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_support import LOSS, OTHER_WRITER, START_NS, TASK, WRITER, content_of, rows_of
+from store_support import PLACES, store_with_points
 
 from telemetry.errors import FrameError
 from telemetry.events import ConsoleLine, FrameEvent, Media, ModelSaved, Plot, RecordChange, SeriesKey, SingleValue
 from telemetry.server.store import ConsoleQuery, FrameContent, PointsQuery, ReportsQuery, Store, TasksQuery
+from telemetry.server.store.writer import Transaction
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store")
-    yield opened
-    opened.close()
+@pytest.fixture(params=PLACES)
+def store(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    yield from store_with_points(request.param, tmp_path / "store", monkeypatch)
 
 
 def everything(store: Store) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def test_a_failed_transaction_leaves_nothing_behind(store: Store, monkeypatch: p
     before = everything(store)
     # when the second of two frames breaks the transaction
     with monkeypatch.context() as patch:
-        patch.setattr("telemetry.server.store.writer.pack", lambda points: 1 / 0)
+        patch.setattr(Transaction, "_write_ranges", lambda transaction: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write(store, [content_of({LOSS: rows_of([2.0])}, sequence=1)])
     # then

@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from server_support import LOSS, MS, START_NS, TASK, Row, content_of, rows_of
+from store_support import PLACES, store_with_points
 
 from telemetry.events import INT64_MAX, INT64_MIN, SeriesKey
 from telemetry.server.store import NotFound, PointsQuery, SampledSeries, Store
 from telemetry.server.store import points as points_module
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store")
-    yield opened
-    opened.close()
+@pytest.fixture(params=PLACES)
+def store(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    yield from store_with_points(request.param, tmp_path / "store", monkeypatch)
 
 
 def write(store: Store, rows: list[Row], *, sequence: int = 0) -> None:
@@ -138,6 +137,7 @@ def long_series(store: Store, *, count: int = 60_000) -> list[float]:
     values[count // 3] = 1e6
     values[count // 3 + 2000 : count // 3 + 2050] = np.nan
     write(store, rows_of(values.tolist()))
+    store.point_store.seal_all()
     write(store, rows_of([5.0, math.inf], first=count), sequence=1)
     return [*values.tolist(), 5.0, math.inf]
 
@@ -187,6 +187,7 @@ def test_a_long_series_in_random_order_is_answered_too(store: Store, monkeypatch
     # given chunks that each reach over the whole range
     order = np.random.default_rng(2).permutation(30_000).tolist()
     write(store, [(n, START_NS + n, float(n)) for n in order])
+    store.point_store.seal_all()
     monkeypatch.setattr(points_module, "RAW_POINTS", 10_000)
     # then
     answer = ask(store, low=100, high=199, half_life=10.0)
@@ -213,6 +214,7 @@ def test_smoothing_over_cells_is_near_and_says_so(store: Store, monkeypatch: pyt
     # given
     values = np.sin(np.arange(60_000) / 5_000) + np.random.default_rng(4).random(60_000) * 0.1
     write(store, rows_of(values.tolist()))
+    store.point_store.seal_all()
     exact = ask(store, most=60_000, half_life=3000.0)
     monkeypatch.setattr(points_module, "RAW_POINTS", 10_000)
     # when

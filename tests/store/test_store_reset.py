@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_support import LOSS, MS, OTHER_WRITER, START_NS, TASK, WRITER, content_of, rows_of
+from store_support import PLACES, store_with_points
 from test_store_fold import FRAMES, everything
 
 from telemetry.events import ConsoleLine, FrameEvent, ModelSaved, RecordChange, SeriesKey, SingleValue
@@ -21,11 +22,9 @@ LATER_NS = START_NS + 1_000_000 * MS
 ACCURACY = SeriesKey("scalar", "accuracy", "train")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store")
-    yield opened
-    opened.close()
+@pytest.fixture(params=PLACES)
+def store(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    yield from store_with_points(request.param, tmp_path / "store", monkeypatch)
 
 
 def reset_at(moment: int) -> RecordChange:

@@ -38,6 +38,7 @@ def batch_of(
     events: Sequence[FrameEvent] = (),
     *,
     task_id: str = TASK,
+    rank: int | None = None,
 ) -> Batch:
     columns = ScalarColumns(list(points or {}))
     for index, rows in enumerate((points or {}).values()):
@@ -45,7 +46,7 @@ def batch_of(
         columns.iterations.extend(array("q", [row[0] for row in rows]))
         columns.times_unix_ns.extend(array("q", [row[1] for row in rows]))
         columns.values.extend(array("d", [row[2] for row in rows]))
-    return Batch(task_id, columns, list(events), len(columns) + len(events))
+    return Batch(task_id, columns, list(events), len(columns) + len(events), rank)
 
 
 def frame_of(
@@ -66,9 +67,10 @@ def content_of(
     task_id: str = TASK,
     writer: bytes = WRITER,
     sequence: int = 0,
+    rank: int | None = None,
 ) -> FrameContent:
     """Return a frame as the store takes it."""
-    batch = batch_of(points, events, task_id=task_id)
+    batch = batch_of(points, events, task_id=task_id, rank=rank)
     return prepare(encode(batch, writer_id=writer, sequence=sequence), batch)
 
 

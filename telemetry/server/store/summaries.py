@@ -122,7 +122,7 @@ def write_summaries(connection: Connection, metrics: MetricIds, entries: Iterabl
 def load_series(connection: Connection, task: int) -> tuple[list[tuple[SeriesName, str, int]], Statistics]:
     """Return a task's series as (name, unit, id) in the order of their ids, and what is known of each."""
     series, metrics, stats, tasks = schema.series.c, schema.metrics.c, schema.series_stats, schema.tasks.c
-    summed = connection.execute(select(tasks.summed).where(tasks.id == task)).scalar_one()
+    summed = connection.execute(select(tasks.summed).where(tasks.id == task)).scalar() or 0
     query = (
         select(
             series.id,
