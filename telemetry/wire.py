@@ -14,6 +14,7 @@ import io
 import re
 import struct
 import sys
+import threading
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ __all__ = [
     "VERSION",
     "Damage",
     "Frame",
+    "SeriesTables",
     "decode",
     "encode",
     "parse_frame",
@@ -321,9 +323,48 @@ def _claimed_bytes(data: bytes, offset: int) -> int:
     return frame_bytes if frame_bytes <= len(data) - offset else 0
 
 
-def decode(frame: Frame) -> Batch:
+class SeriesTables:
+    """Series tables that were decoded, by their bytes: a writer sends the same one with nearly every frame.
+
+    The least recently used go first. Safe from any thread.
+
+    Args:
+        max_series: how many series the tables that are kept hold together.
+    """
+
+    def __init__(self, max_series: int) -> None:
+        self._max_series = max_series
+        self._tables: dict[bytes, list[SeriesKey]] = {}
+        self._kept_series = 0
+        self._lock = threading.Lock()
+
+    def get(self, packed: bytes) -> list[SeriesKey] | None:
+        """Return the table of these bytes, shared by all who ask for it: nobody may change it."""
+        with self._lock:
+            table = self._tables.pop(packed, None)
+            if table is not None:
+                self._tables[packed] = table
+            return table
+
+    def add(self, packed: bytes, table: list[SeriesKey]) -> None:
+        """Keep a table that was sound."""
+        if len(table) > self._max_series:
+            return
+        with self._lock:
+            if packed in self._tables:
+                return
+            self._tables[packed] = table
+            self._kept_series += len(table)
+            while self._kept_series > self._max_series:
+                self._kept_series -= len(self._tables.pop(next(iter(self._tables))))
+
+
+def decode(frame: Frame, tables: SeriesTables | None = None) -> Batch:
     """Decode a frame that `parse_frame` returned.
 
+    Args:
+        tables: for who reads many frames of the same writers: series are looked up there first, and the batch's
+            list of them is shared with every batch of the same table.
     Raises:
         FrameError: the payload does not unpack to what its header says or the specification allows.
     """
@@ -337,7 +378,7 @@ def decode(frame: Frame) -> Batch:
         parts = payload_parts(payload)
         task_id = build(payload, parts["task"])
         rank = _checked_rank(build(payload, parts["rank"]) if "rank" in parts else None)
-        keys = [_unpack_series(item) for item in array_items(payload, parts["series"], "series", MAX_SERIES)]
+        keys = _series_table(payload, parts["series"], tables)
         budget = _Budget()
         items = array_items(payload, parts["events"], "events", MAX_EVENTS)
         events = [_unpack_event(item, budget) for item in items]
@@ -351,6 +392,16 @@ def decode(frame: Frame) -> Batch:
     if not (isinstance(task_id, str) and len(task_id) == 32 and set(task_id) <= set("0123456789abcdef")):
         raise FrameError(f"the task id {task_id!r:.60} is not 32 lower-case hexadecimal digits")
     return Batch(task_id, columns, events, events_logged, rank)
+
+
+def _series_table(payload: bytes | memoryview, span: tuple[int, int], tables: SeriesTables | None) -> list[SeriesKey]:
+    packed = b"" if tables is None else bytes(payload[slice(*span)])
+    keys = None if tables is None else tables.get(packed)
+    if keys is None:
+        keys = [_unpack_series(item) for item in array_items(payload, span, "series", MAX_SERIES)]
+        if tables is not None:
+            tables.add(packed, keys)
+    return keys
 
 
 def _checked_rank(rank: Any) -> int | None:
