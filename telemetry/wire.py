@@ -14,7 +14,6 @@ import io
 import re
 import struct
 import sys
-import threading
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -41,7 +40,7 @@ from telemetry.events import (
     SeriesKey,
     SingleValue,
 )
-from telemetry.payload import array_items, build, payload_parts
+from telemetry.payload import SeriesTables, array_items, build, payload_parts
 
 __all__ = [
     "CONTENT_TYPE",
@@ -57,7 +56,6 @@ __all__ = [
     "VERSION",
     "Damage",
     "Frame",
-    "SeriesTables",
     "decode",
     "encode",
     "parse_frame",
@@ -323,42 +321,6 @@ def _claimed_bytes(data: bytes, offset: int) -> int:
     return frame_bytes if frame_bytes <= len(data) - offset else 0
 
 
-class SeriesTables:
-    """Series tables that were decoded, by their bytes: a writer sends the same one with nearly every frame.
-
-    The least recently used go first. Safe from any thread.
-
-    Args:
-        max_series: how many series the tables that are kept hold together.
-    """
-
-    def __init__(self, max_series: int) -> None:
-        self._max_series = max_series
-        self._tables: dict[bytes, list[SeriesKey]] = {}
-        self._kept_series = 0
-        self._lock = threading.Lock()
-
-    def get(self, packed: bytes) -> list[SeriesKey] | None:
-        """Return the table of these bytes, shared by all who ask for it: nobody may change it."""
-        with self._lock:
-            table = self._tables.pop(packed, None)
-            if table is not None:
-                self._tables[packed] = table
-            return table
-
-    def add(self, packed: bytes, table: list[SeriesKey]) -> None:
-        """Keep a table that was sound."""
-        if len(table) > self._max_series:
-            return
-        with self._lock:
-            if packed in self._tables:
-                return
-            self._tables[packed] = table
-            self._kept_series += len(table)
-            while self._kept_series > self._max_series:
-                self._kept_series -= len(self._tables.pop(next(iter(self._tables))))
-
-
 def decode(frame: Frame, tables: SeriesTables | None = None) -> Batch:
     """Decode a frame that `parse_frame` returned.
 
@@ -389,7 +351,7 @@ def decode(frame: Frame, tables: SeriesTables | None = None) -> Batch:
         raise FrameError(f"the payload of frame {frame.sequence} is malformed: {error}") from error
     except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
         raise FrameError(f"the payload of frame {frame.sequence} is malformed: {error!r:.200}") from error
-    if not (isinstance(task_id, str) and len(task_id) == 32 and set(task_id) <= set("0123456789abcdef")):
+    if not (isinstance(task_id, str) and _TASK_ID.fullmatch(task_id)):
         raise FrameError(f"the task id {task_id!r:.60} is not 32 lower-case hexadecimal digits")
     return Batch(task_id, columns, events, events_logged, rank)
 
@@ -439,9 +401,18 @@ def _unpack_columns(keys: list[SeriesKey], columns: list[Any]) -> ScalarColumns:
     values = _from_planes("d", packed_values)
     if not len(index) == len(iterations) == len(times_unix_ns) == len(values):
         raise FrameError("the scalar columns differ in length")
-    if index and max(index) >= len(keys):
+    if index and not _all_below(len(keys), index, packed_index):
         raise FrameError(f"a scalar names series {max(index)} of {len(keys)}")
     return ScalarColumns(keys, index, iterations, times_unix_ns, values)
+
+
+def _all_below(bound: int, index: array[int], packed: bytes) -> bool:
+    """Say whether all of an index are below `bound`. `packed`: the same in byte planes."""
+    if bound > len(_ALL_BYTES):
+        return max(index) < bound
+    # As texts: seven times as fast as making each a number. The upper planes must be zeros.
+    count = len(index)
+    return packed.count(0, count) == len(packed) - count and not packed[:count].translate(None, _ALL_BYTES[:bound])
 
 
 def _to_planes(column: array[Any]) -> bytes:
@@ -569,6 +540,8 @@ def _unpack_series(item: Any) -> SeriesKey:
 
 
 _SHA256 = re.compile("[0-9a-f]{64}")
+_TASK_ID = re.compile("[0-9a-f]{32}")
+_ALL_BYTES = bytes(range(256))
 
 _NONE = type(None)
 _PLACE: dict[str, tuple[type, ...]] = {

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,13 +23,14 @@ from aiohttp import hdrs, web
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, SQLAlchemyError
 
 from telemetry.errors import FrameError, TelemetryError
+from telemetry.payload import SeriesTables
 from telemetry.server.access import access_of
 from telemetry.server.config import CONFIG, STORE, Limits
 from telemetry.server.live import HUB
 from telemetry.server.store import FrameContent, Store, StoreUnavailable, TaskChange, Written, prepare
-from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame, SeriesTables, decode, parse_frame
+from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame, decode, parse_frame
 
-__all__ = ["INGEST", "BodyTooLarge", "Ingest", "ServerBusy", "add_routes", "run_ingest", "unavailable"]
+__all__ = ["INGEST", "BodyTooLarge", "Crowd", "Ingest", "ServerBusy", "add_routes", "run_ingest", "unavailable"]
 
 log = logging.getLogger("telemetry.server")
 
@@ -38,8 +40,13 @@ _DECODE_THREADS = 2
 # A small body: cutting it takes less than the way to another thread and back, decoding it about a millisecond.
 _SMALL_BODY_BYTES = 64 * 1024
 _SMALL_UNPACKED_BYTES = 256 * 1024
-# Of series tables, some 300 bytes each.
-_MAX_KEPT_SERIES = 100_000
+# Where so many writers send within a window, commits begin so far apart: a few milliseconds for each answer, and
+# what a transaction costs by itself is shared by ten.
+_CROWD_WRITERS = 64
+_CROWD_WINDOW_S = 0.25
+_GATHER_S = 0.010
+# Of series tables: some 80,000 series, or 4,000 tables of 20.
+_MAX_TABLE_BYTES = 32 * 1024 * 1024
 # Offset of the unpacked payload length in a frame's header (docs/wire.md).
 _UNPACKED_AT = slice(16, 20)
 
@@ -112,6 +119,28 @@ class _Job:
         return [item.content for item in self.items if item.content is not None]
 
 
+class Crowd:
+    """Whether many writers send at the same time. Few that send fast are none: each waits for its answer."""
+
+    def __init__(self) -> None:
+        self._since_s = 0.0
+        self._writers: set[bytes] = set()
+        self._writers_before = 0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether so many have sent of late that a few milliseconds bring more of them."""
+        return max(self._writers_before, len(self._writers)) >= _CROWD_WRITERS
+
+    def note(self, writers: Iterable[bytes], now_s: float) -> None:
+        """Hear who sends now, by the monotonic clock."""
+        past_s = now_s - self._since_s
+        if past_s >= _CROWD_WINDOW_S:
+            self._writers_before = len(self._writers) if past_s < 2 * _CROWD_WINDOW_S else 0
+            self._since_s, self._writers = now_s, set()
+        self._writers.update(writers)
+
+
 class Ingest:
     """The writer thread and its queue. Made and closed on the event loop.
 
@@ -129,11 +158,15 @@ class Ingest:
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._decoders = ThreadPoolExecutor(_DECODE_THREADS, "telemetry-decode")
-        self._tables = SeriesTables(_MAX_KEPT_SERIES)
+        self._tables = SeriesTables(_MAX_TABLE_BYTES)
         # None ends the writer.
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         # Taken from the queue, and too much for the group before it; the writer's.
         self._held_over: _Job | None = None
+        # When the last group was begun, and who sent of late; the writer's.
+        self._begun_s = 0.0
+        self._crowd = Crowd()
+        self._ending = threading.Event()
         self._closing = False
         self._waiting_bytes = 0
         self._waiting_requests = 0
@@ -231,6 +264,7 @@ class Ingest:
     async def close(self) -> None:
         """Write what was taken and end the threads; nothing is taken any more."""
         self._closing = True
+        self._ending.set()
         # Behind what is being decoded.
         await asyncio.to_thread(self._decoders.shutdown)
         self._jobs.put(None)
@@ -280,9 +314,18 @@ class Ingest:
 
     def _run(self) -> None:
         while (first := self._held_over or self._jobs.get()) is not None:
+            self._let_gather()
             group = self._group_from(first)
             if group:
+                self._crowd.note((item.frame.writer_id for job in group for item in job.items), self._begun_s)
                 self._commit(group)
+
+    def _let_gather(self) -> None:
+        """Where many writers send, let more of them come to this commit; else, and at the end, go on at once."""
+        wait_s = self._begun_s + _GATHER_S - time.monotonic()
+        if wait_s > 0 and self._crowd.is_there:
+            self._ending.wait(wait_s)
+        self._begun_s = time.monotonic()
 
     def _group_from(self, first: _Job) -> list[_Job]:
         """Return the jobs of one transaction: those that wait now, in order, as far as it takes them; all decoded."""
@@ -426,6 +469,14 @@ def _sent_time(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
 
 
+async def _read_body(request: web.Request) -> bytes:
+    if request.content.is_eof():
+        # It has come with its header, as small ones do: no timer is needed.
+        return await request.read()
+    async with asyncio.timeout(_BODY_TIMEOUT_S):
+        return await request.read()
+
+
 async def post_frames(request: web.Request) -> web.Response:
     """`POST /api/v1/frames`: one or more frames; answered after they are committed."""
     ingest, limits = request.app[INGEST], request.app[CONFIG].limits
@@ -441,8 +492,7 @@ async def post_frames(request: web.Request) -> web.Response:
     try:
         # A body of unknown length is counted as the largest one.
         with ingest.admitted(limits.max_body_bytes if length is None else length):
-            async with asyncio.timeout(_BODY_TIMEOUT_S):
-                body = await request.read()
+            body = await _read_body(request)
             receipt = await ingest.receipt(
                 body,
                 projects=access_of(request).projects,
