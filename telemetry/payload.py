@@ -8,14 +8,16 @@ built piece by piece, and whoever takes the pieces checks each before the next i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import msgpack
 
 from telemetry.errors import FrameError
+from telemetry.events import SeriesKey
 
-__all__ = ["MAX_KEYS", "Parts", "array_items", "build", "payload_parts"]
+__all__ = ["MAX_KEYS", "Parts", "SeriesTables", "array_items", "build", "payload_parts"]
 
 # A later version may add keys; an older reader steps over them.
 MAX_KEYS = 64
@@ -29,6 +31,48 @@ MAX_PIECE_OBJECTS = 262_144
 
 # Key -> (first byte, one after the last).
 Parts: TypeAlias = dict[str, tuple[int, int]]
+
+
+class SeriesTables:
+    """Series tables that were decoded, by their bytes: a writer sends the same one with nearly every frame.
+
+    The least recently used go first. Safe from any thread.
+
+    Args:
+        max_bytes: about what they may take in memory together.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._tables: dict[bytes, list[SeriesKey]] = {}
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, packed: bytes) -> list[SeriesKey] | None:
+        """Return the table of these bytes, shared by all who ask for it: nobody may change it."""
+        with self._lock:
+            table = self._tables.pop(packed, None)
+            if table is not None:
+                self._tables[packed] = table
+            return table
+
+    def add(self, packed: bytes, table: list[SeriesKey]) -> None:
+        """Keep a table that was sound."""
+        weight_bytes = _table_bytes(packed, table)
+        with self._lock:
+            # One that would drive out many others is decoded again.
+            if packed in self._tables or weight_bytes > self._max_bytes // 4:
+                return
+            self._tables[packed] = table
+            self._kept_bytes += weight_bytes
+            while self._kept_bytes > self._max_bytes:
+                oldest = next(iter(self._tables))
+                self._kept_bytes -= _table_bytes(oldest, self._tables.pop(oldest))
+
+
+def _table_bytes(packed: bytes, table: list[SeriesKey]) -> int:
+    # The key, and texts of up to 4 bytes a character; a series is five objects.
+    return 100 + 5 * len(packed) + 300 * len(table)
 
 
 def payload_parts(payload: bytes | memoryview) -> Parts:

@@ -40,7 +40,7 @@ from telemetry.events import (
     SeriesKey,
     SingleValue,
 )
-from telemetry.payload import array_items, build, payload_parts
+from telemetry.payload import SeriesTables, array_items, build, payload_parts
 
 __all__ = [
     "CONTENT_TYPE",
@@ -321,9 +321,12 @@ def _claimed_bytes(data: bytes, offset: int) -> int:
     return frame_bytes if frame_bytes <= len(data) - offset else 0
 
 
-def decode(frame: Frame) -> Batch:
+def decode(frame: Frame, tables: SeriesTables | None = None) -> Batch:
     """Decode a frame that `parse_frame` returned.
 
+    Args:
+        tables: for who reads many frames of the same writers: series are looked up there first, and the batch's
+            list of them is shared with every batch of the same table.
     Raises:
         FrameError: the payload does not unpack to what its header says or the specification allows.
     """
@@ -337,7 +340,7 @@ def decode(frame: Frame) -> Batch:
         parts = payload_parts(payload)
         task_id = build(payload, parts["task"])
         rank = _checked_rank(build(payload, parts["rank"]) if "rank" in parts else None)
-        keys = [_unpack_series(item) for item in array_items(payload, parts["series"], "series", MAX_SERIES)]
+        keys = _series_table(payload, parts["series"], tables)
         budget = _Budget()
         items = array_items(payload, parts["events"], "events", MAX_EVENTS)
         events = [_unpack_event(item, budget) for item in items]
@@ -348,9 +351,19 @@ def decode(frame: Frame) -> Batch:
         raise FrameError(f"the payload of frame {frame.sequence} is malformed: {error}") from error
     except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
         raise FrameError(f"the payload of frame {frame.sequence} is malformed: {error!r:.200}") from error
-    if not (isinstance(task_id, str) and len(task_id) == 32 and set(task_id) <= set("0123456789abcdef")):
+    if not (isinstance(task_id, str) and _TASK_ID.fullmatch(task_id)):
         raise FrameError(f"the task id {task_id!r:.60} is not 32 lower-case hexadecimal digits")
     return Batch(task_id, columns, events, events_logged, rank)
+
+
+def _series_table(payload: bytes | memoryview, span: tuple[int, int], tables: SeriesTables | None) -> list[SeriesKey]:
+    packed = b"" if tables is None else bytes(payload[slice(*span)])
+    keys = None if tables is None else tables.get(packed)
+    if keys is None:
+        keys = [_unpack_series(item) for item in array_items(payload, span, "series", MAX_SERIES)]
+        if tables is not None:
+            tables.add(packed, keys)
+    return keys
 
 
 def _checked_rank(rank: Any) -> int | None:
@@ -388,9 +401,18 @@ def _unpack_columns(keys: list[SeriesKey], columns: list[Any]) -> ScalarColumns:
     values = _from_planes("d", packed_values)
     if not len(index) == len(iterations) == len(times_unix_ns) == len(values):
         raise FrameError("the scalar columns differ in length")
-    if index and max(index) >= len(keys):
+    if index and not _all_below(len(keys), index, packed_index):
         raise FrameError(f"a scalar names series {max(index)} of {len(keys)}")
     return ScalarColumns(keys, index, iterations, times_unix_ns, values)
+
+
+def _all_below(bound: int, index: array[int], packed: bytes) -> bool:
+    """Say whether all of an index are below `bound`. `packed`: the same in byte planes."""
+    if bound > len(_ALL_BYTES):
+        return max(index) < bound
+    # As texts: seven times as fast as making each a number. The upper planes must be zeros.
+    count = len(index)
+    return packed.count(0, count) == len(packed) - count and not packed[:count].translate(None, _ALL_BYTES[:bound])
 
 
 def _to_planes(column: array[Any]) -> bytes:
@@ -518,6 +540,8 @@ def _unpack_series(item: Any) -> SeriesKey:
 
 
 _SHA256 = re.compile("[0-9a-f]{64}")
+_TASK_ID = re.compile("[0-9a-f]{32}")
+_ALL_BYTES = bytes(range(256))
 
 _NONE = type(None)
 _PLACE: dict[str, tuple[type, ...]] = {

@@ -16,6 +16,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
@@ -202,11 +203,23 @@ async def _check_project(request: web.Request, access: Access) -> None:
 
 
 def _host_is_ours(request: web.Request, config: ServerConfig) -> bool:
+    name = _host_name(request.headers.get(hdrs.HOST, ""))
+    return name is not None and (_is_loopback(name) or name == config.host.lower() or name in config.allowed_hosts)
+
+
+# Of the few hosts that a server's clients name, and some that strangers do.
+_MAX_HOSTS = 256
+
+
+@lru_cache(_MAX_HOSTS)
+def _host_name(host: str) -> str | None:
     try:
-        name = urlsplit(f"//{request.headers.get(hdrs.HOST, '')}").hostname or ""
+        return urlsplit(f"//{host}").hostname or ""
     except ValueError:
-        return False
-    return is_loopback(name) or name == config.host.lower() or name in config.allowed_hosts
+        return None
+
+
+_is_loopback = lru_cache(_MAX_HOSTS)(is_loopback)
 
 
 def _is_cross_origin(request: web.Request) -> bool:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import orjson
@@ -22,19 +23,30 @@ from aiohttp import hdrs, web
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, SQLAlchemyError
 
 from telemetry.errors import FrameError, TelemetryError
+from telemetry.payload import SeriesTables
 from telemetry.server.access import access_of
 from telemetry.server.config import CONFIG, STORE, Limits
 from telemetry.server.live import HUB
 from telemetry.server.store import FrameContent, Store, StoreUnavailable, TaskChange, Written, prepare
 from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame, decode, parse_frame
 
-__all__ = ["INGEST", "BodyTooLarge", "Ingest", "ServerBusy", "add_routes", "run_ingest", "unavailable"]
+__all__ = ["INGEST", "BodyTooLarge", "Crowd", "Ingest", "ServerBusy", "add_routes", "run_ingest", "unavailable"]
 
 log = logging.getLogger("telemetry.server")
 
 # One transaction takes at most this much: it bounds the log's growth and the wait of the requests in it.
 _GROUP_BYTES = 64 * 1024 * 1024
 _DECODE_THREADS = 2
+# A small body: cutting it takes less than the way to another thread and back, decoding it about a millisecond.
+_SMALL_BODY_BYTES = 64 * 1024
+_SMALL_UNPACKED_BYTES = 256 * 1024
+# Where so many writers send within a window, commits begin so far apart: a few milliseconds for each answer, and
+# what a transaction costs by itself is shared by ten.
+_CROWD_WRITERS = 64
+_CROWD_WINDOW_S = 0.25
+_GATHER_S = 0.010
+# Of series tables: some 80,000 series, or 4,000 tables of 20.
+_MAX_TABLE_BYTES = 32 * 1024 * 1024
 # Offset of the unpacked payload length in a frame's header (docs/wire.md).
 _UNPACKED_AT = slice(16, 20)
 
@@ -62,32 +74,79 @@ class _WriteFailed(TelemetryError):
 class _IncomingFrame:
     """A frame of a request: its answer so far, and what is to be written if anything is."""
 
-    writer_id: bytes
-    sequence: int
+    frame: Frame
     content: FrameContent | None = None
     result: str = "stored"
     reason: str | None = None
 
     def answer(self) -> dict[str, Any]:
         answer = {
-            "writer": self.writer_id.hex(),
-            "sequence": self.sequence,
+            "writer": self.frame.writer_id.hex(),
+            "sequence": self.frame.sequence,
             "result": self.result,
         }
         return answer if self.reason is None else {**answer, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
-class _PendingWrite:
-    """The frames of one request that wait for the writer."""
+class _Sender:
+    """Whose frames they are; see `Ingest.take`."""
 
-    items: Sequence[_IncomingFrame]
+    projects: tuple[str, ...] | None
+    sent_unix_ns: int | None
+    alive: bool
+
+
+@dataclass(slots=True)
+class _Job:
+    """The frames of one request, on their way through the writer's thread.
+
+    Attributes:
+        done: set on the event loop when `items` have their answers.
+        held: which frames of their writers are committed then, as ranges.
+    """
+
+    items: list[_IncomingFrame]
+    sender: _Sender
     done: asyncio.Future[None]
-    weight_bytes: int
+    is_decoded: bool = False
+    held: dict[bytes, list[tuple[int, int]]] = field(default_factory=dict)
+    error: Exception | None = None
+
+    @property
+    def contents(self) -> list[FrameContent]:
+        """What is to be written."""
+        return [item.content for item in self.items if item.content is not None]
+
+
+class Crowd:
+    """Whether many writers send at the same time. Few that send fast are none: each waits for its answer."""
+
+    def __init__(self) -> None:
+        self._since_s = 0.0
+        self._writers: set[bytes] = set()
+        self._writers_before = 0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether so many have sent of late that a few milliseconds bring more of them."""
+        return max(self._writers_before, len(self._writers)) >= _CROWD_WRITERS
+
+    def note(self, writers: Iterable[bytes], now_s: float) -> None:
+        """Hear who sends now, by the monotonic clock."""
+        past_s = now_s - self._since_s
+        if past_s >= _CROWD_WINDOW_S:
+            self._writers_before = len(self._writers) if past_s < 2 * _CROWD_WINDOW_S else 0
+            self._since_s, self._writers = now_s, set()
+        self._writers.update(writers)
 
 
 class Ingest:
     """The writer thread and its queue. Made and closed on the event loop.
+
+    A small body is decoded by the writer, with all others that wait: a thread more to go through would cost more
+    than the decoding. A large one is decoded by threads of its own, so that it holds up neither the loop nor the
+    commits of the others.
 
     Args:
         publish: called on the event loop with what each committed group changed.
@@ -99,8 +158,15 @@ class Ingest:
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._decoders = ThreadPoolExecutor(_DECODE_THREADS, "telemetry-decode")
-        self._jobs: deque[_PendingWrite] = deque()
-        self._wakeup = threading.Condition()
+        self._tables = SeriesTables(_MAX_TABLE_BYTES)
+        # None ends the writer.
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        # Taken from the queue, and too much for the group before it; the writer's.
+        self._held_over: _Job | None = None
+        # When the last group was begun, and who sent of late; the writer's.
+        self._begun_s = 0.0
+        self._crowd = Crowd()
+        self._ending = threading.Event()
         self._closing = False
         self._waiting_bytes = 0
         self._waiting_requests = 0
@@ -110,8 +176,8 @@ class Ingest:
 
     @property
     def waiting_jobs(self) -> int:
-        """Requests that are decoded and wait for the next group."""
-        return len(self._jobs)
+        """Requests that wait for the next group."""
+        return self._jobs.qsize()
 
     @contextmanager
     def admitted(self, body_bytes: int) -> Iterator[None]:
@@ -153,14 +219,41 @@ class Ingest:
             FrameError: the body is not whole frames; nothing was kept.
             BodyTooLarge, ServerBusy, StoreUnavailable: nothing was kept.
         """
-        frames, unpacked_bytes = await self._loop.run_in_executor(self._decoders, self._cut, body)
+        job = await self._store_body(body, _Sender(projects, sent_unix_ns, alive))
+        return [item.answer() for item in job.items]
+
+    async def receipt(
+        self, body: bytes, *, projects: tuple[str, ...] | None = None, sent_unix_ns: int | None = None
+    ) -> dict[str, Any]:
+        """Store the frames of a body as `take` does; return the answers, and what the store holds of their writers.
+
+        A sender that was told before that more is there then knows that the store has lost it.
+        """
+        job = await self._store_body(body, _Sender(projects, sent_unix_ns, alive=True))
+        # A writer whose frames came in pieces, from many importers, has many ranges, and nobody who needs them.
+        few = {writer.hex(): pairs for writer, pairs in job.held.items() if len(pairs) <= _MAX_RANGES}
+        return {"frames": [item.answer() for item in job.items], "store": self._store.store_id, "writers": few}
+
+    async def _store_body(self, body: bytes, sender: _Sender) -> _Job:
+        is_small = len(body) <= _SMALL_BODY_BYTES
+        if is_small:
+            frames, unpacked_bytes = self._cut(body)
+        else:
+            frames, unpacked_bytes = await self._loop.run_in_executor(self._decoders, self._cut, body)
         with self._room_for(unpacked_bytes):
-            return await self._store_frames(frames, projects, sent_unix_ns, alive)
+            job = _Job([_IncomingFrame(frame) for frame in frames], sender, self._loop.create_future())
+            if not is_small or unpacked_bytes > _SMALL_UNPACKED_BYTES:
+                await self._loop.run_in_executor(self._decoders, self._decode, job)
+            self._jobs.put(job)
+            await job.done
+            return job
 
     @contextmanager
     def _room_for(self, unpacked_bytes: int) -> Iterator[None]:
         # A body of kilobytes may inflate to megabytes, and stays in memory until it is written.
-        if self._unpacked_bytes and self._unpacked_bytes + unpacked_bytes > self._limits.max_waiting_bytes:
+        if self._closing or (
+            self._unpacked_bytes and self._unpacked_bytes + unpacked_bytes > self._limits.max_waiting_bytes
+        ):
             raise ServerBusy("too much is waiting to be written; nothing was kept, send it again")
         self._unpacked_bytes += unpacked_bytes
         try:
@@ -168,47 +261,17 @@ class Ingest:
         finally:
             self._unpacked_bytes -= unpacked_bytes
 
-    async def _store_frames(
-        self, frames: Sequence[Frame], projects: tuple[str, ...] | None, sent_unix_ns: int | None, alive: bool
-    ) -> list[dict[str, Any]]:
-        items = await self._loop.run_in_executor(
-            self._decoders, lambda: [self._decode(frame, projects) for frame in frames]
-        )
-        for item in items:
-            if item.content is not None:
-                item.content.sent_unix_ns, item.content.alive = sent_unix_ns, alive
-        weight_bytes = sum(item.content.weight_bytes for item in items if item.content is not None)
-        if weight_bytes:
-            job = _PendingWrite([item for item in items if item.content], self._loop.create_future(), weight_bytes)
-            with self._wakeup:
-                self._jobs.append(job)
-                self._wakeup.notify()
-            await job.done
-        return [item.answer() for item in items]
-
-    async def receipt(self, answers: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the answer to a request: of each frame what became of it, and what the store holds of their writers.
-
-        A sender that was told before that more is there then knows that the store has lost it.
-        """
-        writers = {bytes.fromhex(answer["writer"]) for answer in answers}
-        held = await self._loop.run_in_executor(
-            self._decoders, lambda: {writer.hex(): self._store.held_frames(writer) for writer in writers}
-        )
-        # A writer whose frames came in pieces, from many importers, has many ranges, and nobody who needs them.
-        few = {writer: pairs for writer, pairs in held.items() if len(pairs) <= _MAX_RANGES}
-        return {"frames": answers, "store": self._store.store_id, "writers": few}
-
     async def close(self) -> None:
         """Write what was taken and end the threads; nothing is taken any more."""
-        with self._wakeup:
-            self._closing = True
-            self._wakeup.notify()
+        self._closing = True
+        self._ending.set()
+        # Behind what is being decoded.
+        await asyncio.to_thread(self._decoders.shutdown)
+        self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._decoders.shutdown()
 
     def _cut(self, body: bytes) -> tuple[list[Frame], int]:
-        """Cut a body into frames; return them and what they will inflate to, in bytes. On a decoder thread."""
+        """Cut a body into frames; return them and what they will inflate to, in bytes."""
         view = memoryview(body)
         frames: list[Frame] = []
         offset = unpacked_bytes = 0
@@ -229,48 +292,93 @@ class Ingest:
             )
         return frames, unpacked_bytes
 
-    def _decode(self, frame: Frame, projects: tuple[str, ...] | None) -> _IncomingFrame:
-        # Known frames are not even decoded: a sender that lost our answer sends everything again.
-        if self._store.has_frame(frame.writer_id, frame.sequence):
-            return _IncomingFrame(frame.writer_id, frame.sequence, result="duplicate")
-        try:
-            content = prepare(frame, decode(frame))
-            content.projects = projects
-            return _IncomingFrame(frame.writer_id, frame.sequence, content)
-        except FrameError as error:
-            return _IncomingFrame(frame.writer_id, frame.sequence, result="rejected", reason=str(error))
+    # -- a decoder's thread, or the writer's
 
-    # -- the writer thread
+    def _decode(self, job: _Job) -> None:
+        for item in job.items:
+            frame = item.frame
+            # Known frames are not even decoded: a sender that lost our answer sends everything again.
+            if self._store.has_frame(frame.writer_id, frame.sequence):
+                item.result = "duplicate"
+                continue
+            try:
+                item.content = content = prepare(frame, decode(frame, self._tables))
+            except FrameError as error:
+                item.result, item.reason = "rejected", str(error)
+            else:
+                content.projects = job.sender.projects
+                content.sent_unix_ns, content.alive = job.sender.sent_unix_ns, job.sender.alive
+        job.is_decoded = True
+
+    # -- the writer's thread
 
     def _run(self) -> None:
-        while group := self._next_group():
-            self._commit(group)
+        while (first := self._held_over or self._jobs.get()) is not None:
+            self._let_gather()
+            group = self._group_from(first)
+            if group:
+                self._crowd.note((item.frame.writer_id for job in group for item in job.items), self._begun_s)
+                self._commit(group)
 
-    def _next_group(self) -> list[_PendingWrite]:
-        with self._wakeup:
-            while not self._jobs and not self._closing:
-                self._wakeup.wait()
-            group: list[_PendingWrite] = []
-            weight_bytes = 0
-            while self._jobs and (not group or weight_bytes + self._jobs[0].weight_bytes <= _GROUP_BYTES):
-                group.append(self._jobs.popleft())
-                weight_bytes += group[-1].weight_bytes
-            return group
+    def _let_gather(self) -> None:
+        """Where many writers send, let more of them come to this commit; else, and at the end, go on at once."""
+        wait_s = self._begun_s + _GATHER_S - time.monotonic()
+        if wait_s > 0 and self._crowd.is_there:
+            self._ending.wait(wait_s)
+        self._begun_s = time.monotonic()
 
-    def _commit(self, group: list[_PendingWrite]) -> None:
-        items = [item for job in group for item in job.items]
+    def _group_from(self, first: _Job) -> list[_Job]:
+        """Return the jobs of one transaction: those that wait now, in order, as far as it takes them; all decoded."""
+        # Those that come while these are decoded are left to the next: a group has an end.
+        waiting = self._jobs.qsize()
+        self._held_over = None
+        group: list[_Job] = []
+        weight_bytes = 0
+        job: _Job | None = first
+        while job is not None:
+            if self._decoded(job):
+                added_bytes = sum(content.weight_bytes for content in job.contents)
+                if group and weight_bytes + added_bytes > _GROUP_BYTES:
+                    self._held_over = job
+                    return group
+                group.append(job)
+                weight_bytes += added_bytes
+            if not waiting:
+                return group
+            waiting -= 1
+            job = self._jobs.get()
+        # Nothing follows the end.
+        self._jobs.put(None)
+        return group
+
+    def _decoded(self, job: _Job) -> bool:
+        """Decode a job, if nobody has; False if there is nothing to write, and it is answered."""
+        try:
+            if not job.is_decoded:
+                self._decode(job)
+        except Exception as error:  # noqa: BLE001 - the writer's thread must outlive any frame
+            job.error = error
+        if job.error is None and any(item.content is not None for item in job.items):
+            return True
+        self._answer([job])
+        return False
+
+    def _commit(self, group: list[_Job]) -> None:
+        items = [item for job in group for item in job.items if item.content is not None]
         try:
             written = self._store.write([item.content for item in items if item.content is not None])
         except StoreUnavailable as error:
             log.error("%s; %d frames were not taken", error, len(items))
-            self._answer(group, error)
+            for job in group:
+                job.error = error
+            self._answer(group)
         except Exception as error:  # noqa: BLE001 - the top of the writer thread: it must outlive any frame
             self._isolate(group, error)
         else:
             _note_results(items, written)
-            self._answer(group, None, written.changes)
+            self._answer(group, written.changes)
 
-    def _isolate(self, group: list[_PendingWrite], error: Exception) -> None:
+    def _isolate(self, group: list[_Job], error: Exception) -> None:
         """A group failed on something unforeseen: find the frame, so that the others are kept."""
         if len(group) > 1:
             for job in group:
@@ -280,8 +388,9 @@ class Ingest:
         changes: dict[str, TaskChange] = {}
         failure: Exception | None = None
         for item in job.items:
-            assert item.content is not None
-            name = f"frame {item.sequence} of writer {item.writer_id.hex()}"
+            if item.content is None:
+                continue
+            name = f"frame {item.frame.sequence} of writer {item.frame.writer_id.hex()}"
             try:
                 written = self._store.write([item.content])
             except (DataError, IntegrityError, InterfaceError) as trouble:
@@ -301,22 +410,27 @@ class Ingest:
                     changes[task_id] = changes[task_id].merged(change) if task_id in changes else change
         if failure is not None and not isinstance(failure, StoreUnavailable):
             failure = _WriteFailed(f"the store failed: {failure!r:.200}")
-        self._answer(group, failure, changes)
+        job.error = failure
+        self._answer(group, changes)
 
-    def _answer(
-        self, group: list[_PendingWrite], error: Exception | None, changes: Mapping[str, TaskChange] | None = None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._finish, group, error, changes or {})
+    def _answer(self, group: list[_Job], changes: Mapping[str, TaskChange] | None = None) -> None:
+        for job in group:
+            try:
+                for writer in {item.frame.writer_id for item in job.items}:
+                    job.held[writer] = self._store.held_frames(writer)
+            except Exception as error:  # noqa: BLE001 - the others of the group must have their answers
+                job.error = job.error or error
+        self._loop.call_soon_threadsafe(self._finish, group, changes or {})
 
-    def _finish(self, group: list[_PendingWrite], error: Exception | None, changes: Mapping[str, TaskChange]) -> None:
+    def _finish(self, group: list[_Job], changes: Mapping[str, TaskChange]) -> None:
         for job in group:
             # Done already when its client went away.
             if job.done.done():
                 continue
-            if error is None:
+            if job.error is None:
                 job.done.set_result(None)
             else:
-                job.done.set_exception(error)
+                job.done.set_exception(job.error)
         if changes:
             self._publish(changes)
 
@@ -355,6 +469,14 @@ def _sent_time(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
 
 
+async def _read_body(request: web.Request) -> bytes:
+    if request.content.is_eof():
+        # It has come with its header, as small ones do: no timer is needed.
+        return await request.read()
+    async with asyncio.timeout(_BODY_TIMEOUT_S):
+        return await request.read()
+
+
 async def post_frames(request: web.Request) -> web.Response:
     """`POST /api/v1/frames`: one or more frames; answered after they are committed."""
     ingest, limits = request.app[INGEST], request.app[CONFIG].limits
@@ -370,14 +492,12 @@ async def post_frames(request: web.Request) -> web.Response:
     try:
         # A body of unknown length is counted as the largest one.
         with ingest.admitted(limits.max_body_bytes if length is None else length):
-            async with asyncio.timeout(_BODY_TIMEOUT_S):
-                body = await request.read()
-            answers = await ingest.take(
+            body = await _read_body(request)
+            receipt = await ingest.receipt(
                 body,
                 projects=access_of(request).projects,
                 sent_unix_ns=_sent_time(request.headers.get(SENT_HEADER, "")),
             )
-            receipt = await ingest.receipt(answers)
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(
             text=f"the body did not arrive within {_BODY_TIMEOUT_S:g} s; nothing was kept"

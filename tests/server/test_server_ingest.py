@@ -21,9 +21,11 @@ import msgpack
 import pytest
 from server_support import LOSS, OTHER_WRITER, START_NS, TASK, WRITER, Http, frame_of, rows_of, started
 
-from telemetry.events import ConsoleLine, RecordChange
+from telemetry.events import Batch, ConsoleLine, RecordChange
+from telemetry.payload import SeriesTables
+from telemetry.server import ingest as ingest_module
 from telemetry.server.config import Limits
-from telemetry.server.ingest import Ingest
+from telemetry.server.ingest import Crowd, Ingest
 from telemetry.server.store import FrameContent, Store, StoreUnavailable, Written
 from telemetry.wire import CONTENT_TYPE, HEADER_BYTES, MAGIC, Frame
 
@@ -246,6 +248,180 @@ def test_requests_that_wait_together_are_committed_together(tmp_path: Path) -> N
     answers = asyncio.run(scenario())
     assert sizes == [1, 7]
     assert [answer[0]["result"] for answer in answers] == ["stored"] * 8
+
+
+class GatedStore(Store):
+    """A store whose first transaction waits until it may go on; `sizes`: frames in each."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.sizes: list[int] = []
+        self.entered, self.may_go_on = threading.Event(), threading.Event()
+
+    def write(self, contents: Sequence[FrameContent]) -> Written:
+        self.sizes.append(len(contents))
+        self.entered.set()
+        self.may_go_on.wait()
+        return super().write(contents)
+
+
+Taken = list[dict[str, Any]] | BaseException
+
+
+def taken_together(store: GatedStore, first: bytes, *bodies: bytes) -> list[Taken]:
+    """Return the answers to bodies that all wait when the writer is done with the first; the first's first."""
+
+    async def scenario() -> list[Taken]:
+        ingest = Ingest(store, Limits(), lambda changes: None)
+        waiting = [asyncio.create_task(ingest.take(first))]
+        await asyncio.to_thread(store.entered.wait)
+        for number, body in enumerate(bodies, 1):
+            waiting.append(asyncio.create_task(ingest.take(body)))
+            # A spin, since nothing announces that a request has joined the queue.
+            while ingest.waiting_jobs < number:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        store.may_go_on.set()
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        await ingest.close()
+        store.close()
+        return answers
+
+    return asyncio.run(scenario())
+
+
+def results(answers: Sequence[Taken]) -> list[str]:
+    return [type(each).__name__ if isinstance(each, BaseException) else each[0]["result"] for each in answers]
+
+
+def test_a_bug_in_decoding_one_request_is_that_requests_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a bug that one frame meets on the writer's thread
+    sound = ingest_module.decode
+
+    def buggy(frame: Frame, tables: SeriesTables) -> Batch:
+        if frame.sequence == 2:
+            raise ZeroDivisionError("a bug")
+        return sound(frame, tables)
+
+    monkeypatch.setattr(ingest_module, "decode", buggy)
+    bodies = [frame_of({LOSS: rows_of([1.0])}, sequence=n).data for n in range(4)]
+    # when it waits among others
+    store = GatedStore(tmp_path)
+    answers = taken_together(store, *bodies)
+    # then they are stored, and that one is answered
+    assert results(answers) == ["stored", "stored", "ZeroDivisionError", "stored"]
+    assert store.sizes == [1, 2]
+
+
+def test_a_malformed_request_and_a_known_one_take_nothing_from_those_they_wait_with(tmp_path: Path) -> None:
+    bodies = [frame_of({LOSS: rows_of([1.0])}, sequence=n).data for n in range(2)]
+    answers = taken_together(GatedStore(tmp_path), bodies[0], with_payload(b"\xc1", sequence=7), bodies[0], bodies[1])
+    assert results(answers) == ["stored", "rejected", "duplicate", "stored"]
+
+
+def test_a_known_frame_is_answered_though_the_disk_refuses_those_it_waits_with(tmp_path: Path) -> None:
+    # given a store that has one frame and takes no other
+    class FullStore(GatedStore):
+        def write(self, contents: Sequence[FrameContent]) -> Written:
+            if self.sizes:
+                raise StoreUnavailable("the disk is full")
+            return super().write(contents)
+
+    bodies = [frame_of({LOSS: rows_of([1.0])}, sequence=n).data for n in range(2)]
+    # when that one comes again beside another
+    answers = taken_together(FullStore(tmp_path), bodies[0], bodies[1], bodies[0])
+    # then
+    assert results(answers) == ["stored", "StoreUnavailable", "duplicate"]
+
+
+def test_what_is_too_much_for_one_transaction_comes_first_in_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given room for two of these frames
+    frames = [frame_of({LOSS: rows_of([1.0] * 100)}, sequence=n) for n in range(6)]
+    monkeypatch.setattr(ingest_module, "_GROUP_BYTES", 2 * len(frames[0]) + 2 * 24 * 100 + 100)
+    store = GatedStore(tmp_path)
+    # when
+    answers = taken_together(store, *(frame.data for frame in frames))
+    # then
+    assert results(answers) == ["stored"] * 6
+    assert store.sizes == [1, 2, 2, 1]
+
+
+def test_small_requests_are_answered_while_a_large_one_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a large frame whose decoding waits until small ones were answered
+    large = frame_of({}, [ConsoleLine(START_NS, "stdout", os.urandom(100_000).hex())], sequence=100)
+    decoding, may_go_on = threading.Event(), threading.Event()
+    sound = ingest_module.decode
+
+    def slow(frame: Frame, tables: SeriesTables) -> Batch:
+        if frame.sequence == large.sequence:
+            decoding.set()
+            may_go_on.wait()
+        return sound(frame, tables)
+
+    monkeypatch.setattr(ingest_module, "decode", slow)
+    with started(tmp_path) as server:
+        http = Http(server.url)
+        answers: list[list[str]] = []
+        waiting = threading.Thread(target=lambda: answers.append(http.post(large).results))
+        waiting.start()
+        decoding.wait()
+        # when, then
+        assert http.post(frame_of({LOSS: rows_of([1.0])})).results == ["stored"]
+        may_go_on.set()
+        waiting.join()
+    assert answers == [["stored"]]
+
+
+def test_commits_wait_for_more_only_where_many_writers_send() -> None:
+    crowd = Crowd()
+    few, many = ([n.to_bytes(16, "big") for n in range(count)] for count in (8, 100))
+    # given few writers, however fast they send
+    for k in range(1000):
+        crowd.note(few, k / 1000)
+    assert not crowd.is_there
+    # when many come
+    crowd.note(many, 1.1)
+    # then they are one until they have gone
+    assert crowd.is_there
+    crowd.note(few, 1.4)
+    assert crowd.is_there
+    crowd.note(few, 1.7)
+    assert not crowd.is_there
+    # nor is it one who comes after a long silence
+    crowd.note(many, 2.0)
+    crowd.note(few, 60.0)
+    assert not crowd.is_there
+
+
+def test_a_crowd_of_writers_loses_nothing_and_ends_at_once(tmp_path: Path) -> None:
+    # given more writers than make a crowd, each sending as it is answered
+    async def scenario() -> list[str]:
+        store = Store(tmp_path)
+        ingest = Ingest(store, Limits(), lambda changes: None)
+
+        async def send(writer: int) -> list[str]:
+            taken = []
+            for sequence in range(3):
+                frame = frame_of({LOSS: rows_of([1.0])}, writer=writer.to_bytes(16, "big"), sequence=sequence)
+                taken += await ingest.take(frame.data)
+            return [answer["result"] for answer in taken]
+
+        answers = await asyncio.gather(*map(send, range(100)))
+        # when one more waits as it is closed
+        last = asyncio.create_task(ingest.take(frame_of({LOSS: rows_of([1.0])}).data))
+        await asyncio.sleep(0)
+        await ingest.close()
+        answers.append([answer["result"] for answer in await last])
+        held = [store.held_frames(writer.to_bytes(16, "big")) for writer in range(100)]
+        store.close()
+        assert held == [[(0, 2)]] * 100
+        return [result for each in answers for result in each]
+
+    # then
+    assert asyncio.run(scenario()) == ["stored"] * 301
 
 
 def test_a_frame_that_breaks_the_writer_is_rejected_and_its_neighbours_kept(

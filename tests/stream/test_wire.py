@@ -33,6 +33,7 @@ from telemetry.events import (
     SingleValue,
     clean_text,
 )
+from telemetry.payload import SeriesTables
 from telemetry.wire import HEADER_BYTES, MAGIC, MAX_PAYLOAD_BYTES, Damage, Frame, decode, encode, parse_frame, scan
 
 TASK = "a" * 32
@@ -406,3 +407,69 @@ def test_headers_of_another_version_or_size_are_refused() -> None:
             parse_frame(data)
     with pytest.raises(FrameError, match="its header says"):
         decode(parse_frame(raw_frame(good, unpacked=len(good) + 1)))
+
+
+def points_of(*keys: SeriesKey) -> Frame:
+    """Return a frame with one point in each of these series."""
+    count = len(keys)
+    columns = ScalarColumns(
+        list(keys),
+        array("I", range(count)),
+        array("q", range(count)),
+        array("q", [1] * count),
+        array("d", [0.5] * count),
+    )
+    return encode(Batch(TASK, columns, [], count), writer_id=WRITER, sequence=0)
+
+
+def test_a_series_table_that_was_seen_is_decoded_once_and_shared() -> None:
+    tables = SeriesTables(1_000_000)
+    key, other = SeriesKey("scalar", "train", "loss"), SeriesKey("scalar", "train", "accuracy", "%")
+    # when two frames name the same series, and one others
+    first, again = (decode(points_of(key, other), tables) for _ in range(2))
+    turned = decode(points_of(other, key), tables)
+    # then the same are one list, and all is as without it
+    assert first.columns.series is again.columns.series
+    assert turned.columns.series == [other, key]
+    assert again == decode(points_of(key, other))
+
+
+def test_series_tables_are_kept_within_their_bound_those_used_last_the_longest() -> None:
+    frames = [points_of(*(SeriesKey("scalar", f"title {k}", str(n)) for n in range(20))) for k in range(20)]
+    tables = SeriesTables(100_000)
+    kept = decode(frames[0], tables).columns.series
+    # when one is used again and again between more than there is room for
+    for frame in frames[1:]:
+        decode(frame, tables)
+        assert decode(frames[0], tables).columns.series is kept
+    # then it has stayed, and the latest of the others, but not the earliest
+    latest, earliest = (decode(frames[k], tables).columns.series for k in (-1, 1))
+    assert decode(frames[-1], tables).columns.series is latest
+    assert decode(frames[1]).columns.series == earliest
+    # and one that would drive out all others is not kept: a name may be as long as a payload
+    long = points_of(SeriesKey("scalar", "t" * 50_000, "s"))
+    assert decode(long, tables).columns.series is not decode(long, tables).columns.series
+    assert decode(frames[0], tables).columns.series is kept
+
+
+def test_a_series_table_that_is_refused_is_refused_again() -> None:
+    tables = SeriesTables(1_000_000)
+    frame = parse_frame(raw_frame(msgpack.packb(document(series=[["plot", "a", "b", ""]]))))
+    for _ in range(2):
+        with pytest.raises(FrameError, match="unknown series kind 'plot'"):
+            decode(frame, tables)
+
+
+@pytest.mark.parametrize("series", [0, 1, 20, 256, 257, 1000])
+@pytest.mark.parametrize("above", [0, 1, 255, 256, 65_536, 2**24])
+def test_a_scalar_names_a_series_that_there_is(series: int, above: int) -> None:
+    keys = [["scalar", "t", str(n), ""] for n in range(series)]
+
+    def planes(*index: int) -> list[bytes]:
+        packed = b"".join(number.to_bytes(4, "little") for number in index)
+        return [b"".join(packed[byte::4] for byte in range(4)), *[bytes(8 * len(index))] * 3]
+
+    # given the last series that there is, when one is named beyond it
+    assert len(decode_document(document(series=keys, columns=planes(*range(series)))).columns) == series
+    with pytest.raises(FrameError, match=f"a scalar names series {series + above} of {series}"):
+        decode_document(document(series=keys, columns=planes(*range(series), series + above)))
