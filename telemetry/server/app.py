@@ -25,6 +25,7 @@ from telemetry.server import (
     edit_api,
     export_api,
     ingest,
+    keeper,
     live,
     models_api,
     pages,
@@ -72,6 +73,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(api.run_readers)
     app.cleanup_ctx.append(export_api.run_exporter)
     app.cleanup_ctx.append(blob_api.run_blobs)
+    app.cleanup_ctx.append(keeper.run_keeper)
     app.cleanup_ctx.append(ingest.run_ingest)
     app.cleanup_ctx.append(edit_api.run_edits)
     app.cleanup_ctx.append(live.run_feeds)
@@ -227,9 +229,10 @@ async def _run_store(app: web.Application) -> AsyncIterator[None]:
     app[STORE] = Store(
         config.directory,
         max_bytes=config.limits.max_store_bytes,
-        # Beside those of the API: the live stream, the watch for silent tasks, ingest and export.
-        readers=api.READ_THREADS + blob_api.BLOB_THREADS + 4,
+        # Beside those of the API: the live stream, the watch for silent tasks, ingest, export and the keeper.
+        readers=api.READ_THREADS + blob_api.BLOB_THREADS + 5,
         project_limits=config.project_limits,
+        sealing=config.limits.sealing,
         min_free_share=config.limits.min_free_share,
         clock=config.clock,
     )

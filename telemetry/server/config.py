@@ -8,14 +8,14 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError
 from telemetry.network.credentials import is_loopback
-from telemetry.server.store import ProjectLimit, ProjectLimits, Store
+from telemetry.server.store import ProjectLimit, ProjectLimits, SealingLimits, Store
 from telemetry.server.tokens import TokenFile
 
 __all__ = [
@@ -84,6 +84,7 @@ class Limits:
         max_blob_bytes: one artifact, model or medium; more is answered 413. None for any.
         min_free_share: of the disk that must stay free of blobs; beyond it the answer is 507.
         max_store_bytes: the database may grow to this, then ingest is answered 503; None for the disk's end.
+        sealing: how many points stay in memory and in the log, and for how long.
         connections: how many, and how slow they may be.
     """
 
@@ -95,6 +96,7 @@ class Limits:
     max_blob_bytes: int | None = None
     min_free_share: float = 0.05
     max_store_bytes: int | None = None
+    sealing: SealingLimits = field(default_factory=SealingLimits)
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
@@ -200,20 +202,25 @@ def read_limits(path: Path) -> Limits:
     return Limits(
         max_blob_bytes=most,
         min_free_share=float(share),
-        connections=_connection_limits(path, tables["connections"]),
+        sealing=_numbers(path, "sealing", tables["sealing"], SealingLimits),
+        connections=_numbers(path, "connections", tables["connections"], ConnectionLimits),
     )
 
 
-def _connection_limits(path: Path, entry: dict[str, Any]) -> ConnectionLimits:
-    known = {field.name: field.name.endswith("_s") for field in fields(ConnectionLimits)}
+_Numbers = TypeVar("_Numbers", ConnectionLimits, SealingLimits)
+
+
+def _numbers(path: Path, table: str, entry: dict[str, Any], kind: type[_Numbers]) -> _Numbers:
+    """Return the limits that a table holds; each is above 0, and whole unless it is in seconds."""
+    known = {field.name: field.name.endswith("_s") for field in fields(kind)}
     if set(entry) - set(known):
-        raise ConfigurationError(f"{path}: [connections] may hold {', '.join(known)}")
+        raise ConfigurationError(f"{path}: [{table}] may hold {', '.join(known)}")
     for name, value in entry.items():
         may_be_fraction = known[name]
         if type(value) not in ((int, float) if may_be_fraction else (int,)) or not value > 0:
             wanted = "a number of seconds" if may_be_fraction else "a whole number"
-            raise ConfigurationError(f"{path}: {name} of [connections] is {value!r:.40}, not {wanted} above 0")
-    return ConnectionLimits(**entry)
+            raise ConfigurationError(f"{path}: {name} of [{table}] is {value!r:.40}, not {wanted} above 0")
+    return kind(**entry)
 
 
 def _tables(path: Path) -> dict[str, dict[str, Any]]:
@@ -225,10 +232,12 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
         document = {}
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    tables = {name: document.pop(name, {}) for name in ("limits", "blobs", "connections")}
+    tables = {name: document.pop(name, {}) for name in ("limits", "blobs", "sealing", "connections")}
     if document or not all(isinstance(table, dict) for table in tables.values()):
         said = ", ".join(document) or "a value"
-        raise ConfigurationError(f"{path}: only the tables [limits], [blobs] and [connections] are known, not {said}")
+        raise ConfigurationError(
+            f"{path}: only the tables [limits], [blobs], [sealing] and [connections] are known, not {said}"
+        )
     return tables
 
 
