@@ -338,7 +338,7 @@ def test_what_is_too_much_for_one_transaction_comes_first_in_the_next(
 ) -> None:
     # given room for two of these frames
     frames = [frame_of({LOSS: rows_of([1.0] * 100)}, sequence=n) for n in range(6)]
-    monkeypatch.setattr(ingest_module, "_GROUP_BYTES", 2 * len(frames[0]) + 2 * 24 * 100 + 100)
+    monkeypatch.setattr(ingest_module, "_GROUP_BYTES", 2 * len(frames[0]) + 2 * 28 * 100 + 100)
     store = GatedStore(tmp_path)
     # when
     answers = taken_together(store, *(frame.data for frame in frames))
