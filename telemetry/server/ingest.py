@@ -89,7 +89,7 @@ class _IncomingFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sender:
+class _Origin:
     """Whose frames they are; see `Ingest.take`."""
 
     projects: tuple[str, ...] | None
@@ -107,7 +107,7 @@ class _Job:
     """
 
     items: list[_IncomingFrame]
-    sender: _Sender
+    sender: _Origin
     done: asyncio.Future[None]
     is_decoded: bool = False
     held: dict[bytes, list[tuple[int, int]]] = field(default_factory=dict)
@@ -219,7 +219,7 @@ class Ingest:
             FrameError: the body is not whole frames; nothing was kept.
             BodyTooLarge, ServerBusy, StoreUnavailable: nothing was kept.
         """
-        job = await self._store_body(body, _Sender(projects, sent_unix_ns, alive))
+        job = await self._store_body(body, _Origin(projects, sent_unix_ns, alive))
         return [item.answer() for item in job.items]
 
     async def receipt(
@@ -229,12 +229,12 @@ class Ingest:
 
         A sender that was told before that more is there then knows that the store has lost it.
         """
-        job = await self._store_body(body, _Sender(projects, sent_unix_ns, alive=True))
+        job = await self._store_body(body, _Origin(projects, sent_unix_ns, alive=True))
         # A writer whose frames came in pieces, from many importers, has many ranges, and nobody who needs them.
         few = {writer.hex(): pairs for writer, pairs in job.held.items() if len(pairs) <= _MAX_RANGES}
         return {"frames": [item.answer() for item in job.items], "store": self._store.store_id, "writers": few}
 
-    async def _store_body(self, body: bytes, sender: _Sender) -> _Job:
+    async def _store_body(self, body: bytes, sender: _Origin) -> _Job:
         is_small = len(body) <= _SMALL_BODY_BYTES
         if is_small:
             frames, unpacked_bytes = self._cut(body)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from telemetry.server.store.chunks import IntArray, Points, concat_points, pack, unpack
 
-__all__ = ["PARTITION_SERIES", "Block", "BlockIndex", "PlacedRun", "make_block", "partition_of", "read_index"]
+__all__ = ["PARTITION_SERIES", "BlockIndex", "PackedBlock", "PlacedRun", "make_block", "partition_of", "read_index"]
 
 # A block holds series of one partition only, so a reader of one series looks at the blocks of one.
 PARTITION_SERIES = 512
@@ -48,7 +48,7 @@ class PlacedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class PackedBlock:
     """A block's two columns, and how many points and runs are in it."""
 
     index: bytes
@@ -99,7 +99,7 @@ class BlockIndex:
             yield PlacedRun(int(self.series[run]), int(self.positions[run]), part)
 
 
-def make_block(runs: Sequence[PlacedRun]) -> Block:
+def make_block(runs: Sequence[PlacedRun]) -> PackedBlock:
     """Pack runs, in order of series and position."""
     packs: list[bytes] = []
     runs_of_pack: list[int] = []
@@ -123,7 +123,7 @@ def make_block(runs: Sequence[PlacedRun]) -> Block:
             np.array([len(data) for data in packs], "<u4").tobytes(),
         )
     )
-    return Block(zlib.compress(index, 1), b"".join(packs), total, len(runs))
+    return PackedBlock(zlib.compress(index, 1), b"".join(packs), total, len(runs))
 
 
 def read_index(packed: bytes) -> BlockIndex:

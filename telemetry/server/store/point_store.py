@@ -26,9 +26,9 @@ from telemetry.server.store.database import Database
 from telemetry.server.store.memtable import Memtable, PointsView, TaskPoints
 from telemetry.server.store.parts import KnownSeries, TaskParts
 from telemetry.server.store.reset import stored_reset
-from telemetry.server.store.sealing import Parts, arrange, find_merges, read_merge, write_merge, write_parts
+from telemetry.server.store.sealing import Sealed, arrange, find_merges, read_merge, write_merge, write_parts
 from telemetry.server.store.state import LoggedPoints, WriterCache
-from telemetry.server.store.summaries import Summary, load_series, write_summaries
+from telemetry.server.store.summaries import WrittenSummary, load_series, write_summaries
 from telemetry.wire import decode, parse_frame
 
 __all__ = ["PointStore", "SealingLimits", "SeriesChange"]
@@ -43,6 +43,10 @@ _SUMMARY_SERIES = 5000
 # Sealed in one transaction, which takes some 50 ms.
 _BATCH_TASKS = 50
 _BATCH_POINTS = 300_000
+# Free pages that go back to the disk at once: 4 MB, some 10 ms of the writer's time.
+_GIVE_BACK_PAGES = 512
+# From one look to the next.
+_TURN_S = 1.0
 # A task that nobody feeds is read again when somebody does.
 _IDLE_S = 60.0
 
@@ -99,6 +103,8 @@ class PointStore:
         self._memtable = Memtable()
         # One seals and merges at a time.
         self._sealing = threading.Lock()
+        # Since space was given back last.
+        self._has_sealed = False
         # Set where `keep` should not wait for its next turn.
         self.wanted = threading.Event()
         self._expect_unsealed()
@@ -248,7 +254,12 @@ class PointStore:
         self.make_room(self._limits.max_points)
         self._summarise_due()
         self._evict_idle()
-        return min(1.0, self._limits.summary_s / 4)
+        if self._has_sealed and not self._memtable.points:
+            # What the log took: while points come, the next frames take it again.
+            with self._writing:
+                self._has_sealed = self._database.give_back(_GIVE_BACK_PAGES) > 0
+            return 0.0 if self._has_sealed else _TURN_S
+        return min(_TURN_S, self._limits.summary_s / 4)
 
     def make_room(self, most: int) -> None:
         """Seal the least recently fed tasks until at most so many points are in memory, and some fewer."""
@@ -290,7 +301,7 @@ class PointStore:
 
     def _seal_batch(self, entries: Sequence[TaskPoints]) -> list[TaskPoints]:
         """Seal what of some entries is in memory; return those of which the log has more."""
-        prepared: list[tuple[TaskPoints, Parts, int]] = []
+        prepared: list[tuple[TaskPoints, Sealed, int]] = []
         behind: list[TaskPoints] = []
         for entry in entries:
             with entry.lock:
@@ -315,6 +326,7 @@ class PointStore:
                     _note_sealed(connection, entry.row, last)
                 summaries = write_summaries(connection, cache.metrics, [entry for entry, _, _ in current])
             _note(summaries)
+            self._has_sealed = True
             for entry, _, last in current:
                 with entry.lock:
                     self._memtable.count(-entry.drop(last))
@@ -445,6 +457,6 @@ def _note_sealed(connection: Connection, row: int, position: int) -> None:
     connection.execute(update(schema.tasks).where(tasks.id == row).values(sealed=position))
 
 
-def _note(summaries: Iterable[Summary]) -> None:
+def _note(summaries: Iterable[WrittenSummary]) -> None:
     for summary in summaries:
         summary.note()

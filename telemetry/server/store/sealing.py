@@ -22,11 +22,11 @@ import numpy.typing as npt
 from sqlalchemy import Connection, delete, func, insert, select
 
 from telemetry.server.store import schema
-from telemetry.server.store.blocks import Block, PlacedRun, make_block, partition_of, read_index
+from telemetry.server.store.blocks import PackedBlock, PlacedRun, make_block, partition_of, read_index
 from telemetry.server.store.chunks import CHUNK_MIN_POINTS, Points, concat_points, pack, split_evenly
 from telemetry.server.store.rows import chunk_row
 
-__all__ = ["FAN_IN", "Merge", "Parts", "arrange", "find_merges", "read_merge", "write_merge", "write_parts"]
+__all__ = ["FAN_IN", "Merge", "Sealed", "arrange", "find_merges", "read_merge", "write_merge", "write_parts"]
 
 # So many blocks of a level are merged into one of the next.
 FAN_IN = 8
@@ -42,7 +42,7 @@ class PlacedBlock:
     level: int
     position: int
     last_position: int
-    block: Block
+    block: PackedBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class PlacedChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Sealed:
     """What a seal or a merge writes."""
 
     chunks: Sequence[PlacedChunk]
@@ -73,7 +73,7 @@ class Merge:
 
 def arrange(
     task: int, ids: Sequence[int], series: npt.NDArray[np.uint32], points: Points, first: int, last: int
-) -> Parts:
+) -> Sealed:
     """Make of points what a seal writes; no lock is needed meanwhile.
 
     Args:
@@ -84,7 +84,7 @@ def arrange(
         first, last: the positions of the frames that they came in.
     """
     if not len(points):
-        return Parts([], [])
+        return Sealed([], [])
     narrow = series.astype(np.uint16) if len(ids) <= 65_536 else series
     points = points.take(np.argsort(narrow, kind="stable"))
     counts = np.bincount(series, minlength=len(ids))
@@ -97,7 +97,7 @@ def arrange(
     return _parts(task, runs, 0, first, last)
 
 
-def _parts(task: int, runs: Iterable[PlacedRun], level: int, first: int, last: int) -> Parts:
+def _parts(task: int, runs: Iterable[PlacedRun], level: int, first: int, last: int) -> Sealed:
     """Make chunks of the long runs and blocks of the others. `runs`: in order of series and position."""
     chunks: list[PlacedChunk] = []
     short: dict[int, list[PlacedRun]] = defaultdict(list)
@@ -107,12 +107,12 @@ def _parts(task: int, runs: Iterable[PlacedRun], level: int, first: int, last: i
             continue
         for piece in split_evenly(run.points):
             chunks.append(PlacedChunk(chunk_row(0, task, run.series, run.position, piece), pack(piece)))
-    return Parts(
+    return Sealed(
         chunks, [PlacedBlock(partition, level, first, last, make_block(some)) for partition, some in short.items()]
     )
 
 
-def write_parts(connection: Connection, task: int, parts: Parts, next_chunk: Iterator[int]) -> None:
+def write_parts(connection: Connection, task: int, parts: Sealed, next_chunk: Iterator[int]) -> None:
     """Write what `arrange` made. `next_chunk`: ids for chunks, ascending."""
     if parts.chunks:
         rows, data = [], []
@@ -169,7 +169,7 @@ def find_merges(connection: Connection, task: int, *, ended: bool) -> list[Merge
     return found
 
 
-def read_merge(connection: Connection, merge: Merge) -> Parts | None:
+def read_merge(connection: Connection, merge: Merge) -> Sealed | None:
     """Make of blocks what they become; None where they are not all there any more. No lock is needed meanwhile."""
     query = select(_blocks.position, _blocks.last_position, _blocks.places, _blocks.data).where(
         _blocks.id.in_(merge.blocks)
@@ -217,7 +217,7 @@ def _join(runs: Sequence[PlacedRun]) -> PlacedRun:
     return PlacedRun(runs[0].series, runs[0].position, concat_points([run.points for run in runs]))
 
 
-def write_merge(connection: Connection, merge: Merge, parts: Parts, next_chunk: Iterator[int]) -> bool:
+def write_merge(connection: Connection, merge: Merge, parts: Sealed, next_chunk: Iterator[int]) -> bool:
     """Put what was made in the place of the blocks; False, and nothing is written, where they are gone meanwhile."""
     there = select(func.count()).select_from(schema.blocks).where(_blocks.id.in_(merge.blocks))
     if connection.execute(there).scalar_one() < len(merge.blocks):

@@ -19,7 +19,7 @@ from telemetry.server.store.memtable import SeriesName, TaskPoints
 from telemetry.server.store.metrics import md5_columns
 from telemetry.server.store.statistics import STATISTICS_DTYPE, Statistics
 
-__all__ = ["MetricIds", "MetricKey", "Summary", "load_series", "write_summaries"]
+__all__ = ["MetricIds", "MetricKey", "WrittenSummary", "load_series", "write_summaries"]
 
 # (kind, title, series)
 MetricKey: TypeAlias = tuple[str, str, str]
@@ -67,7 +67,7 @@ class MetricIds:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class WrittenSummary:
     """What was written of a task: valid once it is committed."""
 
     entry: TaskPoints
@@ -82,9 +82,9 @@ class Summary:
             self.entry.unsummed_since = None
 
 
-def write_summaries(connection: Connection, metrics: MetricIds, entries: Iterable[TaskPoints]) -> list[Summary]:
+def write_summaries(connection: Connection, metrics: MetricIds, entries: Iterable[TaskPoints]) -> list[WrittenSummary]:
     """Write what is known of the series that had points since the last summary of each task."""
-    written: list[Summary] = []
+    written: list[WrittenSummary] = []
     new_series: list[dict[str, Any]] = []
     rows: list[tuple[Any, ...]] = []
     totals: list[dict[str, Any]] = []
@@ -108,7 +108,7 @@ def write_summaries(connection: Connection, metrics: MetricIds, entries: Iterabl
         )
         rows += _rows(entry.row, ids[touched], found[: len(names)], ranks, some)
         totals.append({"b_id": entry.row, "summed": position, "recent_series": orjson.dumps(recent).decode()})
-        written.append(Summary(entry, position, count))
+        written.append(WrittenSummary(entry, position, count))
     if new_series:
         connection.execute(insert(schema.series), new_series)
     if rows:
