@@ -18,7 +18,6 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import cast
 
@@ -153,15 +152,14 @@ class Connection(asyncio.Protocol):
             # The handler waits for the rest of a body that was refused, up to 10 s, also for one that cannot come.
             self._body.feed_eof()
 
-    @contextmanager
-    def handling(self, request: web.Request) -> Iterator[None]:
-        """Note that a request's header is whole, and when its handler is done."""
+    def begin(self, request: web.Request) -> None:
+        """Note that a request's header is whole."""
         self._request, self._body = request, request.content
         self._asks, self._since_s = False, self._connections.now_s
-        try:
-            yield
-        finally:
-            self._request, self._since_s = None, self._connections.now_s
+
+    def finish(self) -> None:
+        """Note that the request's handler is done."""
+        self._request, self._since_s = None, self._connections.now_s
 
     def trust(self) -> None:
         """Count it among those who were let in."""
@@ -349,8 +347,11 @@ async def note_request(request: web.Request, handler: Handler) -> web.StreamResp
     connection = _connection_of(request)
     if connection is None:
         return await handler(request)
-    with connection.handling(request):
+    connection.begin(request)
+    try:
         return await handler(request)
+    finally:
+        connection.finish()
 
 
 def trust(request: web.Request) -> None:

@@ -107,7 +107,7 @@ class _Job:
     """
 
     items: list[_IncomingFrame]
-    sender: _Origin
+    origin: _Origin
     done: asyncio.Future[None]
     is_decoded: bool = False
     held: dict[bytes, list[tuple[int, int]]] = field(default_factory=dict)
@@ -234,22 +234,12 @@ class Ingest:
         few = {writer.hex(): pairs for writer, pairs in job.held.items() if len(pairs) <= _MAX_RANGES}
         return {"frames": [item.answer() for item in job.items], "store": self._store.store_id, "writers": few}
 
-    async def _store_body(self, body: bytes, sender: _Origin) -> _Job:
+    async def _store_body(self, body: bytes, origin: _Origin) -> _Job:
         is_small = len(body) <= _SMALL_BODY_BYTES
         if is_small:
             frames, unpacked_bytes = self._cut(body)
         else:
             frames, unpacked_bytes = await self._loop.run_in_executor(self._decoders, self._cut, body)
-        with self._room_for(unpacked_bytes):
-            job = _Job([_IncomingFrame(frame) for frame in frames], sender, self._loop.create_future())
-            if not is_small or unpacked_bytes > _SMALL_UNPACKED_BYTES:
-                await self._loop.run_in_executor(self._decoders, self._decode, job)
-            self._jobs.put(job)
-            await job.done
-            return job
-
-    @contextmanager
-    def _room_for(self, unpacked_bytes: int) -> Iterator[None]:
         # A body of kilobytes may inflate to megabytes, and stays in memory until it is written.
         if self._closing or (
             self._unpacked_bytes and self._unpacked_bytes + unpacked_bytes > self._limits.max_waiting_bytes
@@ -257,7 +247,12 @@ class Ingest:
             raise ServerBusy("too much is waiting to be written; nothing was kept, send it again")
         self._unpacked_bytes += unpacked_bytes
         try:
-            yield
+            job = _Job([_IncomingFrame(frame) for frame in frames], origin, self._loop.create_future())
+            if not is_small or unpacked_bytes > _SMALL_UNPACKED_BYTES:
+                await self._loop.run_in_executor(self._decoders, self._decode, job)
+            self._jobs.put(job)
+            await job.done
+            return job
         finally:
             self._unpacked_bytes -= unpacked_bytes
 
@@ -306,8 +301,8 @@ class Ingest:
             except FrameError as error:
                 item.result, item.reason = "rejected", str(error)
             else:
-                content.projects = job.sender.projects
-                content.sent_unix_ns, content.alive = job.sender.sent_unix_ns, job.sender.alive
+                content.projects = job.origin.projects
+                content.sent_unix_ns, content.alive = job.origin.sent_unix_ns, job.origin.alive
         job.is_decoded = True
 
     # -- the writer's thread

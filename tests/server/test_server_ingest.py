@@ -378,22 +378,17 @@ def test_small_requests_are_answered_while_a_large_one_is_decoded(
 def test_commits_wait_for_more_only_where_many_writers_send() -> None:
     crowd = Crowd()
     few, many = ([n.to_bytes(16, "big") for n in range(count)] for count in (8, 100))
-    # given few writers, however fast they send
-    for k in range(1000):
-        crowd.note(few, k / 1000)
-    assert not crowd.is_there
-    # when many come
-    crowd.note(many, 1.1)
-    # then they are one until they have gone
-    assert crowd.is_there
-    crowd.note(few, 1.4)
-    assert crowd.is_there
-    crowd.note(few, 1.7)
-    assert not crowd.is_there
+
+    def is_there(writers: Sequence[bytes], now_s: float) -> bool:
+        crowd.note(writers, now_s)
+        return crowd.is_there
+
+    # few are none, however fast they send
+    assert not any(is_there(few, k / 1000) for k in range(1000))
+    # many are one, until they have gone
+    assert [is_there(many, 1.1), is_there(few, 1.4), is_there(few, 1.7)] == [True, True, False]
     # nor is it one who comes after a long silence
-    crowd.note(many, 2.0)
-    crowd.note(few, 60.0)
-    assert not crowd.is_there
+    assert [is_there(many, 2.0), is_there(few, 60.0)] == [True, False]
 
 
 def test_a_crowd_of_writers_loses_nothing_and_ends_at_once(tmp_path: Path) -> None:
