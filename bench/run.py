@@ -37,6 +37,7 @@ _NAMES = (
     "zip_rate",
     "http_rate",
     "server_ingest",
+    "shapes",
     "train_step",
     "stalled_sink",
     "lifecycle",

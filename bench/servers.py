@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ __all__ = [
     "mute_server",
     "post_frames",
     "server",
+    "stored_points",
+    "until_idle",
     "until_points",
 ]
 
@@ -35,6 +37,10 @@ _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 60.0
 _REQUEST_TIMEOUT_S = 60.0
 _POLL_S = 0.01
+# A server that used less than this share of a core for so long has nothing left to do; what it looks after by the
+# clock comes round within that.
+_IDLE_SHARE, _IDLE_FOR_S, _IDLE_POLL_S = 0.03, 6.0, 0.5
+_IDLE_TIMEOUT_S = 300.0
 
 # What the installed command `telemetry` runs, in the interpreter that runs us.
 _MAIN = "import sys; from telemetry.cli import main; sys.exit(main())"
@@ -65,6 +71,14 @@ class ServerProcess:
 
         return float(psutil.Process(self._process.pid).memory_info().rss) / 2**20
 
+    def peak_rss_mb(self) -> float:
+        """Return its greatest resident memory, in MiB, as the kernel keeps it; that of now, where it does not."""
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        return self.rss_mb()
+
     def descriptors(self) -> int:
         """Return how many descriptors the process has open; 0 where the system does not tell."""
         import psutil
@@ -84,19 +98,22 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server(directory: Path, *, descriptors: int | None = None) -> Iterator[ServerProcess]:
+def server(directory: Path, *, descriptors: int | None = None, core: int | None = None) -> Iterator[ServerProcess]:
     """Run our server on `directory` for the length of the block.
 
     Args:
         descriptors: how many it may open at most; None for what this process hands down.
+        core: the only one that it may use; None for what this process may use.
     Raises:
         RuntimeError: it did not print its address within 30 s; the message has the end of its output.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    # It ends with its standard input, so that it does not outlive a measurement that was killed.
-    arguments = ["server", "--port", "0", "--directory", str(directory), "--until-eof"]
+    # It ends with its standard input, so that it does not outlive a measurement that was killed. It does not look at
+    # the sessions of this machine: whoever runs one benchmark by itself has some, and they would be imported.
+    arguments = ["server", "--port", "0", "--directory", str(directory), "--until-eof", "--no-watch"]
+    before = (_limited(descriptors) if descriptors else "") + ("" if core is None else _pinned(core))
     process = subprocess.Popen(
-        [sys.executable, "-c", (_limited(descriptors) if descriptors else "") + _MAIN, *arguments],
+        [sys.executable, "-c", before + _MAIN, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -116,6 +133,11 @@ def server(directory: Path, *, descriptors: int | None = None) -> Iterator[Serve
 
 def _limited(descriptors: int) -> str:
     return f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors})); "
+
+
+def _pinned(core: int) -> str:
+    # Before the first thread: each has what it was started with.
+    return f"import os; os.sched_setaffinity(0, {{{core}}}); "
 
 
 def _printed_url(process: subprocess.Popen[str]) -> str:
@@ -191,6 +213,30 @@ def until_points(url: str, task_id: str, points: int, *, timeout_s: float) -> in
         if counts["points"] >= points or time.perf_counter() > deadline:
             return int(counts["points"])
         time.sleep(_POLL_S)
+
+
+def until_idle(running: ServerProcess) -> float:
+    """Wait until the server has nothing left to do (sealing, merging, writing back); return how long that took, in s.
+
+    Raises:
+        RuntimeError: it is still busy after 300 s.
+    """
+    begin = time.perf_counter()
+    seen = [(begin, running.cpu_s())]
+    while True:
+        time.sleep(_IDLE_POLL_S)
+        now = time.perf_counter()
+        seen.append((now, running.cpu_s()))
+        past = [cpu_s for at, cpu_s in seen if at <= now - _IDLE_FOR_S]
+        if past and seen[-1][1] - past[-1] <= _IDLE_SHARE * _IDLE_FOR_S:
+            return max(0.0, now - begin - _IDLE_FOR_S)
+        if now - begin > _IDLE_TIMEOUT_S:
+            raise RuntimeError(f"the server was still busy after {_IDLE_TIMEOUT_S:g} s")
+
+
+def stored_points(url: str, task_ids: Iterable[str]) -> int:
+    """Return how many points the server has of these tasks together."""
+    return sum(int(get_json(url, f"/tasks/{task_id}")["counts"]["points"]) for task_id in task_ids)
 
 
 def folder_bytes(folder: Path) -> int:
