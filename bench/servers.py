@@ -6,6 +6,7 @@ Loopback only. `python bench/servers.py mute` is the process that never answers.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import signal
@@ -18,8 +19,10 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = [
+    "Reader",
     "ServerProcess",
     "black_hole",
     "closed_port",
@@ -203,6 +206,34 @@ def post_frames(url: str, body: bytes) -> Any:
     )
     with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:
         return json.load(response)
+
+
+class Reader:
+    """A kept connection that reads from the server, as one client does, and says how long an answer took."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_REQUEST_TIMEOUT_S)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def get(self, path: str) -> tuple[float, bytes]:
+        """Return (milliseconds until the body was read, body).
+
+        Raises:
+            RuntimeError: the status is not 200.
+        """
+        begin = time.perf_counter()
+        self._connection.request("GET", path)
+        response = self._connection.getresponse()
+        body = response.read()
+        took_ms = (time.perf_counter() - begin) * 1e3
+        if response.status != 200:
+            raise RuntimeError(f"{path}: {response.status} {body[:300]!r}")
+        return took_ms, body
 
 
 def until_points(url: str, task_id: str, points: int, *, timeout_s: float) -> int:
