@@ -6,6 +6,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import Benchmark, Column, Metrics, Scale, Target, child_main
@@ -24,9 +25,8 @@ _LIVE_S = 60
 def measure(case: str, scale: Scale) -> Metrics:
     """Return what a point of a shape costs, sent as fast as it is answered, or at the pace of life."""
     with tempfile.TemporaryDirectory() as folder:
-        live = {"live_wide": _live_wide, "live_runs": _live_runs, "live_burst": _live_burst}
-        if case in live:
-            return _live(live[case], scale, Path(folder) / "server")
+        if case in _LIVE:
+            return _live(_LIVE[case], scale, Path(folder) / "server")
         name, narrow = case.removesuffix(_NARROW), case.endswith(_NARROW)
         full = ingest(_sized(FULL, scale), Path(folder) / "full", narrow=narrow)
         metrics = ingest(_sized(_SHAPES[name], scale), Path(folder) / "server", narrow=narrow)
@@ -43,13 +43,13 @@ def _sized(shape: Shape, scale: Scale) -> Shape:
     return quick(shape) if scale.quick else shape
 
 
-def _live(load: object, scale: Scale, directory: Path) -> Metrics:
-    assert callable(load)
+def _live(load: Callable[[ServerProcess, Scale], Metrics], scale: Scale, directory: Path) -> Metrics:
+    """Run a load that takes its time; return what it cost the server beside what it says itself."""
     with server(directory) as running:
         # What the server does once, for whoever comes first, is not a point's.
         until_idle(running)
         cpu_begin_s, begin_s = running.cpu_s(), time.perf_counter()
-        metrics: Metrics = load(running, scale)
+        metrics = load(running, scale)
         seconds = time.perf_counter() - begin_s
         until_idle(running)
         cpu_s = running.cpu_s() - cpu_begin_s
@@ -109,6 +109,8 @@ def _live_runs(running: ServerProcess, scale: Scale) -> Metrics:
     return {"points": points, "refused": sent.refused, "lost": shape.points - stored}
 
 
+_LIVE = {"live_wide": _live_wide, "live_runs": _live_runs, "live_burst": _live_burst}
+
 BENCHMARK = Benchmark(
     name="shapes",
     question="What does a point cost the server in the shapes that programs really send?",
@@ -127,7 +129,7 @@ BENCHMARK = Benchmark(
         "a minute of the live cases the empty database is a larger part of the bytes; the values of live_wide and "
         "live_burst are steps, which pack well"
     ),
-    cases=(*_SHAPE_CASES, "live_wide", "live_runs", "live_burst"),
+    cases=(*_SHAPE_CASES, *_LIVE),
     measure=measure,
     columns=(
         Column("points", "points", ",.0f"),
