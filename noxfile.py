@@ -59,7 +59,7 @@ def types(session: nox.Session) -> None:
     session.run(sys.executable, *pip, external=True, silent=True)
     mypy(session, [], "--strict", str(TYPED / "telemetry"))
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    benches = [ROOT / "bench", ROOT / "bench" / "soaks"]
+    benches = [ROOT / "bench", ROOT / "bench" / "soaks", ROOT / "bench" / "traffic"]
     folders = [*dict.fromkeys(path.parent for path in tests), *benches]
     # Of one name, each in a run of its own. What is in bench/peers/ runs in the environments of other tools.
     conftests = [path for path in tests if path.name == "conftest.py"]

@@ -25,7 +25,7 @@ _MAX_SAMPLES = 2_000
 _SPIKE = 1e6
 _ZOOMS_PER_WIDTH = 5
 _WIDTHS = (0.5, 0.1, 0.01, 0.001)
-_TASK_ID = "0123456789abcdef" * 2
+TASK_ID = "0123456789abcdef" * 2
 _TIME_NS = 1_700_000_000_000_000_000
 
 
@@ -36,13 +36,13 @@ def measure(_case: str, scale: Scale) -> Metrics:
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "server"
         with server(directory) as loading:
-            load_s = _load(loading, points, spike_at)
+            load_s = load_series(loading, points, spike_at)
             loading.stop()
         stored = folder_bytes(directory)
         # A fresh process: its own caches are empty, the system's cache of the files is warm.
         with server(directory) as running, _connection(running) as connection:
-            series = get_json(running.url, f"/tasks/{_TASK_ID}/series?kind=scalar")["series"]
-            query = f"/api/v1/tasks/{_TASK_ID}/points?series={series[0]['id']}&max_samples={_MAX_SAMPLES}"
+            series = get_json(running.url, f"/tasks/{TASK_ID}/series?kind=scalar")["series"]
+            query = f"/api/v1/tasks/{TASK_ID}/points?series={series[0]['id']}&max_samples={_MAX_SAMPLES}"
             first_s, first_server_s, body = _get(connection, query)
             again_s, _, again = _get(connection, query)
             zooms = _zooms(connection, query, points, spike_at)
@@ -83,7 +83,7 @@ def _zooms(connection: http.client.HTTPConnection, query: str, points: int, spik
     }
 
 
-def _load(running: ServerProcess, points: int, spike_at: int) -> float:
+def load_series(running: ServerProcess, points: int, spike_at: int) -> float:
     """Send one series of `points` points with one spike, in frames of 65,536; return the seconds of sending."""
     from telemetry.events import Batch, RecordChange, ScalarColumns, SeriesKey
     from telemetry.wire import encode
@@ -110,7 +110,7 @@ def _load(running: ServerProcess, points: int, spike_at: int) -> float:
             values,
         )
         events = header if sequence == 0 else []
-        batch = Batch(_TASK_ID, columns, events, end - begin + len(events))
+        batch = Batch(TASK_ID, columns, events, end - begin + len(events))
         body += encode(batch, writer_id=writer, sequence=sequence).data
         if (sequence + 1) % _BODY_FRAMES == 0 or sequence == frames - 1:
             sent = time.perf_counter()
@@ -120,7 +120,7 @@ def _load(running: ServerProcess, points: int, spike_at: int) -> float:
             refused = [item for item in answer["frames"] if item["result"] != "stored"]
             if refused:
                 raise RuntimeError(f"the server did not store {refused[0]}")
-    committed = until_points(running.url, _TASK_ID, points, timeout_s=10.0)
+    committed = until_points(running.url, TASK_ID, points, timeout_s=10.0)
     if committed != points:
         raise RuntimeError(f"the server has {committed} of {points} points")
     return seconds

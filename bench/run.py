@@ -1,8 +1,9 @@
 """Run the benchmarks, print a table and write JSON.
 
     python bench/run.py --quick                 does everything once, small: is the machinery sound?
-    python bench/run.py                         all but the peers; about 15 minutes
-    python bench/run.py --peers                 and tensorboardX, trackio, wandb, clearml; about 20
+    python bench/run.py                         all but the long ones and the peers; about an hour
+    python bench/run.py --long                  and runs_a_core
+    python bench/run.py --peers                 and tensorboardX, trackio, wandb, clearml
     python bench/run.py --only hot_path --reps 9 --json hot.json
 
 Each measurement runs in a process of its own, with its own empty home, working, state and temporary folder.
@@ -38,15 +39,20 @@ _NAMES = (
     "http_rate",
     "server_ingest",
     "ingest_path",
+    "shapes",
     "train_step",
     "stalled_sink",
     "lifecycle",
     "points_page",
     "queries",
+    "breadth",
+    "reading_live",
     "exit_times",
     "live_pages",
     "strangers",
 )
+# Not in a run of everything: several minutes a repetition, and it takes a core for itself.
+_LONG = ("runs_a_core",)
 _PEERS = "against_peers"
 # Of the caller's environment a measurement sees what it needs to start, and none of anybody's settings.
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "VIRTUAL_ENV", "SYSTEMROOT", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
@@ -93,8 +99,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="little work, 1 repetition: tries the machinery, measures little"
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of: {' '.join((*_NAMES, _PEERS))}; or NAME:CASE")
+    known = (*_NAMES, *_LONG, _PEERS)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of: {' '.join(known)}; or NAME:CASE")
     parser.add_argument("--reps", type=int, help="repetitions of everything (default 5; 1 with --quick)")
+    parser.add_argument("--long", action="store_true", help=f"also {', '.join(_LONG)}: many minutes a repetition")
     parser.add_argument(
         "--peers",
         nargs="?",
@@ -113,9 +121,9 @@ def _arguments() -> argparse.Namespace:
     if arguments.reps < 1:
         parser.error("--reps must be at least 1")
     chosen = {name.partition(":")[0] for name in arguments.only or ()}
-    unknown = chosen - {*_NAMES, _PEERS}
+    unknown = chosen - {*known}
     if unknown:
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join((*_NAMES, _PEERS))}")
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if _PEERS in chosen and arguments.peers is None:
         arguments.peers = "core"
     arguments.peer_envs = arguments.peer_envs.resolve()
@@ -125,9 +133,10 @@ def _arguments() -> argparse.Namespace:
 
 def _benchmarks(arguments: argparse.Namespace) -> list[Benchmark]:
     """Return the chosen benchmarks, with the chosen cases, in the order of the docs."""
-    names = [*_NAMES, *([_PEERS] if arguments.peers else [])]
+    names = [*_NAMES, *_LONG, *([_PEERS] if arguments.peers else [])]
     chosen: dict[str, set[str]] = {}
-    for item in arguments.only or names:
+    everything = arguments.long or arguments.quick
+    for item in arguments.only or [name for name in names if everything or name not in _LONG]:
         name, _, case = item.partition(":")
         chosen.setdefault(name, set()).update({case} if case else set())
     result = []

@@ -6,6 +6,7 @@ Loopback only. `python bench/servers.py mute` is the process that never answers.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import signal
@@ -15,11 +16,13 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = [
+    "Reader",
     "ServerProcess",
     "black_hole",
     "closed_port",
@@ -28,6 +31,8 @@ __all__ = [
     "mute_server",
     "post_frames",
     "server",
+    "stored_points",
+    "until_idle",
     "until_points",
 ]
 
@@ -35,6 +40,10 @@ _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 60.0
 _REQUEST_TIMEOUT_S = 60.0
 _POLL_S = 0.01
+# A server that used less than this share of a core for so long has nothing left to do; what it looks after by the
+# clock comes round within that.
+_IDLE_SHARE, _IDLE_FOR_S, _IDLE_POLL_S = 0.03, 6.0, 0.5
+_IDLE_TIMEOUT_S = 300.0
 
 # What the installed command `telemetry` runs, in the interpreter that runs us.
 _MAIN = "import sys; from telemetry.cli import main; sys.exit(main())"
@@ -65,6 +74,14 @@ class ServerProcess:
 
         return float(psutil.Process(self._process.pid).memory_info().rss) / 2**20
 
+    def peak_rss_mb(self) -> float:
+        """Return its greatest resident memory, in MiB, as the kernel keeps it; that of now, where it does not."""
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        return self.rss_mb()
+
     def descriptors(self) -> int:
         """Return how many descriptors the process has open; 0 where the system does not tell."""
         import psutil
@@ -84,19 +101,22 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server(directory: Path, *, descriptors: int | None = None) -> Iterator[ServerProcess]:
+def server(directory: Path, *, descriptors: int | None = None, core: int | None = None) -> Iterator[ServerProcess]:
     """Run our server on `directory` for the length of the block.
 
     Args:
         descriptors: how many it may open at most; None for what this process hands down.
+        core: the only one that it may use; None for what this process may use.
     Raises:
         RuntimeError: it did not print its address within 30 s; the message has the end of its output.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    # It ends with its standard input, so that it does not outlive a measurement that was killed.
-    arguments = ["server", "--port", "0", "--directory", str(directory), "--until-eof"]
+    # It ends with its standard input, so that it does not outlive a measurement that was killed. It does not look at
+    # the sessions of this machine: whoever runs one benchmark by itself has some, and they would be imported.
+    arguments = ["server", "--port", "0", "--directory", str(directory), "--until-eof", "--no-watch"]
+    before = (_limited(descriptors) if descriptors else "") + ("" if core is None else _pinned(core))
     process = subprocess.Popen(
-        [sys.executable, "-c", (_limited(descriptors) if descriptors else "") + _MAIN, *arguments],
+        [sys.executable, "-c", before + _MAIN, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -116,6 +136,11 @@ def server(directory: Path, *, descriptors: int | None = None) -> Iterator[Serve
 
 def _limited(descriptors: int) -> str:
     return f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors})); "
+
+
+def _pinned(core: int) -> str:
+    # Before the first thread: each has what it was started with.
+    return f"import os; os.sched_setaffinity(0, {{{core}}}); "
 
 
 def _printed_url(process: subprocess.Popen[str]) -> str:
@@ -183,6 +208,34 @@ def post_frames(url: str, body: bytes) -> Any:
         return json.load(response)
 
 
+class Reader:
+    """A kept connection that reads from the server, as one client does, and says how long an answer took."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_REQUEST_TIMEOUT_S)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def get(self, path: str) -> tuple[float, bytes]:
+        """Return (milliseconds until the body was read, body).
+
+        Raises:
+            RuntimeError: the status is not 200.
+        """
+        begin = time.perf_counter()
+        self._connection.request("GET", path)
+        response = self._connection.getresponse()
+        body = response.read()
+        took_ms = (time.perf_counter() - begin) * 1e3
+        if response.status != 200:
+            raise RuntimeError(f"{path}: {response.status} {body[:300]!r}")
+        return took_ms, body
+
+
 def until_points(url: str, task_id: str, points: int, *, timeout_s: float) -> int:
     """Ask the server until it has committed `points` points of the task; return how many it has at last."""
     deadline = time.perf_counter() + timeout_s
@@ -191,6 +244,30 @@ def until_points(url: str, task_id: str, points: int, *, timeout_s: float) -> in
         if counts["points"] >= points or time.perf_counter() > deadline:
             return int(counts["points"])
         time.sleep(_POLL_S)
+
+
+def until_idle(running: ServerProcess) -> float:
+    """Wait until the server has nothing left to do (sealing, merging, writing back); return how long that took, in s.
+
+    Raises:
+        RuntimeError: it is still busy after 300 s.
+    """
+    begin = time.perf_counter()
+    seen = [(begin, running.cpu_s())]
+    while True:
+        time.sleep(_IDLE_POLL_S)
+        now = time.perf_counter()
+        seen.append((now, running.cpu_s()))
+        past = [cpu_s for at, cpu_s in seen if at <= now - _IDLE_FOR_S]
+        if past and seen[-1][1] - past[-1] <= _IDLE_SHARE * _IDLE_FOR_S:
+            return max(0.0, now - begin - _IDLE_FOR_S)
+        if now - begin > _IDLE_TIMEOUT_S:
+            raise RuntimeError(f"the server was still busy after {_IDLE_TIMEOUT_S:g} s")
+
+
+def stored_points(url: str, task_ids: Iterable[str]) -> int:
+    """Return how many points the server has of these tasks together."""
+    return sum(int(get_json(url, f"/tasks/{task_id}")["counts"]["points"]) for task_id in task_ids)
 
 
 def folder_bytes(folder: Path) -> int:
