@@ -349,9 +349,12 @@ def kill_again_and_again(
     random_ = random.Random(load.seed)
     server = load.server
     ways: Counter[str] = Counter()
+    tables: list[str] = []
     for number in range(kills):
         chance = random_.random()
-        place = _place(random_, server.directory) if chance > 0.4 else ""
+        # Asked once: whoever opens the store before the server does may mend what the server is to mend.
+        tables = tables or _tables(server.directory)
+        place = _place(random_, tables) if chance > 0.4 else ""
         server.start(_death(random_, place) if place else None)
         if chance < 0.15:
             ended = server.ended_within(random_.uniform(0.0, 0.3))
@@ -369,14 +372,20 @@ def kill_again_and_again(
     return ways
 
 
-def _place(random_: random.Random, directory: Path) -> str:
-    """Return a table of the store, or COMMIT; "" while there is no store."""
+def _tables(directory: Path) -> list[str]:
+    """Return the tables of a store; none while there is none."""
     try:
         with closing(sqlite3.connect(f"file:{directory / DATABASE_NAME}?mode=ro", uri=True)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     except sqlite3.OperationalError:
+        return []
+    return [name for (name,) in rows if not name.startswith("sqlite_")]
+
+
+def _place(random_: random.Random, tables: Sequence[str]) -> str:
+    """Return a table, or COMMIT; "" while the store has none."""
+    if not tables:
         return ""
-    tables: list[str] = [name for (name,) in rows if not name.startswith("sqlite_")]
     those_of_points = [name for name in tables if name in POINT_TABLES]
     return random_.choice(those_of_points if random_.random() < 0.5 else ["COMMIT", *tables])
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import sqlite3
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -24,8 +24,8 @@ from telemetry.wire import Frame, decode, encode, scan
 
 __all__ = ["SPOILERS"]
 
-# Of the bodies every one with this number is spoiled.
-_EVERY = 20
+# One body in so many is spoiled, chosen by what is in it: a server that lives briefly spoils as many.
+_EVERY = 10
 # How much too early an acknowledgement is.
 _LATE_S = 0.3
 
@@ -45,10 +45,8 @@ def forget_points(_directory: Path) -> None:
         return encode(bare, writer_id=frame.writer_id, sequence=frame.sequence).data
 
     def spoiled(take: _Take) -> _Take:
-        numbers = itertools.count(1)
-
         async def instead(self: Ingest, body: bytes, **options: Any) -> Any:
-            if next(numbers) % _EVERY == 0:
+            if zlib.crc32(body) % _EVERY == 0:
                 body = b"".join(map(without_points, _frames(body)))
             return await take(self, body, **options)
 
@@ -65,10 +63,8 @@ def take_twice(_directory: Path) -> None:
         return encode(decode(frame), writer_id=other, sequence=frame.sequence).data
 
     def spoiled(take: _Take) -> _Take:
-        numbers = itertools.count(1)
-
         async def instead(self: Ingest, body: bytes, **options: Any) -> Any:
-            if next(numbers) % _EVERY == 0:
+            if zlib.crc32(body) % _EVERY == 0:
                 await take(self, b"".join(map(as_another, _frames(body))), **options)
             return await take(self, body, **options)
 
