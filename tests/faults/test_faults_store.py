@@ -48,7 +48,11 @@ def test_a_store_that_loses_or_doubles_is_found(spoiler: str, tmp_path: Path) ->
     killed = HastyServer(tmp_path / "killed", spoiler=SPOILERS[spoiler])
     with Load(killed, seed=1) as load:
         # when it is killed under the same senders
-        kill_again_and_again(load, 20)
+        kill_again_and_again(load, 5)
+        killed.start()
+        assert killed.until_ready()
+        load.finish()
+    killed.stop()
     # then a sender misses something, or has something twice
     assert load.wrong
     assert all("acknowledged" in said or "has sent" in said for said in load.wrong), load.wrong

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import msgpack
 import numpy as np
 import orjson
-from fault_support import until
+from fault_support import PATIENCE_S, until
 from hasty_server import POINT_TABLES, Death, HastyServer
 from reimport_support import export_digests
 from store_load import LANES, Fate, Held, Step, steps_of_lane
@@ -48,6 +48,8 @@ POINTS_PER_S = 20_000
 _LEAST_PAUSE_S = 0.005
 _RETRY_S = 0.02
 _ANSWER_TIMEOUT_S = 60.0
+# In steps that the server acknowledges before it is killed: about two thirds of a second, on a machine that is idle.
+LONGEST_LIFE = 80
 _REFUSALS = (503, 507)
 # Of requests that were answered: of these some are sent once more.
 _REMEMBERED = 20
@@ -336,15 +338,12 @@ def _rows(columns: tuple[bytes, ...]) -> Iterator[tuple[int, ...]]:
 
 
 def kill_again_and_again(
-    load: Load, kills: int, *, longest_s: float = 0.8, on_kill: Callable[[int], None] = lambda number: None
+    load: Load, kills: int, *, on_kill: Callable[[int], None] = lambda number: None
 ) -> Counter[str]:
     """Start the server and kill it, so many times, under the load; return how often in which way.
 
     Some kills come while it starts, some at any moment, and some at a statement: half of these on a table of points,
     the others on any table that the store has, so that sealing, merging and tidying up are met as often as writing.
-
-    Args:
-        longest_s: that it lives after it has answered first.
     """
     random_ = random.Random(load.seed)
     server = load.server
@@ -362,7 +361,8 @@ def kill_again_and_again(
         else:
             ended = not server.until_ready()
             way = "at the start" if ended else "at any moment"
-            ended = ended or server.ended_within(longest_s if place else random_.uniform(0.0, longest_s))
+            steps = LONGEST_LIFE if place else random_.randrange(LONGEST_LIFE)
+            ended = ended or _dies_within(load, steps) or server.ended_within(random_.uniform(0.0, 0.05))
         if not server.kill():
             load.wrong.append(f"life {server.life}: the server ended by itself, {server.log} says why")
         ways[f"at {place}" if place and ended else way] += 1
@@ -370,6 +370,15 @@ def kill_again_and_again(
         if load.wrong:
             break
     return ways
+
+
+def _dies_within(load: Load, steps: int) -> bool:
+    """Wait until the server has acknowledged so many more steps; True if it died before, of its own hand."""
+    wanted, patience = load.accepted + steps, time.monotonic() + PATIENCE_S
+    while load.accepted < wanted and not load.wrong and time.monotonic() < patience:
+        if load.server.ended_within(0.005):
+            return True
+    return False
 
 
 def _tables(directory: Path) -> list[str]:
