@@ -1,6 +1,6 @@
 """What becomes of a server whose disk is full, again and again, at any moment?
 
-    python bench/soaks/full_disk.py --rounds 30 [--seed N]     (needs root: it mounts a tmpfs)
+    python bench/soaks/full_disk.py --rounds 60 [--seed N]     (needs root: it mounts a tmpfs)
 
 The senders of store_kills.py post to a server whose folder lies on a small tmpfs, and which seals, merges and
 checkpoints all the time. In each round the disk fills up: by what is sent, or because another file takes all there is
@@ -71,7 +71,7 @@ def measure(rounds: int, *, seed: int, folder: Path) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="telemetry-full-disk-"))

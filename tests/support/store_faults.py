@@ -454,7 +454,7 @@ def fill_again_and_again(
     waits_s = []
     for number in range(rounds):
         if number % 3 == 0:
-            filler.leave(random_.randrange(3_000_000))
+            filler.leave(random_.randrange(1_000_000))
         else:
             load.aborted.wait(random_.uniform(0.0, 0.5))
             filler.leave(0)
