@@ -19,6 +19,7 @@ from telemetry.server.store import schema
 from telemetry.server.store.columns import record_number_or_text, record_text
 from telemetry.server.store.errors import StoreUnavailable
 from telemetry.server.store.migrate import mend, migrate
+from telemetry.server.store.moving import finish_move, is_moving
 
 __all__ = ["DATABASE_NAME", "Database", "DirectoryLock"]
 
@@ -68,6 +69,7 @@ class Database:
 
     Raises:
         ConfigurationError: a newer version wrote this store, or the file is not a store.
+        StoreUnavailable: an older version wrote it, and the disk is full or failing while it is brought up to date.
     """
 
     def __init__(self, path: Path, *, max_bytes: int | None = None, readers: int = 4) -> None:
@@ -81,7 +83,7 @@ class Database:
         except DBAPIError as error:
             self.close()
             raise ConfigurationError(f"{path} cannot be opened as a store: {error.orig}") from error
-        except ConfigurationError:
+        except (ConfigurationError, StoreUnavailable):
             self.close()
             raise
 
@@ -147,12 +149,13 @@ class Database:
                     f"{schema.SCHEMA_VERSION}; nothing was changed. Use a matching version of telemetry-tasks."
                 )
             schema.metadata.create_all(connection)
+            different: list[str] = []
             if version is None:
                 connection.execute(insert(schema.schema_info), {"version": schema.SCHEMA_VERSION})
             elif version < schema.SCHEMA_VERSION:
-                migrate(connection, version)
+                different = migrate(connection, version)
             # The number alone is not believed: stores of versions between two releases have had the same one.
-            different = mend(connection)
+            different = different or mend(connection)
             if different:
                 # What was made or added above goes with the transaction.
                 raise ConfigurationError(
@@ -164,6 +167,19 @@ class Database:
             if not self.store_id:
                 self.store_id = uuid.uuid4().hex
                 connection.execute(insert(schema.store_identity), {"store_id": self.store_id})
+            moving = is_moving(connection)
+        if moving:
+            self._move(path)
+
+    def _move(self, path: Path) -> None:
+        try:
+            finish_move(self.transaction)
+        except StoreUnavailable as error:
+            raise StoreUnavailable(
+                f"{path} is only in part moved to schema version {schema.SCHEMA_VERSION}: {error}. Nothing is lost. "
+                "Make room on its disk (64 MiB and a tenth of the file are enough) and start the server again: it goes "
+                "on where it stopped"
+            ) from error
 
 
 def _engine(path: Path, *, pool_size: int, read_only: bool, max_bytes: int | None) -> Engine:

@@ -12,18 +12,27 @@ from telemetry.record import Section
 from telemetry.server.store import schema
 from telemetry.server.store.fold import refold
 from telemetry.server.store.metrics import md5_columns
+from telemetry.server.store.moving import begin_move, different_tables
 
 __all__ = ["mend", "migrate"]
 
 
-def migrate(connection: Connection, version: int) -> None:
-    """Make the tables of `version` those of today; new tables are there already."""
+def migrate(connection: Connection, version: int) -> list[str]:
+    """Make the tables of `version` those of today; new tables are there already. What is long is only begun.
+
+    Returns:
+        What they lack for it, in words; the transaction is to be rolled back then. Empty if they are done.
+    """
     for number in range(version + 1, schema.SCHEMA_VERSION + 1):
+        different = _CHECKS[number](connection) if number in _CHECKS else []
+        if different:
+            return different
         for statement in schema.MIGRATIONS[number]:
             connection.exec_driver_sql(statement)
         if number in _STEPS:
             _STEPS[number](connection)
     connection.execute(update(schema.schema_info).values(version=schema.SCHEMA_VERSION))
+    return []
 
 
 def mend(connection: Connection) -> list[str]:
@@ -96,4 +105,5 @@ def _fill_version_4(connection: Connection) -> None:
         refold(connection, task, task_id)
 
 
-_STEPS: dict[int, Callable[[Connection], None]] = {4: _fill_version_4}
+_CHECKS: dict[int, Callable[[Connection], list[str]]] = {5: different_tables}
+_STEPS: dict[int, Callable[[Connection], None]] = {4: _fill_version_4, 5: begin_move}

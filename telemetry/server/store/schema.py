@@ -90,10 +90,19 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "CREATE INDEX metrics_by_md5 ON metrics (title_md5, series_md5)",
         "ALTER TABLE task_writers ADD COLUMN rank INTEGER",
     ),
-    # The points move in slices, each its own transaction: see moving.py.
+    # The rows of series and points move in slices, each its own transaction: see moving.py.
     5: (
         "ALTER TABLE tasks ADD COLUMN sealed BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE tasks ADD COLUMN summed BIGINT NOT NULL DEFAULT 0",
+        # All that there is came before the log.
+        "UPDATE tasks SET sealed = 1, summed = 1",
+        # The indexes of the new tables have these names.
+        "DROP INDEX IF EXISTS series_stats_by_metric",
+        "DROP INDEX IF EXISTS series_stats_by_task",
+        "DROP INDEX IF EXISTS chunks_by_series",
+        "ALTER TABLE series RENAME TO series_4",
+        "ALTER TABLE series_stats RENAME TO series_stats_4",
+        "ALTER TABLE chunks RENAME TO chunks_4",
     ),
 }
 
