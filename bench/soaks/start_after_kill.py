@@ -81,7 +81,7 @@ def fill(directory: Path, wanted_bytes: int, tasks: int) -> list[int]:
     sent = [0] * tasks
     size = task = 0
     line = ProgressLine(wanted_bytes, sys.stderr)
-    target = HastyServer(directory, haste=NO_SEALING)
+    target = HastyServer(directory, haste={}, sealing=NO_SEALING)
     target.start()
     if not target.until_ready():
         raise RuntimeError(f"the server does not start: {target.log.read_text()}")
@@ -100,6 +100,8 @@ def fill(directory: Path, wanted_bytes: int, tasks: int) -> list[int]:
     finally:
         target.kill()
         line.close()
+    # The next one seals as everybody's does.
+    (directory / "server.toml").unlink()
     return sent
 
 

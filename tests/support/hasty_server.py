@@ -20,28 +20,35 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HASTE", "NO_SEALING", "POINT_TABLES", "UNSEALED_TABLE", "Death", "HastyServer"]
+__all__ = ["HASTE", "HASTY_SEALING", "NO_SEALING", "POINT_TABLES", "UNSEALED_TABLE", "Death", "HastyServer"]
 
 # What makes a store do all the time what it otherwise does now and then, by module and name. The one place to change
 # when the store's constants do; a name that is not there any more is an error.
 HASTE: Mapping[str, int | float] = {
-    "telemetry.server.store.writer.CHUNK_MIN_POINTS": 64,
-    "telemetry.server.store.writer.TAIL_ROWS": 4,
+    "telemetry.server.store.sealing.CHUNK_MIN_POINTS": 64,
+    "telemetry.server.store.sealing.FAN_IN": 2,
+    "telemetry.server.store.point_store._TURN_S": 0.02,
+    "telemetry.server.store.point_store._BATCH_TASKS": 3,
+    "telemetry.server.store.point_store._LOAD_POINTS": 500,
+    "telemetry.server.store.point_store._IDLE_S": 0.2,
     "telemetry.server.store.deletion._SLICE_ROWS": 50,
-    "telemetry.server.store.deletion._SLICE_CHUNKS": 5,
-    "telemetry.server.store.deletion._SLICE_SERIES": 3,
     "telemetry.server.store.database._CHECKPOINT_PAGES": 100,
     # A log that keeps its space takes frames for long on a disk that is full.
     "telemetry.server.store.database._WAL_KEPT_BYTES": 100_000,
 }
-# What keeps it from ever sealing.
-NO_SEALING: Mapping[str, int | float] = {
-    "telemetry.server.store.writer.CHUNK_MIN_POINTS": 10**15,
+# The same of what an operator may set: [sealing] of server.toml.
+HASTY_SEALING: Mapping[str, int | float] = {
+    "task_points": 300,
+    "max_points": 3000,
+    "after_s": 0.3,
+    "summary_s": 0.05,
 }
+# What keeps it from ever sealing.
+NO_SEALING: Mapping[str, int | float] = {"task_points": 10**12, "max_points": 10**12, "after_s": 10**9}
 # Where points are, sealed and not, with what is known of them; those that the store has.
-POINT_TABLES = frozenset({"log", "blocks", "tails", "chunks", "chunk_data", "series_stats"})
+POINT_TABLES = frozenset({"frames", "blocks", "chunks", "chunk_data", "series", "series_stats"})
 # The one of what is stored and not sealed.
-UNSEALED_TABLE = "tails"
+UNSEALED_TABLE = "frames"
 
 # An answer that takes longer than this will not come.
 PATIENCE_S = 60.0
@@ -60,6 +67,7 @@ class HastyServer:
 
     Args:
         haste: see HASTE; an empty one for a server as everybody runs it.
+        sealing: [sealing] of its server.toml; None: as `haste` says, HASTY_SEALING with one and nothing without.
         log: where its log lines go; None for a file beside the folder.
         spoiler: called in its process with its folder before it starts: breaks it on purpose (store_spoilers.py).
 
@@ -74,6 +82,7 @@ class HastyServer:
         directory: Path,
         *,
         haste: Mapping[str, int | float] = HASTE,
+        sealing: Mapping[str, int | float] | None = None,
         log: Path | None = None,
         spoiler: Callable[[Path], None] | None = None,
     ) -> None:
@@ -82,6 +91,7 @@ class HastyServer:
         self.url = ""
         self.life = 0
         self._haste = dict(haste)
+        self._sealing = (HASTY_SEALING if haste else {}) if sealing is None else sealing
         self._spoiler = spoiler
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["telemetry.server.app", "orjson", "hasty_server"])
@@ -91,6 +101,10 @@ class HastyServer:
     def start(self, death: Death | None = None) -> None:
         """Start it; it is not waited for."""
         self.url, self.life = "", self.life + 1
+        if self._sealing:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lines = ["[sealing]", *(f"{name} = {value}" for name, value in self._sealing.items())]
+            (self.directory / "server.toml").write_text("\n".join(lines) + "\n")
         self._ready, ready = self._context.Pipe(duplex=False)
         self._process = self._context.Process(
             target=_serve, args=(self.directory, self.log, self._haste, self._spoiler, death, ready), daemon=True

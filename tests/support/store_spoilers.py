@@ -85,10 +85,11 @@ def acknowledge_before_commit(_directory: Path) -> None:
 
             late.add(task := asyncio.create_task(store()))
             task.add_done_callback(late.discard)
-            return [
+            frames = [
                 {"writer": frame.writer_id.hex(), "sequence": frame.sequence, "result": "stored"}
                 for frame in _frames(body)
             ]
+            return {"frames": frames, "store": self._store.store_id, "writers": {}}
 
         return instead
 
@@ -117,7 +118,7 @@ def _change_last_points(directory: Path, statement: str) -> None:
 
 
 def _spoil(spoiled: Callable[[_Take], _Take]) -> None:
-    Ingest.take = spoiled(Ingest.take)  # type: ignore[method-assign]
+    Ingest.receipt = spoiled(Ingest.receipt)  # type: ignore[method-assign]
 
 
 SPOILERS: dict[str, Callable[[Path], None]] = {

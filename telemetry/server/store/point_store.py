@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from telemetry.server.store import schema
 from telemetry.server.store.chunks import Points, concat_points
 from telemetry.server.store.content import FramePoints, newer_points, points_of
 from telemetry.server.store.database import Database
+from telemetry.server.store.errors import StoreUnavailable
 from telemetry.server.store.memtable import Memtable, PointsView, TaskPoints
 from telemetry.server.store.parts import KnownSeries, TaskParts
 from telemetry.server.store.reset import stored_reset
@@ -228,11 +229,15 @@ class PointStore:
         }
 
     def freshen(self, task_id: str | None = None) -> None:
-        """Write the summaries of a task, or of all, where that is soon done; No snapshot may be open."""
+        """Write the summaries of a task, or of all, where that is soon done. No snapshot may be open.
+
+        On a disk that is full they stay as they are: who reads is answered all the same, and the keeper says it.
+        """
         entries = self._memtable.entries() if task_id is None else [self._memtable.find(task_id)]
         due = [entry for entry in entries if entry is not None and entry.unsummed_since is not None]
         if due and len(due) <= _FRESH_TASKS and sum(len(entry.names) for entry in due) <= _FRESH_SERIES:
-            self._summarise(due)
+            with suppress(StoreUnavailable):
+                self._summarise(due)
 
     # -- keeping
 
