@@ -89,7 +89,7 @@ def acknowledge_before_commit(_directory: Path) -> None:
                 {"writer": frame.writer_id.hex(), "sequence": frame.sequence, "result": "stored"}
                 for frame in _frames(body)
             ]
-            return {"frames": frames, "store": self._store.store_id, "writers": {}}
+            return {"frames": frames, "store": self._store.store_id, "writers": {one["writer"]: [] for one in frames}}
 
         return instead
 

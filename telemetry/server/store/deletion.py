@@ -14,12 +14,15 @@ from sqlalchemy import Connection, Table, delete, func, insert, select, tuple_, 
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
 
-__all__ = ["bury", "deleted_task_ids", "highest_buried_row", "next_buried", "remove_slice"]
+__all__ = ["NOBODY", "bury", "deleted_task_ids", "highest_buried_row", "next_buried", "remove_slice"]
 
 # A slice holds up the writer for some 20 ms.
 _SLICE_ROWS = 5000
 # Of what is some 60 kB a row, and more.
 _SLICES = {schema.chunks.name: 100, schema.blocks.name: 20, schema.frames.name: 1000}
+
+# What the id in a tombstone begins with where the task is there again: under another row.
+NOBODY = "#"
 
 _buried = schema.deleted_tasks.c
 
@@ -60,6 +63,8 @@ def remove_slice(connection: Connection, task: int) -> None:
     for table in _tables():
         if _remove_rows(connection, table, table.c.task == task, _SLICES.get(table.name, _SLICE_ROWS)):
             return
+    # That of a task which is there again stands for the rows only, and their number may be given again.
+    connection.execute(delete(schema.deleted_tasks).where(_buried.row == task, _buried.task_id.startswith(NOBODY)))
     connection.execute(update(schema.deleted_tasks).where(_buried.row == task).values(row=None))
 
 

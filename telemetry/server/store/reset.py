@@ -19,6 +19,7 @@ from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import read_refs
 from telemetry.server.store.chunks import Points
+from telemetry.server.store.deletion import NOBODY
 from telemetry.server.store.parts import ChunkPlace, KnownSeries, TaskParts
 from telemetry.server.store.state import TaskState
 
@@ -121,7 +122,7 @@ def recount(connection: Connection, task: TaskState) -> None:
 
 def _nobody(row: int) -> str:
     """Return what stands in a tombstone for the id of a task that is there again."""
-    return f"#{row}"
+    return f"{NOBODY}{row}"
 
 
 def _tables_of_events() -> list[Table]:

@@ -94,6 +94,8 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
     5: (
         "ALTER TABLE tasks ADD COLUMN sealed BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE tasks ADD COLUMN summed BIGINT NOT NULL DEFAULT 0",
+        # Tombstones of rows that are gone: a new task may get their number.
+        "DELETE FROM deleted_tasks WHERE task_id LIKE '#%' AND \"row\" IS NULL",
         # All that there is came before the log.
         "UPDATE tasks SET sealed = 1, summed = 1",
         # The indexes of the new tables have these names.
