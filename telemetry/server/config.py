@@ -91,7 +91,7 @@ class Limits:
     max_body_bytes: int = 20 * _MIB
     max_unpacked_bytes: int = 64 * _MIB
     max_waiting_bytes: int = 256 * _MIB
-    max_waiting_requests: int = 1000
+    max_waiting_requests: int = 4000
     max_viewers: int = 500
     max_blob_bytes: int | None = None
     min_free_share: float = 0.05

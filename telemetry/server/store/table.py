@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select
 
 from telemetry.events import MAX_TAGS
 from telemetry.record import Section
@@ -229,7 +229,11 @@ def summaries(
                 stats.task, stats.series, metrics.title, metrics.series.label("name"), stats.last, stats.last_iteration
             )
             .join(schema.metrics, metrics.id == stats.metric)
-            .where(tuple_(stats.task, stats.series).in_(wanted[start : start + 1000]))
+            # Not pairs: SQLite would read the whole table for them.
+            .where(
+                stats.task.in_({task for task, _ in wanted[start : start + 1000]}),
+                stats.series.in_({series for _, series in wanted[start : start + 1000]}),
+            )
         )
         for task, series, title, name, last, iteration in connection.execute(query):
             found[task, series] = {
