@@ -59,6 +59,8 @@ def measure(rounds: int, *, seed: int, folder: Path) -> dict[str, Any]:
                 quiet.until_ready()
                 send_again(quiet, seed, steps)
                 figures["differences"] = differences(server.url, quiet.url, folder / "exports")
+        except AssertionError as error:
+            load.wrong.append(f"the server that has space: {error}")
         finally:
             quiet.stop()
             server.stop()

@@ -60,7 +60,10 @@ def measure(kills: int, *, seed: int, folder: Path, spoiler: Callable[[Path], No
         "wrong": load.wrong,
     }
     if not load.wrong:
-        figures |= _compare(server, seed, steps, folder)
+        try:
+            figures |= _compare(server, seed, steps, folder)
+        except AssertionError as error:
+            load.wrong.append(f"the server that is not killed: {error}")
     server.stop()
     figures["integrity"] = integrity(server.directory)
     log = server.log.read_text("utf-8", errors="replace")
