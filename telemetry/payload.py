@@ -29,6 +29,9 @@ PIECE_BYTES = 256 * 1024
 # What one piece that is larger may hold: a record value of a million numbers is no value any more.
 MAX_PIECE_OBJECTS = 262_144
 
+# Series of which the name is kept with what was made of it.
+MAX_KNOWN_SERIES = 100_000
+
 # Key -> (first byte, one after the last).
 Parts: TypeAlias = dict[str, tuple[int, int]]
 
@@ -45,6 +48,8 @@ class SeriesTables:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._tables: dict[bytes, list[SeriesKey]] = {}
+        # Those of all tables once: the tables of a writer differ less than their bytes do.
+        self.known: dict[tuple[Any, ...], SeriesKey] = {}
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
@@ -65,6 +70,9 @@ class SeriesTables:
                 return
             self._tables[packed] = table
             self._kept_bytes += weight_bytes
+            if len(self.known) > MAX_KNOWN_SERIES:
+                self.known = {}
+            self.known.update(((key.kind, key.title, key.series, key.unit), key) for key in table)
             while self._kept_bytes > self._max_bytes:
                 oldest = next(iter(self._tables))
                 self._kept_bytes -= _table_bytes(oldest, self._tables.pop(oldest))
@@ -139,12 +147,25 @@ def array_items(payload: bytes | memoryview, span: tuple[int, int], what: str, m
     if end - start <= PIECE_BYTES:
         yield from msgpack.unpackb(payload[start:end], strict_map_key=True)
         return
-    begin = walker.tell()
+    begin = end_of_last = walker.tell()
     for _ in range(count):
         walker.skip()
         after = walker.tell()
-        yield build(payload, (start + begin, start + after))
-        begin = after
+        if after - begin > PIECE_BYTES:
+            yield from _built(payload, start + begin, start + end_of_last)
+            begin = end_of_last
+        end_of_last = after
+    yield from _built(payload, start + begin, start + end_of_last)
+
+
+def _built(payload: bytes | memoryview, start: int, end: int) -> Iterator[Any]:
+    """Yield the objects that lie one after the other in a piece of the payload; one alone may be larger."""
+    if end - start > PIECE_BYTES:
+        yield build(payload, (start, end))
+        return
+    unpacker = msgpack.Unpacker(strict_map_key=True, max_buffer_size=max(1, end - start))
+    unpacker.feed(payload[start:end])
+    yield from unpacker
 
 
 def _check_objects(piece: bytes | memoryview) -> None:

@@ -360,7 +360,9 @@ def _series_table(payload: bytes | memoryview, span: tuple[int, int], tables: Se
     packed = b"" if tables is None else bytes(payload[slice(*span)])
     keys = None if tables is None else tables.get(packed)
     if keys is None:
-        keys = [_unpack_series(item) for item in array_items(payload, span, "series", MAX_SERIES)]
+        known = {} if tables is None else tables.known
+        items = array_items(payload, span, "series", MAX_SERIES)
+        keys = [known.get(_parts_of(item)) or _unpack_series(item) for item in items]
         if tables is not None:
             tables.add(packed, keys)
     return keys
@@ -528,6 +530,11 @@ def _list(item: Any, what: str) -> list[Any]:
     if not isinstance(item, list):
         raise FrameError(f"the {what} entry is {type(item).__name__}, not an array")
     return item
+
+
+def _parts_of(item: Any) -> tuple[Any, ...]:
+    """Return what a series that was sound is known by; nothing for what can be none."""
+    return tuple(item) if isinstance(item, list) and all(type(part) is str for part in item) else ()
 
 
 def _unpack_series(item: Any) -> SeriesKey:
