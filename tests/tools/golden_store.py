@@ -131,7 +131,10 @@ def begun_anew() -> Iterator[FrameContent]:
     """A task whose id was used again: what was before lies under a row that is to be removed."""
     yield Sender("anew").frame({LOSS: rows_of([n % 4 for n in range(5000)])}, named("anew"))
     since_ns = START_NS + 100_000 * MS
-    events = [RecordChange(since_ns, "task", TaskKey.RESET, since_ns), RecordChange(since_ns, "task", "name", "anew, twice")]
+    events = [
+        RecordChange(since_ns, "task", TaskKey.RESET, since_ns),
+        RecordChange(since_ns, "task", "name", "anew, twice"),
+    ]
     yield Sender("anew", "later").frame({LOSS: [(n, since_ns + n * MS, n / 2) for n in range(10)]}, events)
 
 
