@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from old_stores import back_to_version_4
 from server_support import LOSS, START_NS, TASK, WRITER, content_of, rows_of
 
 from telemetry.errors import ConfigurationError
@@ -96,6 +97,7 @@ def test_a_store_of_version_1_is_migrated_and_keeps_its_lines(tmp_path: Path) ->
     store = Store(tmp_path)
     store.write([content_of({}, [line])])
     store.close()
+    back_to_version_4(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
         connection.executescript(BACK_TO_VERSION_1)
         connection.execute("UPDATE schema_info SET version = 1")
@@ -115,7 +117,9 @@ def test_a_store_of_version_3_is_migrated_and_can_be_queried_by_what_it_held(tmp
     events = [RecordChange(START_NS + n, "task", key, value) for n, (key, value) in enumerate(fields.items())]
     store.write([content_of({LOSS: rows_of([1.0])}, events)])
     before = store.task(TASK)
+    store.point_store.seal_all()
     store.close()
+    back_to_version_4(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
         connection.executescript(BACK_TO_VERSION_3)
         connection.execute("UPDATE schema_info SET version = 3")

@@ -44,6 +44,8 @@ def answers_of(store: Store) -> dict[str, Any]:
 def _task(store: Store, task_id: str) -> dict[str, Any]:
     series = store.series(task_id)
     ids = [one["id"] for one in series["series"]]
+    # A task of many has its charts drawn one by one, too; its export has all of them.
+    ids = ids[:8] + ids[8::100]
     return {
         "page": store.task(task_id),
         "series": series,
