@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -23,7 +23,7 @@ from telemetry.record import PROGRAM_SECTIONS, Section, TaskKey, TaskStatus, may
 from telemetry.server.access import access_of
 from telemetry.server.api import json_response
 from telemetry.server.config import CONFIG, STORE
-from telemetry.server.ingest import INGEST, ServerBusy, unavailable
+from telemetry.server.ingest import INGEST, Ingest, ServerBusy, unavailable
 from telemetry.server.live import HUB
 from telemetry.server.params import json_object, task_id_of
 from telemetry.server.store import NotFound, Store, StoreUnavailable, TaskChange
@@ -45,6 +45,7 @@ _TEXTS = frozenset(
 _LISTS = frozenset({TaskKey.TAGS, TaskKey.SYSTEM_TAGS})
 
 _PAUSE_AFTER_TROUBLE_S = 10.0
+_PAUSE_FOR_OTHERS_S = 0.05
 
 
 class Edits:
@@ -90,7 +91,7 @@ async def run_edits(app: web.Application) -> AsyncIterator[None]:
     # What a server that was stopped in the middle of it had to do.
     app[EDITS].deleted.set()
     app[HUB].listeners.append(app[EDITS].note)
-    removing = asyncio.create_task(_remove_deleted(app[STORE], app[EDITS].deleted))
+    removing = asyncio.create_task(_remove_deleted(app[STORE], app[INGEST], app[EDITS].deleted))
     yield
     removing.cancel()
     await asyncio.gather(removing, return_exceptions=True)
@@ -198,21 +199,34 @@ def _fits(section: str, key: str, value: Any) -> bool:
     return isinstance(value, bool) if key == TaskKey.PUBLISHED else key not in _TEXTS or isinstance(value, str)
 
 
-async def _remove_deleted(store: Store, deleted: asyncio.Event) -> None:
+async def _remove_deleted(store: Store, ingest: Ingest, deleted: asyncio.Event) -> None:
     while True:
         await deleted.wait()
         deleted.clear()
-        more = True
-        while more:
-            begin_s = time.perf_counter()
-            try:
-                # Shielded: the store is closed only after a slice that has begun.
-                more = await _finished(asyncio.create_task(asyncio.to_thread(store.remove_deleted)))
-            except (StoreUnavailable, SQLAlchemyError) as error:
-                log.error("what deleted tasks left behind cannot be removed yet: %s", error)
-                await asyncio.sleep(_PAUSE_AFTER_TROUBLE_S)
-            # As long again for the frames that wait.
-            await asyncio.sleep(time.perf_counter() - begin_s)
+        await _slice_by_slice(store.remove_deleted, "what deleted tasks left behind cannot be removed yet")
+        # After the last of them only: what is given back in between would be moved in the file again and again.
+        await _slice_by_slice(
+            store.give_back, "the space of deleted tasks cannot be given back yet", lambda: ingest.waiting_jobs > 0
+        )
+
+
+async def _slice_by_slice(
+    step: Callable[[], bool], trouble: str, others_wait: Callable[[], bool] = lambda: False
+) -> None:
+    """Call `step` until it says that there is no more to do, and leave as long in between to who writes frames."""
+    more = True
+    while more:
+        if others_wait():
+            await asyncio.sleep(_PAUSE_FOR_OTHERS_S)
+            continue
+        begin_s = time.perf_counter()
+        try:
+            # Shielded: the store is closed only after a slice that has begun.
+            more = await _finished(asyncio.create_task(asyncio.to_thread(step)))
+        except (StoreUnavailable, SQLAlchemyError) as error:
+            log.error("%s: %s", trouble, error)
+            await asyncio.sleep(_PAUSE_AFTER_TROUBLE_S)
+        await asyncio.sleep(time.perf_counter() - begin_s)
 
 
 async def _finished(step: asyncio.Task[bool]) -> bool:

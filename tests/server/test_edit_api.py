@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,21 @@ def test_a_deleted_task_is_gone_at_once_and_its_rows_in_slices(tmp_path: Path) -
     store.close()
     assert slices > 3
     assert rows_left(tmp_path) == {"task_writers": 1, "task_bytes": 1}
+
+
+def test_the_file_of_a_running_server_shrinks_after_a_deletion(http: Http, tmp_path: Path) -> None:
+    # Given a server with a task of some megabytes, all of it in the database's file
+    lines = [ConsoleLine(START_NS, "stdout", os.urandom(500).hex()) for _ in range(8000)]
+    assert http.post(frame_of({}, lines)).results == ["stored"]
+    (file,) = tmp_path.rglob(DATABASE_NAME)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    assert file.stat().st_size > 8_000_000
+    # When
+    assert post(http, f"/tasks/{TASK}/delete").status == 200
+    # Then
+    while file.stat().st_size > 1_000_000:
+        assert http.post(frame_of({}, [], task_id="f" * 32, writer=OTHER_WRITER)).status == 200
 
 
 def test_what_writers_of_a_deleted_task_still_send_counts_as_stored_and_is_thrown_away(http: Http) -> None:

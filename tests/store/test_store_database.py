@@ -6,6 +6,7 @@ import hashlib
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -257,3 +258,58 @@ def test_a_store_that_is_cut_is_refused_with_its_path(tmp_path: Path, size_bytes
     with pytest.raises(ConfigurationError, match=DATABASE_NAME):
         Store(tmp_path)
     assert path.read_bytes() == before
+
+
+def free_pages(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / DATABASE_NAME)) as connection:
+        found: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return found
+
+
+def filled(folder: Path, *, lines: int) -> Store:
+    """A store with a task of so many long console lines, and another one."""
+    store = Store(folder)
+    long = [ConsoleLine(START_NS, "stdout", os.urandom(500).hex()) for _ in range(lines)]
+    store.write([content_of({}, long)])
+    store.write([content_of({LOSS: rows_of([1.0])}, task_id="f" * 32, writer=b"w" * 16)])
+    return store
+
+
+def test_the_space_of_a_deleted_task_goes_back_to_the_disk_slice_by_slice(tmp_path: Path) -> None:
+    # Given a store of which most is one task's
+    store = filled(tmp_path, lines=12_000)
+    store.close()
+    before = (tmp_path / DATABASE_NAME).stat().st_size
+    store = Store(tmp_path)
+    store.delete_task(TASK)
+    while store.remove_deleted():
+        pass
+    # When it is given back, with frames written in between
+    slices = 0
+    while store.give_back():
+        slices += 1
+        other = content_of({}, [], task_id="f" * 32, writer=b"w" * 16, sequence=slices)
+        assert store.write([other]).stored == [True]
+    # Then the file is small while the server runs
+    after = (tmp_path / DATABASE_NAME).stat().st_size
+    assert slices > 2
+    assert (before > 12_000_000, after < 1_000_000) == (True, True), (before, after)
+    assert store.task("f" * 32)["points"] == 1
+    store.close()
+    assert free_pages(tmp_path) == 0
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_database_without_auto_vacuum_has_nothing_to_give_back_and_works_on(tmp_path: Path) -> None:
+    # Given a database as version 0.1 made it
+    filled(tmp_path, lines=3000).close()
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        connection.executescript("PRAGMA journal_mode=DELETE; PRAGMA auto_vacuum=NONE; VACUUM")
+    store = Store(tmp_path)
+    store.delete_task(TASK)
+    while store.remove_deleted():
+        pass
+    assert store.give_back() is False
+    store.close()
+    assert free_pages(tmp_path) > 300

@@ -106,6 +106,32 @@ class Database:
         with self._readers.begin() as connection:
             yield connection
 
+    def give_back(self, pages: int) -> int:
+        """Give at most so many free pages back to the file system; return how many.
+
+        The file itself shrinks with a checkpoint, which is made once nothing is left. 0 also for a database of version
+        0.1, which was made without `auto_vacuum`: there only `telemetry compact` helps.
+
+        Raises:
+            StoreUnavailable: the disk is full or failing; nothing has changed.
+        """
+        connection = self._writer.raw_connection()
+        try:
+            sqlite: Any = connection.driver_connection
+            free_before = _pragma(sqlite, "freelist_count")
+            # Not execute(): SQLite frees a page a step, and Python takes one step of what has no columns.
+            sqlite.executescript(f"PRAGMA incremental_vacuum({pages})")
+            free = _pragma(sqlite, "freelist_count")
+            if not free and free_before:
+                sqlite.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            return free_before - free
+        except sqlite3.Error as error:
+            if _is_disk_trouble(error):
+                raise StoreUnavailable(f"the store's file cannot be made smaller: {error}") from error
+            raise
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Close all connections; the last one checkpoints and removes the log."""
         self._readers.dispose()
@@ -158,6 +184,8 @@ def _engine(path: Path, *, pool_size: int, read_only: bool, max_bytes: int | Non
         else:
             pragmas += [
                 f"page_size={_PAGE_BYTES}",
+                # What is free in the file can be given back (give_back). One that holds something would be written to.
+                *([] if _pragma(connection, "page_count") else ["auto_vacuum=INCREMENTAL"]),
                 "journal_mode=WAL",
                 # The log is synced at every commit: an acknowledged frame survives a power cut.
                 "synchronous=FULL",
@@ -178,6 +206,10 @@ def _engine(path: Path, *, pool_size: int, read_only: bool, max_bytes: int | Non
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def _is_disk_trouble(error: BaseException | None) -> bool:
