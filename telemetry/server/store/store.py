@@ -7,6 +7,7 @@ snapshot and may run on any thread, also while a group is being written.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import blob_refs, deletion, export, model_index, reads, reports, schema, status
 from telemetry.server.store.attempts import Cut, cuts_by_series
+from telemetry.server.store.backup import BackupMade, BackupWriter, OnBackupProgress, copy_pages, take_over
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.blob_files import BlobFiles
 from telemetry.server.store.blob_store import BlobStore
@@ -80,6 +82,7 @@ class Store:
         min_free_share: float = 0.0,
         clock: Callable[[], int] = unix_ns,
     ) -> None:
+        self._directory = directory
         self._clock = clock
         self._project_limits = project_limits or ProjectLimits()
         try:
@@ -91,7 +94,10 @@ class Store:
                 "--directory or TELEMETRY_DIR names another folder"
             ) from error
         try:
+            take_over(directory, opened=False)
             self._database = Database(directory / DATABASE_NAME, max_bytes=max_bytes, readers=readers)
+            # The backup that the directory was until now; None if it was none.
+            self.restored = take_over(directory, opened=True)
         except BaseException:
             self._lock.release()
             raise
@@ -193,6 +199,45 @@ class Store:
         """
         with self._writing:
             return self._database.give_back(_GIVE_BACK_PAGES) > 0
+
+    @property
+    def stuck_bytes(self) -> int:
+        """Return the free space in the database's file that only `telemetry compact` gives back."""
+        with self._writing:
+            return self._database.stuck_bytes
+
+    def backup(self, folder: Path, on_progress: OnBackupProgress) -> BackupMade:
+        """Make a backup of the store in another folder, one at a time; frames are written meanwhile.
+
+        Args:
+            on_progress: what it raises ends the backup.
+        Raises:
+            ConfigurationError, BackupFailed: as BackupWriter.write does.
+        """
+        source = self._database.writing_connection()
+        page_bytes = source.execute("PRAGMA page_size").fetchone()[0]
+
+        def copy(path: Path, on_bytes: Callable[[int, int], None]) -> None:
+            stepped_s = time.perf_counter()
+
+            def between(done: int, total: int) -> None:
+                nonlocal stepped_s
+                took_s = time.perf_counter() - stepped_s
+                self._writing.release()
+                try:
+                    on_bytes(done * page_bytes, total * page_bytes)
+                    # As long again for the frames that wait.
+                    time.sleep(took_s)
+                finally:
+                    self._writing.acquire()
+                    stepped_s = time.perf_counter()
+
+            with self._writing:
+                copy_pages(source, path, between)
+
+        with self.blobs.keeping_files():
+            writer = BackupWriter(self._directory, folder, store_id=self.store_id, on_progress=on_progress)
+            return writer.write(copy)
 
     def _known_ranges(self, connection: Connection, writer_id: bytes) -> Ranges:
         known = self._ranges.get(writer_id)
