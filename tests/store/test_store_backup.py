@@ -312,8 +312,16 @@ def test_a_folder_on_which_a_server_was_started_is_no_backup_any_more(tmp_path: 
     restored = opened(folder)
     assert restored.restored == made.backup
     assert (made.backup.tasks, made.backup.running_tasks) == (1, 1)
-    assert restored.store_id == store.store_id
+    # Who has sent something to the store before cannot count on it
+    assert restored.store_id != store.store_id and len(restored.store_id) == 32
+    identity = restored.store_id
     restored.close()
+    restored = opened(folder)
+    assert (restored.store_id, restored.restored) == (identity, None)
+    # And it is the same store for its backups
+    restored.backup(tmp_path / "of the restored", silent)
+    restored.close()
+    store.backup(tmp_path / "of the restored", silent)
     # What it has taken since would be lost
     with pytest.raises(ConfigurationError, match="a server was started on it"):
         store.backup(folder, silent)

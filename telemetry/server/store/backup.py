@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import sqlite3
 import time
@@ -40,12 +41,15 @@ __all__ = [
     "BackupWriter",
     "back_up_stopped",
     "check_backup",
+    "check_takeable",
     "copy_pages",
+    "lineage",
     "read_backup",
     "take_over",
 ]
 
 BACKUP_FILE = "backup.json"
+RESTORED_FILE = "restored.json"
 FORMAT = 1
 
 # Beside the database and the blobs. What is not there: watch.json (found anew), and parts of blobs that still arrive.
@@ -336,8 +340,8 @@ def back_up_stopped(source: Path, folder: Path, on_progress: OnBackupProgress) -
         lock.release()
 
 
-def take_over(folder: Path, *, opened: bool) -> Backup | None:
-    """A server starts on a folder. Return the backup that it is, if it is one: with `opened` it is one no longer.
+def check_takeable(folder: Path) -> None:
+    """Before a server opens a folder's database.
 
     Raises:
         ConfigurationError: it is a backup that was cut.
@@ -348,10 +352,30 @@ def take_over(folder: Path, *, opened: bool) -> Backup | None:
             f"{folder} is a backup that was cut, and not whole. Nothing was changed; make it again (telemetry backup) "
             "or start with another directory (--directory DIR)"
         )
-    if backup is not None and opened:
+
+
+def take_over(folder: Path) -> Backup | None:
+    """A server has opened a folder: if that was a backup it is none any more. Return what it was; None for any other.
+
+    `restored.json` then says what it was, for people, and makes the store another one for clients (`lineage`): what
+    they have sent to it once may not be in it.
+    """
+    backup = read_backup(folder)
+    if backup is not None:
+        restored = {**asdict(backup), "restored_unix_s": time.time(), "lineage": secrets.token_hex(8)}
+        _write_bytes(folder / RESTORED_FILE, json.dumps(restored, indent=1).encode())
         (folder / BACKUP_FILE).unlink()
         _sync_folder(folder)
     return backup
+
+
+def lineage(folder: Path, store_id: str) -> str:
+    """Return the identity that a store has for its clients: its own, or after a restore one that is new."""
+    try:
+        restored = json.loads((folder / RESTORED_FILE).read_text("utf-8"))["lineage"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return store_id
+    return f"{store_id[:16]}{restored:.16}"
 
 
 def check_backup(folder: Path, *, digests: bool, on_progress: OnBackupProgress) -> list[str]:

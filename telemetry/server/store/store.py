@@ -20,7 +20,15 @@ from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import blob_refs, deletion, export, model_index, reads, reports, schema, status
 from telemetry.server.store.attempts import Cut, cuts_by_series
-from telemetry.server.store.backup import BackupMade, BackupWriter, OnBackupProgress, copy_pages, take_over
+from telemetry.server.store.backup import (
+    BackupMade,
+    BackupWriter,
+    OnBackupProgress,
+    check_takeable,
+    copy_pages,
+    lineage,
+    take_over,
+)
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.blob_files import BlobFiles
 from telemetry.server.store.blob_store import BlobStore
@@ -94,10 +102,11 @@ class Store:
                 "--directory or TELEMETRY_DIR names another folder"
             ) from error
         try:
-            take_over(directory, opened=False)
+            check_takeable(directory)
             self._database = Database(directory / DATABASE_NAME, max_bytes=max_bytes, readers=readers)
             # The backup that the directory was until now; None if it was none.
-            self.restored = take_over(directory, opened=True)
+            self.restored = take_over(directory)
+            self._lineage = lineage(directory, self._database.store_id)
         except BaseException:
             self._lock.release()
             raise
@@ -129,8 +138,8 @@ class Store:
 
     @property
     def store_id(self) -> str:
-        """The store's identity: random, made with it; a copy of the store has the same."""
-        return self._database.store_id
+        """The store's identity for its clients: random, made with it; another one once it was restored."""
+        return self._lineage
 
     def held_frames(self, writer_id: bytes) -> list[tuple[int, int]]:
         """Return which frames of a writer are committed, as inclusive ranges; safe from any thread."""
@@ -236,7 +245,7 @@ class Store:
                 copy_pages(source, path, between)
 
         with self.blobs.keeping_files():
-            writer = BackupWriter(self._directory, folder, store_id=self.store_id, on_progress=on_progress)
+            writer = BackupWriter(self._directory, folder, store_id=self._database.store_id, on_progress=on_progress)
             return writer.write(copy)
 
     def _known_ranges(self, connection: Connection, writer_id: bytes) -> Ranges:
