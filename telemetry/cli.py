@@ -16,6 +16,7 @@ from types import ModuleType
 from telemetry.commands.backup import add_backup
 from telemetry.commands.compact import add_compact
 from telemetry.commands.export import add_export
+from telemetry.commands.prune import add_prune
 from telemetry.commands.token import add_token, add_token_file_option
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError, TelemetryError
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add_export(commands, default_url=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}", import_extra=_import_extra)
     add_backup(commands, import_extra=_import_extra)
     add_compact(commands, import_extra=_import_extra)
+    add_prune(commands, import_extra=_import_extra)
     _add_salvage(commands)
     command = commands.add_parser(
         "settings",

@@ -44,7 +44,7 @@ from telemetry.server.listening import Site
 from telemetry.server.request_log import request_log
 from telemetry.server.store import Store
 from telemetry.server.tokens import TokenRegistry
-from telemetry.server.upkeep import address, backup_api
+from telemetry.server.upkeep import address, backup_api, prune_api
 
 __all__ = ["BackgroundServer", "create_app", "run_server", "serve"]
 
@@ -73,6 +73,7 @@ def create_app(config: ServerConfig) -> web.Application:
     export_api.add_routes(app)
     blob_api.add_routes(app)
     backup_api.add_routes(app)
+    prune_api.add_routes(app)
     pages.add_routes(app)
     # Ended in reverse: the writer finishes before the store is closed under it.
     app.cleanup_ctx.append(_run_store)
@@ -83,6 +84,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(edit_api.run_edits)
     app.cleanup_ctx.append(live.run_feeds)
     app.cleanup_ctx.append(live.run_status_watch)
+    app.cleanup_ctx.append(prune_api.run_retention)
     app.cleanup_ctx.append(watch.run_watch)
     app.cleanup_ctx.append(run_tokens)
     return app

@@ -14,6 +14,7 @@ from telemetry.server.store.points import PointsQuery, SampledSeries
 from telemetry.server.store.queries import TaskQuery
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
+from telemetry.server.store.retention import Retention, RetentionPlan, RetentionTask
 from telemetry.server.store.store import Store, Written
 from telemetry.server.store.table import TASK_SORTS, TasksQuery
 from telemetry.server.store.task_filter import check_words
@@ -36,6 +37,9 @@ __all__ = [
     "ProjectLimit",
     "ProjectLimits",
     "ReportsQuery",
+    "Retention",
+    "RetentionPlan",
+    "RetentionTask",
     "SampledSeries",
     "SeriesChange",
     "Store",

@@ -41,6 +41,7 @@ from telemetry.server.store.queries import TaskQuery, read_query
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
+from telemetry.server.store.retention import Retention, RetentionPlan, plan_retention
 from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
 from telemetry.server.store.writer import TaskChange, Transaction, WriterCache
 
@@ -208,6 +209,15 @@ class Store:
         """
         with self._writing:
             return self._database.give_back(_GIVE_BACK_PAGES) > 0
+
+    def plan_retention(self, project: str | None, retention: Retention) -> RetentionPlan:
+        """Return which tasks have been kept for long enough; see store/retention.py."""
+        with self._database.snapshot() as connection:
+            return plan_retention(connection, project, retention, self._clock())
+
+    def now_unix_ns(self) -> int:
+        """Return the time by the store's clock."""
+        return self._clock()
 
     @property
     def stuck_bytes(self) -> int:
