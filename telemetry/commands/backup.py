@@ -7,7 +7,6 @@ that is stopped it is made here.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import sys
 import time
@@ -23,6 +22,8 @@ from telemetry.errors import ConfigurationError, TelemetryError
 from telemetry.process.terminal import ProgressLine, size_text
 
 if TYPE_CHECKING:
+    import http.client
+
     from telemetry.server.upkeep.address import LocalServer
 
 __all__ = ["add_backup"]
@@ -136,6 +137,8 @@ def _ask(server: LocalServer, directory: Path, folder: Path, progress: _Bars) ->
     Raises:
         ConfigurationError: the folder cannot take it. TelemetryError: it could not be made.
     """
+    import http.client
+
     address = urlsplit(server.url)
     assert address.hostname is not None
     # Long: where the first step waits for a slow commit. There is no proxy on the way to this machine.
@@ -167,6 +170,8 @@ def _ask(server: LocalServer, directory: Path, folder: Path, progress: _Bars) ->
 
 
 def _lines(response: http.client.HTTPResponse, server: LocalServer) -> Iterator[dict[str, Any]]:
+    import http.client
+
     try:
         while line := response.readline():
             yield json.loads(line)

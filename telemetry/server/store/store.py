@@ -233,7 +233,8 @@ class Store:
         Raises:
             ConfigurationError, BackupFailed: as BackupWriter.write does.
         """
-        source = self._database.writing_connection()
+        with self._writing:
+            source = self._database.writing_connection()
         page_bytes = source.execute("PRAGMA page_size").fetchone()[0]
 
         def copy(path: Path, on_bytes: Callable[[int, int], None]) -> None:
