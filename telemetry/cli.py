@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from telemetry.commands.backup import add_backup
+from telemetry.commands.compact import add_compact
 from telemetry.commands.export import add_export
+from telemetry.commands.prune import add_prune
 from telemetry.commands.token import add_token, add_token_file_option
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError, TelemetryError
@@ -84,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_sync(commands)
     add_token(commands)
     add_export(commands, default_url=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}", import_extra=_import_extra)
+    add_backup(commands, import_extra=_import_extra)
+    add_compact(commands, import_extra=_import_extra)
+    add_prune(commands, import_extra=_import_extra)
     _add_salvage(commands)
     command = commands.add_parser(
         "settings",

@@ -47,7 +47,15 @@ from telemetry.sessions.segments import (
 from telemetry.storage.blobs import BLOBS
 from telemetry.wire import Damage, Frame
 
-__all__ = ["SESSION_FILE", "Journal", "SegmentDamage", "read_segments", "read_session", "server_mark"]
+__all__ = [
+    "SESSION_FILE",
+    "Journal",
+    "SegmentDamage",
+    "read_segments",
+    "read_session",
+    "remove_if_empty",
+    "server_mark",
+]
 
 log = logging.getLogger(__name__)
 
@@ -509,13 +517,19 @@ def _remove_session(folder: Path, segments: list[Path]) -> None:
         (folder / SEGMENTS).rmdir()
     except OSError:
         return  # another writer's segments are still there
+    remove_if_empty(folder)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a session folder in which there is nothing but session.json."""
     # Blobs that are still to be sent are found by it as well.
-    if not (folder / QUARANTINE).exists() and not (folder / BLOBS).exists():
-        (folder / SESSION_FILE).unlink(missing_ok=True)
-        try:
-            folder.rmdir()
-        except OSError:
-            return  # somebody keeps files of their own in it
+    if any((folder / name).exists() for name in (SEGMENTS, QUARANTINE, BLOBS)):
+        return
+    (folder / SESSION_FILE).unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError:
+        return  # somebody keeps files of their own in it
 
 
 def read_session(folder: Path) -> dict[str, Any]:

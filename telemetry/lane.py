@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -45,6 +45,9 @@ LOCAL_MAX_DELAY_S = 2.0
 
 # While closing, a sink that fails is tried again this often at most; one that already failed before gets one try.
 CLOSING_TRIES = 5
+
+# A frame that was sent again so often, and is lost again each time, is not lost: several servers answer in turn.
+MAX_RESENDS = 3
 
 # What missed the journal is offered to it again this often, also while nothing is reported.
 JOURNAL_RETRY_S = 2.0
@@ -104,6 +107,7 @@ class Lane:
         self._on_server_lost = on_server_lost
         self._delivered = Delivered()
         self._again: dict[int, int] = {}  # events by sequence number of frames of the journal that the far side lost
+        self._resent: Counter[int] = Counter()  # how often each was sent again
         self._settling: list[_Held] = []  # the book knows some of these as settled, and the journal not yet
         if journal is not None:
             journal.copies = self._frames_of_journal
@@ -455,8 +459,18 @@ class Lane:
         held = None if self._far_side is None else self._far_side.held
         if held is None:
             return
-        gone = self._delivered.take_missing_old(held)
         missing = self._delivered.missing(held)
+        if any(self._resent[sequence] >= MAX_RESENDS for sequence in missing):
+            # What each of them has is not known any more, and none of it is counted as lost.
+            self._far_side = None
+            log.error(
+                "%s takes frames and has lost them again, %d times by now: several servers answer at its address in "
+                "turn, each with a part of the events. Nothing is sent again any more",
+                self.sink.name,
+                MAX_RESENDS,
+            )
+            return
+        gone = self._delivered.take_missing_old(held)
         if not missing and not gone:
             return
         self._delivered.take_back(missing)
@@ -469,6 +483,7 @@ class Lane:
             self.journal.owe_again(min(again))
             self._book.owe_again(self._account, sum(again.values()))
             self._again |= again
+            self._resent.update(again.keys())
         self._book.lose(self._account, gone, DropReason.SERVER_LOST)
         log.warning(
             "%s has lost data that it had taken: it has another store, or an older copy; "

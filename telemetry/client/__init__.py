@@ -103,6 +103,7 @@ class Client:
     media = blocking(AsyncClient.media)
     change = blocking(AsyncClient.change)
     delete_task = blocking(AsyncClient.delete_task)
+    prune = blocking(AsyncClient.prune)
     record = blocking(AsyncClient.record)
     records = blocking(AsyncClient.records)
     export_page = blocking(AsyncClient.export_page)

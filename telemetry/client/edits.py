@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from telemetry.client.http import HttpApi
 from telemetry.client.types import Change
@@ -29,3 +30,38 @@ class EditCalls(HttpApi):
             ServerError: 404 no such task; 403 the token has not the scope admin.
         """
         await self._post(f"/tasks/{task_id}/delete", {})
+
+    async def prune(
+        self,
+        *,
+        project: str | None = None,
+        older_than_s: float | None = None,
+        keep_bytes: int | None = None,
+        published: bool = False,
+        kept: bool = False,
+        dry_run: bool = False,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Delete the tasks that have been kept for long enough, oldest end first; return what went, and what there is.
+
+        Args:
+            project: it and all below it; None is each top-level project by itself.
+            older_than_s: since its end.
+            keep_bytes: of a project; beyond it the tasks that ended first go.
+            published, kept: also those that are published, or tagged "keep".
+            dry_run: delete nothing.
+            only: of those, only these.
+        Raises:
+            ServerError: 403 the token has not the scope admin.
+        """
+        asked = {
+            "project": project,
+            "older_than_s": older_than_s,
+            "keep_bytes": keep_bytes,
+            "published": published,
+            "kept": kept,
+            "dry_run": dry_run,
+            "only": None if only is None else list(only),
+        }
+        answer: dict[str, Any] = await self._post("/prune", asked)
+        return answer

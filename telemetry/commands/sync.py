@@ -103,6 +103,8 @@ def _print_report(report: ImportReport) -> int:
     for outcome in report.outcomes:
         for cut in outcome.cut:
             print(f"{outcome.source.path}: ends inside a frame (a kill, or it still grows): {cut}", file=sys.stderr)
+        for loss in outcome.losses():
+            print(f"lost: {outcome.source.path}: {loss}", file=sys.stderr)
     for item in report.missing:
         print(f"failed: {item.path}: {item.reason}", file=sys.stderr)
     for outcome in report.failed:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from aiohttp.typedefs import Handler
 from telemetry.errors import ConfigurationError
 from telemetry.network.credentials import is_loopback
 from telemetry.process.descriptors import hold_standard_descriptors
+from telemetry.process.terminal import size_text
 from telemetry.server import (
     api,
     blob_api,
@@ -43,6 +45,7 @@ from telemetry.server.listening import Site
 from telemetry.server.request_log import request_log
 from telemetry.server.store import Store
 from telemetry.server.tokens import TokenRegistry
+from telemetry.server.upkeep import address, backup_api, prune_api
 
 __all__ = ["BackgroundServer", "create_app", "run_server", "serve"]
 
@@ -50,6 +53,8 @@ log = logging.getLogger("telemetry.server")
 
 # Requests under way get this long to finish when the server stops, in seconds.
 _SHUTDOWN_TIMEOUT_S = 10.0
+# Free space that cannot be given back is worth a line of the log from here on.
+_STUCK_BYTES = 64 * 1024 * 1024
 
 
 def create_app(config: ServerConfig) -> web.Application:
@@ -57,6 +62,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app = web.Application(middlewares=[note_request, json_errors, guard], client_max_size=config.limits.max_body_bytes)
     app[CONFIG] = config
     app[TOKENS] = TokenRegistry(config.directory, always=config.token is not None or not is_loopback(config.host))
+    app[address.LOCAL_KEY] = address.new_key()
     live.add_routes(app)
     ingest.add_routes(app)
     api.add_routes(app)
@@ -67,6 +73,8 @@ def create_app(config: ServerConfig) -> web.Application:
     models_api.add_routes(app)
     export_api.add_routes(app)
     blob_api.add_routes(app)
+    backup_api.add_routes(app)
+    prune_api.add_routes(app)
     pages.add_routes(app)
     # Ended in reverse: the writer finishes before the store is closed under it.
     app.cleanup_ctx.append(_run_store)
@@ -78,6 +86,7 @@ def create_app(config: ServerConfig) -> web.Application:
     app.cleanup_ctx.append(edit_api.run_edits)
     app.cleanup_ctx.append(live.run_feeds)
     app.cleanup_ctx.append(live.run_status_watch)
+    app.cleanup_ctx.append(prune_api.run_retention)
     app.cleanup_ctx.append(watch.run_watch)
     app.cleanup_ctx.append(run_tokens)
     return app
@@ -111,9 +120,15 @@ async def serve(
             raise ConfigurationError(
                 f"cannot listen on {config.host}, port {config.port}: {error.strerror or error}"
             ) from error
+        url = _url(config.host, site.port)
+        address.announce(config.directory, address.LocalServer(url, runner.app[address.LOCAL_KEY]))
         if on_ready is not None:
-            on_ready(_url(config.host, site.port))
-        await (stop or asyncio.Event()).wait()
+            on_ready(url)
+        try:
+            await (stop or asyncio.Event()).wait()
+        finally:
+            # While the directory is ours still: the next server writes its own.
+            address.withdraw(config.directory)
     finally:
         await runner.cleanup()
 
@@ -236,8 +251,30 @@ async def _run_store(app: web.Application) -> AsyncIterator[None]:
         min_free_share=config.limits.min_free_share,
         clock=config.clock,
     )
+    _say_how_it_begins(app[STORE], config)
     yield
     app[STORE].close()
+
+
+def _say_how_it_begins(store: Store, config: ServerConfig) -> None:
+    """Say in the log what an operator wants to know of the store that was opened."""
+    if store.stuck_bytes >= _STUCK_BYTES:
+        log.warning(
+            "%s of the database in %s are free and stay in its file, which version 0.1 made: to give them back stop "
+            "the server and run telemetry compact, once",
+            size_text(store.stuck_bytes),
+            config.directory,
+        )
+    if (restored := store.restored) is not None:
+        log.warning(
+            "%s was a backup, of %s, and is this server's data from now on: no backup any more. %d of its %d tasks had "
+            "not ended then. Programs that still run send again what they have of the time since; of those that have "
+            "ended, telemetry sync sends what lies on their machines",
+            config.directory,
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(restored.unix_s)),
+            restored.running_tasks,
+            restored.tasks,
+        )
 
 
 def _url(host: str, port: int) -> str:

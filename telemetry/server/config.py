@@ -15,7 +15,7 @@ from aiohttp import web
 from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError
 from telemetry.network.credentials import is_loopback
-from telemetry.server.store import ProjectLimit, ProjectLimits, SealingLimits, Store
+from telemetry.server.store import ProjectLimit, ProjectLimits, Retention, SealingLimits, Store
 from telemetry.server.tokens import TokenFile
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "ServerConfig",
     "read_limits",
     "read_project_limits",
+    "read_retention",
 ]
 
 DEFAULT_HOST = "127.0.0.1"
@@ -38,6 +39,8 @@ DEFAULT_PORT = 8008
 CONFIG_FILE = "server.toml"
 
 _MIB = 1024 * 1024
+# Tables of the configuration file.
+_TABLES = ("limits", "blobs", "sealing", "connections", "retention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class ServerConfig:
         allowed_hosts: further names under which a server without tokens may be addressed (a reverse proxy's).
         project_limits: how much each project may hold.
         watch: folders whose sessions are shown as they grow (watch.py); none needs to be there yet.
+        retention: what is kept of projects (None: of each top-level project); what has been kept for long enough is
+            removed, now and every hour.
         clock: Unix time in ns: by it a task that falls silent is `stalled` and then `lost`.
 
     Raises:
@@ -127,6 +132,7 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     project_limits: ProjectLimits = field(default_factory=ProjectLimits)
     watch: tuple[Path, ...] = ()
+    retention: tuple[tuple[str | None, Retention], ...] = ()
     clock: Callable[[], int] = field(default=unix_ns, repr=False)
 
     def __post_init__(self) -> None:
@@ -165,6 +171,7 @@ class ServerConfig:
             limits or read_limits(directory / CONFIG_FILE),
             read_project_limits(directory / CONFIG_FILE) if project_limits is None else project_limits,
             watch,
+            read_retention(directory / CONFIG_FILE),
         )
 
 
@@ -181,6 +188,40 @@ def read_project_limits(path: Path) -> ProjectLimits:
     return ProjectLimits(
         _limit(path, "limits", limits),
         {name.strip("/"): _limit(path, f'limits.project."{name}"', entry) for name, entry in named.items()},
+    )
+
+
+def read_retention(path: Path) -> tuple[tuple[str | None, Retention], ...]:
+    """Return what is kept of projects by a server's configuration file; nothing is said, nothing is removed.
+
+    Raises:
+        ConfigurationError: as read_project_limits does.
+    """
+    entry = _tables(path)["retention"]
+    named = entry.pop("project", {})
+    if not isinstance(named, dict):
+        raise ConfigurationError(f'{path}: write [retention.project."NAME"]')
+    rules: list[tuple[str | None, Retention]] = [
+        (name.strip("/"), _retention(path, f'retention.project."{name}"', item)) for name, item in named.items()
+    ]
+    return tuple(rule for rule in [*rules, (None, _retention(path, "retention", entry))] if rule[1])
+
+
+def _retention(path: Path, where: str, entry: Any) -> Retention:
+    known = {"older_than_days": (int, float), "keep_bytes": (int,), "published": (bool,), "kept": (bool,)}
+    if not isinstance(entry, dict) or set(entry) - set(known):
+        raise ConfigurationError(f"{path}: [{where}] may hold {', '.join(known)}")
+    for name, value in entry.items():
+        # 0 would be a way of deleting all there is.
+        if type(value) not in known[name] or (known[name] != (bool,) and not value > 0):
+            wanted = "true or false" if known[name] == (bool,) else "a number above 0"
+            raise ConfigurationError(f"{path}: {name} of [{where}] is {value!r:.40}, not {wanted}")
+    days = entry.get("older_than_days")
+    return Retention(
+        None if days is None else days * 86_400.0,
+        entry.get("keep_bytes"),
+        published=entry.get("published", False),
+        kept=entry.get("kept", False),
     )
 
 
@@ -232,12 +273,11 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
         document = {}
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    tables = {name: document.pop(name, {}) for name in ("limits", "blobs", "sealing", "connections")}
+    tables = {name: document.pop(name, {}) for name in _TABLES}
     if document or not all(isinstance(table, dict) for table in tables.values()):
         said = ", ".join(document) or "a value"
-        raise ConfigurationError(
-            f"{path}: only the tables [limits], [blobs], [sealing] and [connections] are known, not {said}"
-        )
+        known = ", ".join(f"[{name}]" for name in _TABLES)
+        raise ConfigurationError(f"{path}: only the tables {known} are known, not {said}")
     return tables
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from telemetry.errors import FrameError, JournalError, SinkUnavailable
 from telemetry.journal import SegmentDamage
-from telemetry.protocols import ForwardsFrames
+from telemetry.protocols import ForwardsFrames, TellsHeld
 from telemetry.retry import until
 from telemetry.sessions.importing_blobs import BlobImport
 from telemetry.sessions.importing_report import ImportOutcome, ImportReport
@@ -128,9 +128,35 @@ class _Import:
             await asyncio.gather(*(self._work() for _ in range(count)))
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.report.stopped_by is None and self._new_address is None:
+            await self._look_for_gone()
         if self.report.stopped_by is None:
             await self._carry_blobs()
         return self.report
+
+    async def _look_for_gone(self) -> None:
+        """Note which frames that a spool gave to the server before are not there any more."""
+        outcomes = [outcome for outcome in self.report.outcomes if outcome._last and not outcome.error]
+        if not outcomes:
+            return
+        sink = self._make_sink()
+        await sink.connect()
+        try:
+            for outcome in outcomes:
+                for writer, last in outcome._last.items():
+                    # It has it already, and says with its answer what else it has.
+                    await self._until_taken([last], sink)
+                    held = sink.held if isinstance(sink, TellsHeld) else None
+                    if held is None:
+                        continue
+                    there = sum(max(0, min(end, last.sequence) - first + 1) for first, end in held)
+                    gone = last.sequence + 1 - there - outcome._refusals[writer]
+                    if gone > 0:
+                        outcome.gone[writer] = gone
+        except SinkUnavailable as error:
+            self.report.stopped_by = error
+        finally:
+            await sink.close()
 
     async def _carry_blobs(self) -> None:
         outcomes = [outcome for outcome in self.report.outcomes if outcome.session is not None]
@@ -223,6 +249,11 @@ class _Import:
                     raise
 
     def _note_sent(self, outcome: ImportOutcome, frame: Frame, refusal: str | None) -> None:
+        if outcome.session is not None and outcome.session.is_spool:
+            last = outcome._last.get(frame.writer_id)
+            if last is None or last.sequence < frame.sequence:
+                outcome._last[frame.writer_id] = frame
+            outcome._refusals[frame.writer_id] += refusal is not None
         if refusal is None:
             outcome.frames += 1
             outcome.events += frame.events

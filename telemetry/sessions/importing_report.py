@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from telemetry.errors import SinkUnavailable
 from telemetry.journal import SegmentDamage
 from telemetry.sessions.sources import Missing, Session, SessionSource
+from telemetry.wire import Frame
 
 __all__ = ["ImportOutcome", "ImportReport"]
 
@@ -27,6 +29,7 @@ class ImportOutcome:
         session: as it was opened; None before, and if it could not be.
         blobs: how many of it were sent, or found to be there.
         damaged_blobs: why, by sha256.
+        gone: of a spool: how many frames up to its last one are neither in it nor on the server, by writer.
         lost_blobs: in words, those that the task's record names and the server has not.
     """
 
@@ -44,7 +47,11 @@ class ImportOutcome:
     blobs: int = 0
     damaged_blobs: dict[str, str] = field(default_factory=dict)
     lost_blobs: list[str] = field(default_factory=list)
+    gone: dict[bytes, int] = field(default_factory=dict)
     _counted_bytes: int = 0
+    # Of a spool: by writer the last frame that was sent, and how many were refused.
+    _last: dict[bytes, Frame] = field(default_factory=dict)
+    _refusals: Counter[bytes] = field(default_factory=Counter)
 
     @property
     def complete(self) -> bool:
@@ -56,6 +63,14 @@ class ImportOutcome:
         """What of the source's size is frames."""
         blobs = () if self.session is None else self.session.blobs
         return max(0, self.source.size_bytes - sum(blob.size_bytes for blob in blobs))
+
+    def losses(self) -> list[str]:
+        """Return in words what nobody has any more: it could not be sent, and so is no failure of sending."""
+        return [
+            f"{count:,} frames of writer {writer.hex()} are nowhere: they are not here any more, nor on the server "
+            "(was it restored from a backup?)"
+            for writer, count in self.gone.items()
+        ]
 
     def faults(self) -> list[str]:
         """Return what there is to list, without the path."""

@@ -51,6 +51,7 @@ class Session:
         size_bytes: of all segments, as a progress bar needs it.
         read: yields every sound frame by writer and in order, and what had to be skipped.
         blobs: that were there when the session was opened; `open_blob(path, sha256)` opens one.
+        is_spool: it holds what was still owed to a server, and not all that this has had.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Session:
     size_bytes: int
     read: Callable[[], Iterator[Frame | SegmentDamage]]
     blobs: Sequence[Blob] = ()
+    is_spool: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,10 @@ def open_session(path: Path) -> Session:
     if path.is_dir():
         sizes = [segment.stat().st_size for segment in (path / SEGMENTS).glob("*.frames")]
         blobs = BlobFolder(path / BLOBS).list()
-        return Session(path, _header(path, read_session(path)), sum(sizes), lambda: read_segments(path), blobs)
+        document = read_session(path)
+        return Session(
+            path, _header(path, document), sum(sizes), lambda: read_segments(path), blobs, is_spool="server" in document
+        )
     if _size_of_file(path) == 0:
         raise JournalError(
             f"{path} is empty: its run was killed before it was written; the session's folder has the data"

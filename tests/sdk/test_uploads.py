@@ -22,6 +22,7 @@ from server_support import Http, started
 from telemetry import Task
 from telemetry.cli import main
 from telemetry.errors import BlobError, ServerUnreachable
+from telemetry.sdk.bytes import taken
 from telemetry.sdk.bytes.deposit import Deposit, Upload
 from telemetry.sdk.bytes.parcel import Parcel
 from telemetry.sdk.bytes.uploads import Left, Uploads
@@ -337,12 +338,16 @@ def served(url: str, task_id: str, data: bytes) -> bytes | None:
     return answer.body if answer.status == 200 else None
 
 
-def test_bytes_reach_the_server_and_leave_the_spool(url: str, tmp_path: Path) -> None:
+def test_bytes_reach_the_server_and_leave_the_spool(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a spool that keeps this much of what the server has, which may lose it
+    monkeypatch.setattr(taken, "KEEP_BYTES", 250_000)
     task = begun()
-    data = os.urandom(100_000)
-    assert submit(task, data).wait(60)
-    assert served(url, task.id, data) == data
-    assert not list((tmp_path / "state" / "spool").glob("*/blobs"))
+    sent = [os.urandom(100_000) for _ in range(4)]
+    for number, data in enumerate(sent):
+        assert submit(task, data, f"data {number}").wait(60)
+        assert served(url, task.id, data) == data
+    kept = {path.name for path in (tmp_path / "state" / "spool").glob("*/blobs/*")}
+    assert kept == {sha256(data) for data in sent[2:]}
     task.close()
     assert not list((tmp_path / "state" / "spool").iterdir())
 

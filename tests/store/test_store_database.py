@@ -16,6 +16,7 @@ from server_support import LOSS, START_NS, TASK, WRITER, content_of, rows_of
 from telemetry.errors import ConfigurationError
 from telemetry.events import ConsoleLine, RecordChange
 from telemetry.server.store import ConsoleQuery, Store, StoreUnavailable, TasksQuery
+from telemetry.server.store.compact import compact
 from telemetry.server.store.database import DATABASE_NAME
 from telemetry.server.store.schema import SCHEMA_VERSION
 
@@ -310,10 +311,39 @@ def test_a_database_without_auto_vacuum_has_nothing_to_give_back_and_works_on(tm
     filled(tmp_path, lines=3000).close()
     with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
         connection.executescript("PRAGMA journal_mode=DELETE; PRAGMA auto_vacuum=NONE; VACUUM")
+    unchanged = (tmp_path / DATABASE_NAME).read_bytes()
+
+    def cut(done_bytes: int, total_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compact(tmp_path, cut)
+    assert (tmp_path / DATABASE_NAME).read_bytes() == unchanged
     store = Store(tmp_path)
     store.delete_task(TASK)
     while store.remove_deleted():
         pass
     assert store.give_back() is False
+    assert store.stuck_bytes > 2_000_000
+    # And it is not made smaller while a server has it
+    with pytest.raises(ConfigurationError, match="another server"):
+        compact(tmp_path, lambda done, total: None)
     store.close()
     assert free_pages(tmp_path) > 300
+    # When it is made anew
+    before, after = compact(tmp_path, lambda done, total: None)
+    assert after < before // 3
+    # Then it is private, sound, and gives back as any other
+    assert stat.S_IMODE((tmp_path / DATABASE_NAME).stat().st_mode) == 0o600
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    store = Store(tmp_path)
+    assert store.task("f" * 32)["points"] == 1
+    lines = [ConsoleLine(START_NS, "stdout", "x" * 900)] * 3000
+    store.write([content_of({}, lines, task_id="e" * 32, writer=b"e" * 16)])
+    store.delete_task("e" * 32)
+    while store.remove_deleted() or store.give_back():
+        pass
+    assert store.stuck_bytes == 0
+    store.close()
+    assert free_pages(tmp_path) == 0

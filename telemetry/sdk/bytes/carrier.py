@@ -16,7 +16,7 @@ from typing import Any, Self, TextIO
 from telemetry.errors import BlobError, ServerError
 from telemetry.pipeline import loop_factory
 from telemetry.process.terminal import ProgressLine, size_text
-from telemetry.protocols import BlobSender, Sink, StoresBlobs
+from telemetry.protocols import BlobClient, BlobSender, Sink, StoresBlobs
 from telemetry.retry import Tries
 from telemetry.sdk.bytes.deposit import Upload
 from telemetry.settings import Settings
@@ -112,6 +112,43 @@ class Carrier:
             if bar is not None:
                 bar.close()
 
+    def send(self, sink: Sink, folder: BlobFolder, blob: Blob) -> None:
+        """Send a blob that lies in a folder to a sink's server.
+
+        Raises:
+            BlobError, Abandoned: as `carry` does.
+        """
+
+        def on_progress(done_bytes: int) -> None:
+            if self._abandoned:
+                raise Abandoned
+
+        self._send(sink, folder, blob, on_progress)
+
+    def wanted(self, sink: Sink) -> set[str]:
+        """Return the sha256 of what the task's record names and the sink's server has not; empty if it cannot say.
+
+        Raises:
+            Abandoned: the task has ended meanwhile.
+        """
+        client = self._client(sink)
+        if not isinstance(client, BlobClient):
+            return set()
+        assert self._runner is not None
+        tries = Tries()
+        while True:
+            try:
+                return {blob.sha256 for blob in self._runner.run(client.wanted_blobs(self._task_id))}
+            except ServerError as error:
+                self._wait_to_retry(tries, str(error), error.retry_after_s)
+
+    def _client(self, sink: Sink) -> BlobSender | None:
+        if not isinstance(sink, StoresBlobs):
+            return None
+        if sink.name not in self._clients:
+            self._clients[sink.name] = sink.blob_client()
+        return self._clients[sink.name]
+
     def _bar(self, blob: Blob) -> ProgressLine | None:
         if self._stream is None or blob.size_bytes < BAR_BYTES:
             return None
@@ -127,11 +164,9 @@ class Carrier:
                 self._wait_to_retry(tries, str(error), None)
 
     def _send(self, sink: Sink, folder: BlobFolder, blob: Blob, on_progress: Any) -> None:
-        if not isinstance(sink, StoresBlobs):
+        client = self._client(sink)
+        if client is None:
             raise BlobError(f"the sink {sink.name} carries events only, no bytes; they are kept in {folder.folder}")
-        if sink.name not in self._clients:
-            self._clients[sink.name] = sink.blob_client()
-        client = self._clients[sink.name]
         assert self._runner is not None
         tries, damaged = Tries(), 0
         while True:

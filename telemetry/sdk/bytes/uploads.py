@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,12 +23,14 @@ from typing import Any, TextIO
 
 from telemetry.errors import BlobError
 from telemetry.events import TaskHeader
+from telemetry.journal import remove_if_empty
 from telemetry.process import lifecycle
 from telemetry.process.threads import start_daemon
 from telemetry.record import BlobState
 from telemetry.retry import until
 from telemetry.sdk.bytes.carrier import Abandoned, Carrier
 from telemetry.sdk.bytes.deposit import Deposit, Upload, fields_of
+from telemetry.sdk.bytes.taken import TakenFile, TakenFiles
 from telemetry.settings import Settings
 from telemetry.storage.blobs import BLOBS, Blob, BlobFolder, is_shortage
 from telemetry.storage.target import Target
@@ -118,7 +120,6 @@ class Uploads:
         self._settle = settle
         self._stream = None if settings.quiet else stream
         self._failed: list[tuple[str, str]] = []
-        self._at_server = 0  # uploads that a server has taken
         self._forked = False
         self._begin()
         lifecycle.watch_forks(self)
@@ -128,9 +129,12 @@ class Uploads:
         self._changed = threading.Condition(threading.RLock())
         self._open: dict[Upload, None] = {}  # in the order in which they came
         self._to_read: SimpleQueue[Upload] = SimpleQueue()
-        self._to_carry: SimpleQueue[Upload] = SimpleQueue()
+        self._to_carry: SimpleQueue[Upload | None] = SimpleQueue()  # None: a server has lost data
         self._started = False
         self._running: set[str] = set()
+        self._taken = TakenFiles()
+        # How often a server's loss of data is still to be looked into.
+        self._losses = 0
         self._moved_at_s = time.monotonic()
         # By sha256: uploads that need the blob where it is; and by slot: the sha256 that is in it.
         self._users: Counter[str] = Counter()
@@ -169,7 +173,7 @@ class Uploads:
                 # is closed last.
                 self._folders(0.0)
                 limit = self._settings.close_timeout_s
-                lifecycle.at_worker_exit(lambda timeout_s: self.drain(limit if timeout_s is None else timeout_s))
+                lifecycle.at_worker_exit(lambda timeout_s: self._end_worker(limit if timeout_s is None else timeout_s))
             self._start_threads()
 
     def _start_threads(self) -> None:
@@ -214,18 +218,43 @@ class Uploads:
         with self._changed:
             self._carrier.close(deadline_s)
             # Nothing moves without threads: what waits is told of at once.
-            while self._open and self._started and (left_s := self._left_s(deadline_s, patient)) > 0:
+            while self._is_busy and self._started and (left_s := self._left_s(deadline_s, patient)) > 0:
                 self._changed.wait(left_s)
-            self._carrier.abandon()
+            if self._is_busy:
+                self._carrier.abandon()
             lifecycle.forget_forks(self)
             return self._left_over()
 
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._open or self._losses)
+
+    @property
+    def looks_for_losses(self) -> bool:
+        """True while a server's loss of data is looked into."""
+        return self._losses > 0
+
     def note_server_lost(self) -> None:
-        """A server has lost data that it had taken: files that it had taken may be among them."""
-        count, self._at_server = self._at_server, 0
-        if count:
-            what = f"{count} stored file{'' if count == 1 else 's'}"
-            self._failed.append((what, "the server has lost data since it took them"))
+        """A server has lost data that it had taken, and files may be among them: send what is here, say what is not."""
+        with self._changed:
+            if self._taken:
+                self._losses += 1
+                self._to_carry.put(None)
+
+    def let_go(self) -> None:
+        """Remove what is kept here of files that a server has: the task has ended, nothing is sent any more."""
+        if not self._is_busy:
+            files = self._taken.let_go()
+            self._remove(files)
+            for folder in {file.folder.folder.parent for file in files}:
+                try:
+                    remove_if_empty(folder)
+                except OSError as error:
+                    log.debug("%s is left there: %s", folder, error)
+
+    def _end_worker(self, timeout_s: float) -> None:
+        self.drain(timeout_s)
+        self.let_go()
 
     def _left_s(self, deadline_s: float, patient: bool) -> float:
         now_s = time.monotonic()
@@ -343,6 +372,9 @@ class Uploads:
         with carrier:
             while True:
                 upload = uploads.get()
+                if upload is None:
+                    self._look_for_losses(carrier)
+                    continue
                 try:
                     self._carry(carrier, upload)
                 except Abandoned:
@@ -374,16 +406,56 @@ class Uploads:
         if deposit.on_stored is not None:
             deposit.on_stored()
         upload.blob = stored
-        self._at_server += goes_to_server
         if upload.target is not None:
             # The record must not name a blob that is gone from here.
             self._settle(SETTLE_TIMEOUT_S)
         # A session keeps its blobs; a spool only those that others still wait for.
         for sink, folder in upload.places:
-            if (sink.spool or upload.target is not None) and not self._is_wanted(blob.sha256, besides=upload):
+            if sink.spool and upload.target is None:
+                self._remove(self._taken.add(TakenFile(blob, upload.label, sink, folder)), besides=upload)
+            elif upload.target is not None and not self._is_wanted(blob.sha256, besides=upload):
                 folder.remove(blob.sha256)
         # Last: whoever waits for the uploads then removes the folder.
         self._finish(upload)
+
+    def _look_for_losses(self, carrier: Carrier) -> None:
+        """Ask which files the server has lost; send those again whose bytes are here, and note the others."""
+        try:
+            # What the record names of them has to be there first: it may be gone as well.
+            self._settle(SETTLE_TIMEOUT_S)
+            for sink in self._taken.sinks():
+                lost = carrier.wanted(sink)
+                for sha256, file in self._taken.of_sink(sink.name).items():
+                    if sha256 in lost:
+                        self._send_again(carrier, file)
+        except Abandoned:
+            log.debug("the task has ended before it was known which files the server has lost")
+        except Exception as error:  # top of the thread
+            log.warning("which files the server has lost could not be found out: %s", error)
+            log.debug("how that came", exc_info=error)
+        finally:
+            with self._changed:
+                self._losses -= 1
+                self._changed.notify_all()
+
+    def _send_again(self, carrier: Carrier, file: TakenFile) -> None:
+        try:
+            carrier.send(file.sink, file.folder, file.blob)
+        except BlobError as error:
+            log.debug("%s cannot be sent again: %s", file.label, error)
+            self._taken.forget(file)
+            self._failed.append((file.label, "the server has lost it since it took it, and its bytes are not here"))
+            log.warning("the server has lost %s, which it had taken, and its bytes are not here any more", file.label)
+        else:
+            log.warning("the server has lost %s, which it had taken; it was sent again", file.label)
+
+    def _remove(self, files: Iterable[TakenFile], besides: Upload | None = None) -> None:
+        for file in files:
+            if not self._is_wanted(file.blob.sha256, besides=besides):
+                try:
+                    file.folder.remove(file.blob.sha256)
+                except BlobError as error:
+                    log.debug("%s", error)
 
     def _is_wanted(self, sha256: str, besides: Upload | None = None) -> bool:
         """Say whether an upload that is not over needs a blob where it is."""

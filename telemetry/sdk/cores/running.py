@@ -20,6 +20,7 @@ from telemetry.process.threads import start_daemon
 from telemetry.protocols import TaskEmit
 from telemetry.record import Section, TaskKey, TaskStatus
 from telemetry.sdk.bytes.depot import Depot
+from telemetry.sdk.bytes.uploads import Left
 from telemetry.sdk.identity.identity import Lineage, is_requeueable
 from telemetry.sdk.identity.membership import LineageVariable, lineage_to
 from telemetry.sdk.identity.references import Referred, key_of, references
@@ -280,7 +281,8 @@ class RunningTask(Referred):
         deadline_s = time.monotonic() + timeout_s
         self.model_files.settle()
         self.uploads.drain(timeout_s * UPLOADS_SHARE)
-        self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
+        ledger = self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
+        self._let_go_of_files(ledger, timeout_s)
 
     def _end_here(self, outcome: Outcome, timeout_s: float | None) -> None:
         # Nobody set a limit: then a file that is being read is read to its end.
@@ -299,10 +301,22 @@ class RunningTask(Referred):
         deadline_s = max(deadline_s, time.monotonic() + timeout_s * (1 - UPLOADS_SHARE))
         self._write_end(outcome, timeout_s)
         ledger = self.pipeline.close(max(0.0, deadline_s - time.monotonic()))
+        left = self._let_go_of_files(ledger, timeout_s) or left
         self.record.end()
         if self._note is not None:
             self._note.end(keep=self._keeps)
         self.launched.say_end(outcome.status, ledger, left)
+
+    def _let_go_of_files(self, ledger: Ledger, timeout_s: float) -> Left | None:
+        """Remove what was kept of files that the server has; return what is left of uploads, if that has changed."""
+        left = None
+        if self.uploads.looks_for_losses:
+            # The last events were the first to reach a server that has lost data.
+            left = self.uploads.drain(timeout_s * UPLOADS_SHARE)
+        if not ledger.on_disk:
+            # Else they are sent with the events, which may yet reach such a server.
+            self.uploads.let_go()
+        return left
 
     def _on_exit(self, cause: lifecycle.ExitCause) -> None:
         timeout_s = self.settings.close_timeout_s

@@ -114,6 +114,8 @@ class Leftovers:
                 log.info("what an earlier run left in %s has been sent", folder)
             else:
                 log.warning("what an earlier run left in %s could not all be sent; `telemetry sync` says why", folder)
+            for loss in (loss for outcome in report.outcomes for loss in outcome.losses()):
+                log.warning("of what an earlier run left in %s %s", folder, loss)
             note.parent.mkdir(mode=0o700, exist_ok=True)
             # Blobs that were sent are there no more.
             note.write_text(json.dumps({"sizes": _segments(folder)[0], "store": store_id}), "utf-8")

@@ -7,7 +7,8 @@ removed after; both under the lock of the writer. What a crash leaves between th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class BlobStore:
         self._writing = writing
         self._limits = limits
         self._clock = clock
+        # Files that would have been removed while a backup is made; None while none is.
+        self._postponed: set[str] | None = None
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -141,8 +144,26 @@ class BlobStore:
         if not wanted:
             return
         with self._database.snapshot() as connection:
-            for sha256 in blob_refs.unheld(connection, wanted):
-                self.files.remove(sha256)
+            self._remove(blob_refs.unheld(connection, wanted))
+
+    def _remove(self, sha256s: Iterable[str]) -> None:
+        if self._postponed is not None:
+            self._postponed |= set(sha256s)
+            return
+        for sha256 in sha256s:
+            self.files.remove(sha256)
+
+    @contextmanager
+    def keeping_files(self) -> Iterator[None]:
+        """Remove no file within the block; those that nobody holds at its end go then. Not for two at once."""
+        with self._writing:
+            self._postponed = set()
+        try:
+            yield
+        finally:
+            with self._writing:
+                postponed, self._postponed = self._postponed, None
+                self.remove_files(postponed)
 
     def forget(self, connection: Connection, task: int) -> Callable[[], None]:
         """A task is deleted: let go of its blobs in that transaction; return what removes their files after it."""
@@ -171,8 +192,7 @@ class BlobStore:
             old = {name for name, came_s in self.files.names() if self._clock() / 1e9 - came_s > _UNHELD_S}
             with self._database.snapshot() as connection:
                 lost = blob_refs.unheld(connection, old)
-            for sha256 in lost:
-                self.files.remove(sha256)
+            self._remove(lost)
         return len(lost)
 
     def states(self, task_id: str, record: dict[str, dict[str, Any]]) -> None:

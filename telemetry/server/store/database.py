@@ -38,8 +38,10 @@ _BUSY_TIMEOUT_MS = 10_000
 class DirectoryLock:
     """One server per directory: an advisory lock on a file in it, freed by the kernel when we die."""
 
+    NAME = "server.lock"
+
     def __init__(self, directory: Path) -> None:
-        self._descriptor = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._descriptor = os.open(directory / self.NAME, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             # Not on Windows, where two servers on one directory are left to SQLite's own locks.
             import fcntl
@@ -117,9 +119,8 @@ class Database:
         Raises:
             StoreUnavailable: the disk is full or failing; nothing has changed.
         """
-        connection = self._writer.raw_connection()
+        sqlite = self.writing_connection()
         try:
-            sqlite: Any = connection.driver_connection
             free_before = _pragma(sqlite, "freelist_count")
             # Not execute(): SQLite frees a page a step, and Python takes one step of what has no columns.
             sqlite.executescript(f"PRAGMA incremental_vacuum({pages})")
@@ -131,8 +132,25 @@ class Database:
             if _is_disk_trouble(error):
                 raise StoreUnavailable(f"the store's file cannot be made smaller: {error}") from error
             raise
+
+    @property
+    def stuck_bytes(self) -> int:
+        """Return the free space in the file that cannot be given back; 0 but for a database of version 0.1."""
+        sqlite = self.writing_connection()
+        if _pragma(sqlite, "auto_vacuum"):
+            return 0
+        return _pragma(sqlite, "freelist_count") * _pragma(sqlite, "page_size")
+
+    def writing_connection(self) -> sqlite3.Connection:
+        """Return the connection that writes, for what only SQLite itself can do; the caller lets nobody write then."""
+        # The pool has this one connection for as long as it lives: who asks it next gets the same.
+        connection = self._writer.raw_connection()
+        try:
+            found = connection.driver_connection
         finally:
             connection.close()
+        assert isinstance(found, sqlite3.Connection)
+        return found
 
     def close(self) -> None:
         """Close all connections; the last one checkpoints and removes the log."""

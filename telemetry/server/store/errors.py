@@ -2,6 +2,7 @@
 
 TelemetryError
 ├── StoreUnavailable    the disk is full or failing: nothing of the transaction was kept; try again later
+├── BackupFailed        a backup could not be made; the store itself is as it was
 ├── BlobRefused         a task may not hold a blob: its project is full, or it was deleted
 └── NotFound            no such task or series
 """
@@ -10,11 +11,15 @@ from __future__ import annotations
 
 from telemetry.errors import TelemetryError
 
-__all__ = ["BlobRefused", "NotFound", "StoreUnavailable"]
+__all__ = ["BackupFailed", "BlobRefused", "NotFound", "StoreUnavailable"]
 
 
 class StoreUnavailable(TelemetryError):
     """The database cannot be written now. The transaction was rolled back: none of its frames were kept."""
+
+
+class BackupFailed(TelemetryError):
+    """A backup could not be made, and why; the store that it is of goes on."""
 
 
 class BlobRefused(TelemetryError):

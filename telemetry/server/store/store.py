@@ -7,6 +7,7 @@ snapshot and may run on any thread, also while a group is being written.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,15 @@ from telemetry.disk import make_private_folder
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import blob_refs, deletion, export, model_index, reads, reports, schema, status
 from telemetry.server.store.attempts import cuts_by_series
+from telemetry.server.store.backup import (
+    BackupMade,
+    BackupWriter,
+    OnBackupProgress,
+    check_takeable,
+    copy_pages,
+    lineage,
+    take_over,
+)
 from telemetry.server.store.bands import Band, query_band
 from telemetry.server.store.blob_files import BlobFiles
 from telemetry.server.store.blob_store import BlobStore
@@ -33,6 +43,7 @@ from telemetry.server.store.queries import TaskQuery, read_query
 from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
+from telemetry.server.store.retention import Retention, RetentionPlan, plan_retention
 from telemetry.server.store.state import WriterCache
 from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
 from telemetry.server.store.writer import TaskChange, Transaction
@@ -84,6 +95,7 @@ class Store:
         sealing: SealingLimits | None = None,
         clock: Callable[[], int] = unix_ns,
     ) -> None:
+        self._directory = directory
         self._clock = clock
         self._project_limits = project_limits or ProjectLimits()
         try:
@@ -95,7 +107,11 @@ class Store:
                 "--directory or TELEMETRY_DIR names another folder"
             ) from error
         try:
+            check_takeable(directory)
             self._database = Database(directory / DATABASE_NAME, max_bytes=max_bytes, readers=readers)
+            # The backup that the directory was until now; None if it was none.
+            self.restored = take_over(directory)
+            self._lineage = lineage(directory, self._database.store_id)
         except BaseException:
             self._lock.release()
             raise
@@ -128,8 +144,8 @@ class Store:
 
     @property
     def store_id(self) -> str:
-        """The store's identity: random, made with it; a copy of the store has the same."""
-        return self._database.store_id
+        """The store's identity for its clients: random, made with it; another one once it was restored."""
+        return self._lineage
 
     def held_frames(self, writer_id: bytes) -> list[tuple[int, int]]:
         """Return which frames of a writer are committed, as inclusive ranges; safe from any thread."""
@@ -213,6 +229,55 @@ class Store:
         """
         with self._writing:
             return self._database.give_back(_GIVE_BACK_PAGES) > 0
+
+    def plan_retention(self, project: str | None, retention: Retention) -> RetentionPlan:
+        """Return which tasks have been kept for long enough; see store/retention.py."""
+        with self._database.snapshot() as connection:
+            return plan_retention(connection, project, retention, self._clock())
+
+    def now_unix_ns(self) -> int:
+        """Return the time by the store's clock."""
+        return self._clock()
+
+    @property
+    def stuck_bytes(self) -> int:
+        """Return the free space in the database's file that only `telemetry compact` gives back."""
+        with self._writing:
+            return self._database.stuck_bytes
+
+    def backup(self, folder: Path, on_progress: OnBackupProgress) -> BackupMade:
+        """Make a backup of the store in another folder, one at a time; frames are written meanwhile.
+
+        Args:
+            on_progress: what it raises ends the backup.
+        Raises:
+            ConfigurationError, BackupFailed: as BackupWriter.write does.
+        """
+        with self._writing:
+            source = self._database.writing_connection()
+        page_bytes = source.execute("PRAGMA page_size").fetchone()[0]
+
+        def copy(path: Path, on_bytes: Callable[[int, int], None]) -> None:
+            stepped_s = time.perf_counter()
+
+            def between(done: int, total: int) -> None:
+                nonlocal stepped_s
+                took_s = time.perf_counter() - stepped_s
+                self._writing.release()
+                try:
+                    on_bytes(done * page_bytes, total * page_bytes)
+                    # As long again for the frames that wait.
+                    time.sleep(took_s)
+                finally:
+                    self._writing.acquire()
+                    stepped_s = time.perf_counter()
+
+            with self._writing:
+                copy_pages(source, path, between)
+
+        with self.blobs.keeping_files():
+            writer = BackupWriter(self._directory, folder, store_id=self._database.store_id, on_progress=on_progress)
+            return writer.write(copy)
 
     def _known_ranges(self, connection: Connection, writer_id: bytes) -> Ranges:
         known = self._ranges.get(writer_id)
