@@ -1,7 +1,7 @@
-"""The store behind tests/golden/store_4.zip, as version 4 wrote it: only that version's program can write it anew.
+"""The store behind tests/golden/stores/store_4.zip, as version 4 wrote it: only that version's program can write it anew.
 
     git archive 6f101b0 | tar -x -C OLD
-    PYTHONPATH=OLD:tests/support python tests/tools/golden_store.py
+    PYTHONPATH=OLD:tests/support:tests/support/stores python tests/tools/golden_store.py
 
 store_4.zip is the directory of the store; store_4.json is what that program answered about it (store_answers.py). No
 clock and no random number is in it, but for the store's id: so it is the same each time.
@@ -39,7 +39,7 @@ from telemetry.record import TaskKey
 from telemetry.server.store import FrameContent, Part, Store, prepare
 from telemetry.wire import encode
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden" / "stores"
 VERSION = 4
 
 LOSS = SeriesKey("scalar", "loss", "train")
@@ -174,7 +174,7 @@ def many_series() -> Iterator[FrameContent]:
 
 
 def write_golden() -> None:
-    """Write the files into tests/golden."""
+    """Write the files into tests/golden/stores."""
     assert Store.schema_version == VERSION, "this is not the program of that version"
     figure = b"\x89PNG" + bytes(100)
     part = Part(task_id("reports"), hashlib.sha256(figure).hexdigest(), len(figure))

@@ -1,4 +1,4 @@
-"""Stores as older versions left them: the one in tests/golden, and any store made one of version 4."""
+"""Stores as older versions left them: the one in tests/golden/stores, and any store made one of version 4."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from telemetry.server.store.blocks import read_index
 from telemetry.server.store.chunks import pack
 from telemetry.server.store.database import DATABASE_NAME
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden" / "stores"
 
 
 def unpack_golden(directory: Path) -> dict[str, Any]:
