@@ -205,6 +205,41 @@ def timed_loop(report: ReportScalar, work: Work, nanoseconds: array[int]) -> Non
             k += 1
 
 
+def timed_emitter_loop(emitters: Sequence[Callable[[float, int], object]], work: Work, nanoseconds: array[int]) -> None:
+    """As `timed_loop`, by one bound emitter for each series."""
+    clock = time.perf_counter_ns
+    values = work.values
+    k = 0
+    for iteration in range(work.steps):
+        for emit in emitters:
+            value = values[k]
+            begin = clock()
+            emit(value, iteration)
+            nanoseconds[k] = clock() - begin
+            k += 1
+
+
+def timed_dict_loop(
+    report: Callable[[dict[str, Any], int], object],
+    paths: Sequence[tuple[str, ...]],
+    work: Work,
+    nanoseconds: array[int],
+) -> None:
+    """As `timed_loop`, one call a step with a dict of all series; `paths` are their keys in it, (key,) or (key, key).
+
+    Args:
+        nanoseconds: int64[work.steps], filled.
+    """
+    clock = time.perf_counter_ns
+    for iteration in range(work.steps):
+        step: dict[str, Any] = {}
+        for path, value in zip(paths, work.values[iteration * SERIES : (iteration + 1) * SERIES], strict=True):
+            (step if len(path) == 1 else step.setdefault(path[0], {}))[path[-1]] = value
+        begin = clock()
+        report(step, iteration)
+        nanoseconds[iteration] = clock() - begin
+
+
 def timed_inline_deque_loop(work: Work, nanoseconds: array[int]) -> None:
     """As `timed_loop`, around an inline append of the stamped tuple to a deque."""
     clock, now = time.perf_counter_ns, time.time_ns

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import struct
 import time
 from array import array
 from collections import Counter
@@ -21,6 +22,7 @@ from telemetry.clock import unix_ns
 from telemetry.errors import FrameError, InvalidEvent
 from telemetry.events import (
     INT64_MAX,
+    ROW_SLOTS,
     Batch,
     Event,
     FrameEvent,
@@ -35,15 +37,16 @@ from telemetry.events import (
     clean_name,
     to_float,
     to_iteration,
+    write_out,
 )
 from telemetry.iterations import IterationOffset
 from telemetry.lane import Lane
 from telemetry.ledger import Book, DropReason
-from telemetry.queue import ROW_SLOTS, EventQueue
+from telemetry.queue import EventQueue
 from telemetry.record import Section
-from telemetry.wire import Frame, encode
+from telemetry.wire import Frame, encode, pack_series
 
-__all__ = ["Batcher", "columns_of"]
+__all__ = ["Batcher", "RunSeries", "columns_of"]
 
 log = logging.getLogger(__name__)
 
@@ -53,60 +56,122 @@ FRAME_OBJECT_BYTES = 4 * 1024 * 1024
 # Names seen: each is checked once. A program that makes up names for ever must not fill memory with them.
 MAX_KNOWN_SERIES = 100_000
 
+# Of one step; the rows of one with more are looked up one by one.
+MAX_PERIOD = 1_024
 
-class _FrameSeries(dict[tuple[Any, Any], int]):
-    """(title, series) -> index in this frame's series table; a missing pair is added as it is looked up."""
 
-    def __init__(self, known: dict[tuple[Any, Any], SeriesKey]) -> None:
+class RunSeries(dict[tuple[Any, Any], int]):
+    """(title, series) -> the number of that series in this run; a new pair gets the next as it is looked up.
+
+    Frames name their series in the order of these numbers. So two frames with the same series have the same table,
+    whatever was reported first in each: who reads frames can know it again by its bytes.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self.keys_in_order: list[SeriesKey] = []
-        self._index_by_key: dict[SeriesKey, int] = {}
-        self._known = known
+        self._in_order: list[SeriesKey] = []
+        self._resources: dict[SeriesKey, int] = {}
+        self._packed: list[bytes] = []
+        # The series of the last frame, its table, and the place in it of each; None if that is the number itself.
+        self._present: list[int] = []
+        self._table: list[SeriesKey] = []
+        self._places: dict[int, int] | None = None
 
     def __missing__(self, pair: tuple[Any, Any]) -> int:
-        key = self._known.get(pair)
-        if key is None:
-            key = SeriesKey("scalar", clean_name(pair[0]), clean_name(pair[1]))
-            if len(self._known) < MAX_KNOWN_SERIES:
-                self._known[pair] = key
-        index = self.index_of(key)
-        self[pair] = index
-        return index
+        clean = (clean_name(pair[0]), clean_name(pair[1]))
+        if clean == pair:
+            number = len(self._in_order)
+            key = SeriesKey("scalar", *clean)
+            self._in_order.append(key)
+            self._packed.append(pack_series(key))
+        else:
+            number = self[clean]
+        self[pair] = number
+        return number
 
-    def index_of(self, key: SeriesKey) -> int:
-        index = self._index_by_key.get(key)
-        if index is None:
-            index = self._index_by_key[key] = len(self.keys_in_order)
-            self.keys_in_order.append(key)
-        return index
+    def indexed(self, titles: list[Any], series: list[Any]) -> tuple[list[SeriesKey], array[int]]:
+        """Return the table of these rows' series, and uint32[n], each row's place in it.
+
+        Raises:
+            InvalidEvent, TypeError, ValueError: some row has a title or series that is no string.
+        """
+        period = _period_of(titles, series) or len(titles)
+        table, index = self.table_of(
+            array("I", map(self.__getitem__, zip(titles[:period], series[:period], strict=True)))
+        )
+        if period < len(titles):
+            index = (index * (len(titles) // period + 1))[: len(titles)]
+        return table, index
+
+    def table_of(self, numbers: array[int]) -> tuple[list[SeriesKey], array[int]]:
+        """Return the table of these numbers' series, not to be changed, and for each number its place in it."""
+        present = sorted(set(numbers))
+        if present != self._present:
+            self._present = present
+            self._table = list(map(self._in_order.__getitem__, present))
+            dense = not present or present[-1] == len(present) - 1
+            self._places = None if dense else dict(zip(present, range(len(present)), strict=True))
+        places = self._places
+        return self._table, numbers if places is None else array("I", map(places.__getitem__, numbers))
+
+    def packed(self, table: list[SeriesKey]) -> bytes | None:
+        """Return the bytes of this table if it is that of the last frame."""
+        return b"".join(map(self._packed.__getitem__, self._present)) if table is self._table else None
+
+    def resource_number(self, key: SeriesKey) -> int:
+        """Return the number of a resource series, which counts by itself."""
+        return self._resources.setdefault(key, len(self._resources))
+
+    @property
+    def is_full(self) -> bool:
+        """True if there are so many that they had better be forgotten."""
+        return max(len(self), len(self._resources)) > MAX_KNOWN_SERIES
 
 
-def columns_of(rows: list[Any], known: dict[tuple[Any, Any], SeriesKey]) -> tuple[ScalarColumns, list[InvalidEvent]]:
+def _period_of(titles: list[Any], series: list[Any]) -> int:
+    """Return after how many rows the series repeat, to the last row, as those of a loop's steps do; 0 if not.
+
+    To compare two lists that share their names costs a tenth of looking each pair up.
+    """
+    head = list(zip(titles[: MAX_PERIOD + 1], series[: MAX_PERIOD + 1], strict=True))
+    try:
+        period = head.index(head[0], 1)
+    except (IndexError, ValueError):
+        return 0
+    repeats = titles[period:] == titles[:-period] and series[period:] == series[:-period]
+    return period if repeats else 0
+
+
+def columns_of(rows: list[Any], run: RunSeries) -> tuple[ScalarColumns, list[InvalidEvent]]:
     """Turn flat rows into columns.
 
     Args:
         rows: title, series, value, iteration, time_unix_ns, and again.
-        known: names already checked; grows.
+        run: the series of the run so far; grows.
     Returns:
         The columns, and an error for each row that could not be kept.
     """
-    table = _FrameSeries(known)
     try:
         columns = ScalarColumns(
-            table.keys_in_order,
-            array("I", map(table.__getitem__, zip(rows[0::ROW_SLOTS], rows[1::ROW_SLOTS], strict=True))),
-            array("q", rows[3::ROW_SLOTS]),
-            array("q", rows[4::ROW_SLOTS]),
-            array("d", rows[2::ROW_SLOTS]),
+            *run.indexed(rows[0::ROW_SLOTS], rows[1::ROW_SLOTS]),
+            _column("q", rows[3::ROW_SLOTS]),
+            _column("q", rows[4::ROW_SLOTS]),
+            _column("d", rows[2::ROW_SLOTS]),
         )
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, struct.error):
         # Some row has an iteration that is no int64, or a name that is no string: find it one by one.
-        return _columns_one_by_one(rows, _FrameSeries(known))
+        return _columns_one_by_one(rows, run)
     return columns, []
 
 
-def _columns_one_by_one(rows: list[Any], table: _FrameSeries) -> tuple[ScalarColumns, list[InvalidEvent]]:
-    columns = ScalarColumns(table.keys_in_order)
+def _column(typecode: str, numbers: list[Any]) -> array[Any]:
+    # By way of struct: a third of what array(typecode, numbers) costs.
+    return array(typecode, struct.Struct(f"{len(numbers)}{typecode}").pack(*numbers))
+
+
+def _columns_one_by_one(rows: list[Any], run: RunSeries) -> tuple[ScalarColumns, list[InvalidEvent]]:
+    columns = ScalarColumns()
+    numbers = array("I")
     errors: list[InvalidEvent] = []
     for start in range(0, len(rows), ROW_SLOTS):
         title, series, value, iteration, time_unix_ns = rows[start : start + ROW_SLOTS]
@@ -116,14 +181,15 @@ def _columns_one_by_one(rows: list[Any], table: _FrameSeries) -> tuple[ScalarCol
             # The hot path takes the clock as it is: one past 2262 stands still there (clock.py).
             time_unix_ns = to_iteration(min(time_unix_ns, INT64_MAX) if type(time_unix_ns) is int else time_unix_ns)
             value = to_float(value)
-            index = table.index_of(SeriesKey("scalar", clean_name(title), clean_name(series)))
+            number = run[clean_name(title), clean_name(series)]
         except InvalidEvent as error:
             errors.append(error)
             continue
-        columns.series_index.append(index)
+        numbers.append(number)
         columns.iterations.append(whole)
         columns.times_unix_ns.append(time_unix_ns)
         columns.values.append(value)
+    columns.series, columns.series_index = run.table_of(numbers)
     return columns, errors
 
 
@@ -162,7 +228,7 @@ class Batcher:
         self._level = compression_level
         self._offset = IterationOffset() if offset is None else offset
         self._sequence = 0
-        self._known: dict[tuple[Any, Any], SeriesKey] = {}
+        self._series = RunSeries()
         self._wake = asyncio.Event()
         self._passing = asyncio.Lock()
         self._stopping = False
@@ -229,12 +295,15 @@ class Batcher:
 
     def _encode_all(self, rows: list[Any], objects: list[Event], spoiled: list[tuple[DropReason, str]]) -> list[Frame]:
         taken = len(objects)
-        columns, errors = columns_of(rows, self._known)
+        if self._series.is_full:
+            self._series = RunSeries()
+        write_out(rows)
+        columns, errors = columns_of(rows, self._series)
         if self._offset:
             columns, too_far = self._offset.moved_columns(columns)
             errors += too_far
             objects = [moved for event in objects if (moved := self._moved(event, errors)) is not None]
-        events, bad_samples = _fold_in(columns, objects)
+        events, bad_samples = _fold_in(columns, objects, self._series)
         spoiled += [(DropReason.INVALID, str(error)) for error in (*errors, *bad_samples)]
         in_columns = len(rows) // ROW_SLOTS + taken - len(spoiled) - len(events)
         if not in_columns and not events:
@@ -281,7 +350,13 @@ class Batcher:
 
     def _encode(self, columns: ScalarColumns, events: Sequence[FrameEvent], count: int) -> Frame:
         batch = Batch(self._task_id, columns, events, count, self._rank)
-        frame = encode(batch, writer_id=self._writer_id, sequence=self._sequence, level=self._level)
+        frame = encode(
+            batch,
+            writer_id=self._writer_id,
+            sequence=self._sequence,
+            level=self._level,
+            packed_series=self._series.packed(columns.series),
+        )
         self._sequence += 1
         self._sent_at_s = self._monotonic()
         return frame
@@ -294,20 +369,21 @@ def _rows_between(columns: ScalarColumns, start: int, end: int) -> ScalarColumns
         times_unix_ns=columns.times_unix_ns[start:end],
         values=columns.values[start:end],
     )
-    index: dict[int, int] = {}
-    for old in columns.series_index[start:end]:
-        if old not in index:
-            index[old] = len(part.series)
-            part.series.append(columns.series[old])
-        part.series_index.append(index[old])
+    index = columns.series_index[start:end]
+    present = sorted(set(index))
+    places = {old: place for place, old in enumerate(present)}
+    part.series = [columns.series[old] for old in present]
+    part.series_index = array("I", map(places.__getitem__, index))
     return part
 
 
-def _fold_in(columns: ScalarColumns, objects: list[Event]) -> tuple[list[FrameEvent], list[InvalidEvent]]:
+def _fold_in(
+    columns: ScalarColumns, objects: list[Event], run: RunSeries
+) -> tuple[list[FrameEvent], list[InvalidEvent]]:
     """Add resource samples to the columns; return the events that travel one by one, and what was wrong."""
     events: list[FrameEvent] = []
     errors: list[InvalidEvent] = []
-    resource_index: dict[SeriesKey, int] = {}
+    keys: list[SeriesKey] = []
     for event in objects:
         if not isinstance(event, ResourceSample):
             try:
@@ -316,11 +392,16 @@ def _fold_in(columns: ScalarColumns, objects: list[Event]) -> tuple[list[FrameEv
                 errors.append(error)
             continue
         try:
-            _add_sample(columns, event, resource_index)
+            keys += _add_sample(columns, event)
         except InvalidEvent as error:
             errors.append(error)
         except (AttributeError, TypeError) as error:
             errors.append(InvalidEvent(f"a resource sample was dropped: {error}"))
+    in_order = sorted(dict.fromkeys(keys), key=run.resource_number)
+    places = {key: place for place, key in enumerate(in_order, len(columns.series))}
+    if in_order:
+        columns.series = columns.series + in_order
+    columns.series_index.extend(map(places.__getitem__, keys))
     return events, errors
 
 
@@ -345,7 +426,8 @@ def _with_clean_names(event: Any) -> FrameEvent:
     return cleaned
 
 
-def _add_sample(columns: ScalarColumns, sample: ResourceSample, index: dict[SeriesKey, int]) -> None:
+def _add_sample(columns: ScalarColumns, sample: ResourceSample) -> list[SeriesKey]:
+    """Add what was read to the columns, but for the index; return the series of these rows."""
     # All of it is checked before the first append: columns of different lengths would be no frame at all.
     time_unix_ns = to_iteration(sample.time_unix_ns)
     keys = [
@@ -353,11 +435,7 @@ def _add_sample(columns: ScalarColumns, sample: ResourceSample, index: dict[Seri
         for reading in sample.readings
     ]
     values = [to_float(reading.value) for reading in sample.readings]
-    for key in keys:
-        if key not in index:
-            index[key] = len(columns.series)
-            columns.series.append(key)
-        columns.series_index.append(index[key])
     columns.values.extend(values)
     columns.iterations.extend(repeat(time_unix_ns // 1_000_000, len(keys)))
     columns.times_unix_ns.extend(repeat(time_unix_ns, len(keys)))
+    return keys

@@ -15,7 +15,9 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import lru_cache
+from itertools import repeat
+from typing import Any, ClassVar, TypeAlias
 
 from telemetry.errors import InvalidEvent
 from telemetry.process.interrupts import is_interrupt
@@ -25,14 +27,18 @@ __all__ = [
     "INT64_MAX",
     "INT64_MIN",
     "MAX_FIGURE_BYTES",
+    "MAX_GROUP_SCALARS",
     "MAX_NAME_CHARS",
     "MAX_TAGS",
     "MAX_TAG_CHARS",
     "MAX_URI_CHARS",
     "MAX_VALUE_DEPTH",
+    "ROW_SLOTS",
     "Batch",
+    "Blanks",
     "ConsoleLine",
     "Event",
+    "Group",
     "Media",
     "ModelSaved",
     "Plot",
@@ -44,10 +50,15 @@ __all__ = [
     "SeriesKey",
     "SingleValue",
     "TaskHeader",
+    "blank_group",
     "clean_name",
     "clean_text",
+    "group_end",
+    "group_start",
+    "names_of",
     "to_float",
     "to_iteration",
+    "write_out",
 ]
 
 INT64_MIN = -(2**63)
@@ -369,3 +380,113 @@ def task_fields(header: TaskHeader, extra: Mapping[str, Any]) -> list[RecordChan
     """Return the record changes that make a task known to whoever folds the stream."""
     values = {"name": header.name, "project": header.project, "type": header.type, **extra}
     return [RecordChange(header.created_unix_ns, Section.TASK, key, value) for key, value in values.items()]
+
+
+# ---- scalars on their way to the batcher ---------------------------------------------------------------
+#
+# They lie in one flat list, five slots each:
+#
+#     rows = [title, series, value, iteration, time_unix_ns,  title, series, ...]
+#
+# A dict of scalars (`Logger.report_scalars`) is a group. It takes the slots of as many scalars as it holds, so that a
+# length still counts events, and is left as it is until the batcher writes its scalars out into them. Until then the
+# first slot of each of its rows names the `Group`, and the last row has all the rest:
+#
+#     [group, None, None, None, None,  ...,  group, title or None, {name: value}, iteration, time_unix_ns]
+
+ROW_SLOTS = 5
+
+# A group is taken, or dropped, as a whole: a larger dict is no group.
+MAX_GROUP_SCALARS = 1_024
+
+
+class Group:
+    """What marks the rows of a dict of so many scalars.
+
+    Attributes:
+        exist: there has been a group in this process, so that rows must be searched for them.
+    """
+
+    __slots__ = ("scalars",)
+
+    exist: ClassVar[bool] = False
+
+    def __init__(self, scalars: int) -> None:
+        self.scalars = scalars
+        Group.exist = True
+
+
+def blank_group(scalars: int) -> list[Any]:
+    """Return the rows of a group, of which the last four slots are to be filled in; the title may stay None."""
+    return [Group(scalars), None, None, None, None] * scalars
+
+
+class Blanks(dict[int, list[list[Any]]]):
+    """Number of scalars -> blank groups of so many, made before: to fill one in and copy it is cheaper than a new one.
+
+    Who pops one has it alone, whatever other threads do, and puts it back once it is copied.
+    """
+
+    def __missing__(self, scalars: int) -> list[list[Any]]:
+        if scalars > MAX_GROUP_SCALARS:
+            raise LookupError(f"{scalars} scalars are no group")
+        return self.setdefault(scalars, [])
+
+
+def group_end(rows: list[Any], length: int) -> int:
+    """Return the first length from `length` on at which no group is cut in two."""
+    while _cuts_a_group(rows, length):
+        length += ROW_SLOTS
+    return length
+
+
+def group_start(rows: list[Any], length: int) -> int:
+    """Return the last length up to `length` at which no group is cut in two."""
+    while _cuts_a_group(rows, length):
+        length -= ROW_SLOTS
+    return length
+
+
+def _cuts_a_group(rows: list[Any], length: int) -> bool:
+    # Only the last row of a group has an iteration.
+    before = length - ROW_SLOTS
+    return 0 <= before < len(rows) - ROW_SLOTS and rows[before].__class__ is Group and rows[length - 2] is None
+
+
+def write_out(rows: list[Any]) -> None:
+    """Turn the groups in `rows`, which holds them whole, into scalars, in place."""
+    if not Group.exist:
+        return
+    start, end = 0, len(rows)
+    while start < end:
+        group = rows[start]
+        if group.__class__ is not Group:
+            start += ROW_SLOTS
+            continue
+        after = start + group.scalars * ROW_SLOTS
+        title, numbers, iteration, time_unix_ns = rows[after - 4 : after]
+        titles, series = _names(title, tuple(numbers))
+        rows[start:after:ROW_SLOTS] = titles
+        rows[start + 1 : after : ROW_SLOTS] = series
+        rows[start + 2 : after : ROW_SLOTS] = numbers.values()
+        rows[start + 3 : after : ROW_SLOTS] = repeat(iteration, group.scalars)
+        rows[start + 4 : after : ROW_SLOTS] = repeat(time_unix_ns, group.scalars)
+        start = after
+
+
+# A program has a few dicts that it reports; one that makes up names at each step fills no more than this.
+@lru_cache(maxsize=64)
+def _names(title: str | None, names: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the titles and the series of these names. What is no name stays as it is, for who refuses it to say so."""
+    if title is not None:
+        return (title,) * len(names), names
+    pairs = [names_of(name) for name in names]
+    return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+
+
+def names_of(name: Any) -> tuple[Any, Any]:
+    """Return the title and the series that a key of such a dict means; what is neither, twice, to be refused."""
+    if isinstance(name, str):
+        title, slash, series = name.partition("/")
+        return (title, series) if slash and title and series else (name, name)
+    return name if isinstance(name, tuple) and len(name) == 2 else (name, name)

@@ -1,13 +1,11 @@
 """EventQueue: the bounded way from any thread to the batcher.
 
-Scalars, which come by the million, lie flat in one list, five slots each:
-
-    rows = [title, series, value, iteration, time_unix_ns,  title, series, ...]
-
-Appending them is `rows += (a, b, c, d, e)`: one call into C, atomic, with no object left for the garbage
-collector, and columns come out again as strided slices. The caller then compares `len(rows)` with
-`mark`; that is the whole cost of the bound. Taking is `taken = rows[:n]; del rows[:n]`, each atomic, so
-that nothing appended in between is lost (swapping the list would lose it).
+Scalars, which come by the million, lie flat in one list, five slots each (events.py). Appending them is
+`rows += (a, b, c, d, e)`: one call into C, atomic, with no object left for the garbage collector, and
+columns come out again as strided slices. The caller then compares `len(rows)` with `mark`; that is the
+whole cost of the bound. Taking is `taken = rows[:n]; del rows[:n]`, each atomic, so that nothing appended
+in between is lost (swapping the list would lose it). `del` moves all that stays, under the GIL: of a long
+list everything is taken at once, in slices that wait in a backlog.
 
 Everything else passes as event objects through a second list, under a lock.
 """
@@ -17,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 from telemetry.errors import EventsDropped, QueueClosed
 from telemetry.events import (
     MAX_VALUE_DEPTH,
+    ROW_SLOTS,
     ConsoleLine,
     Event,
     Media,
@@ -33,6 +33,8 @@ from telemetry.events import (
     ResourceSample,
     Scalar,
     SingleValue,
+    group_end,
+    group_start,
     to_float,
     to_iteration,
 )
@@ -43,8 +45,6 @@ __all__ = ["ROW_SLOTS", "EventQueue", "WhenFull"]
 
 log = logging.getLogger(__name__)
 
-ROW_SLOTS = 5
-
 # Five pointers, a float, and two ints of its own, rounded up; names are shared between rows.
 ROW_BYTES = 128
 
@@ -53,6 +53,9 @@ WAKE_EVENTS = 8_192
 
 # A slice while the queue is more than half full: about 5 ms from one take to the next.
 HURRY_EVENTS = 8_192
+
+# A list of more scalars is cut up at once: moving 2 MB and more up by a slice, over and over, costs more.
+BACKLOG_EVENTS = 65_536
 
 # The same for events that are objects, which are larger.
 WAKE_OBJECTS = 1_024
@@ -93,7 +96,9 @@ class EventQueue:
         strict: bool = False,
     ) -> None:
         self.rows: list[Any] = []
-        self._last_rows: list[Any] = []  # after close: what was in `rows` then
+        # Slices of rows that are older than those in `rows`, and still count as waiting; after close all that is left.
+        self._backlog: deque[list[Any]] = deque()
+        self._backlog_slots = 0
         self._book = book
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -132,7 +137,12 @@ class EventQueue:
 
     def __len__(self) -> int:
         """Events that wait."""
-        return (len(self.rows) + len(self._last_rows)) // ROW_SLOTS + len(self._objects)
+        return (len(self.rows) + self._backlog_slots) // ROW_SLOTS + len(self._objects)
+
+    @property
+    def _room_mark(self) -> int:
+        """How long `rows` may become."""
+        return self._full_mark - self._backlog_slots
 
     @property
     def latest_iteration(self) -> int:
@@ -231,7 +241,7 @@ class EventQueue:
 
     def _has_room(self, event: Event) -> bool:
         if isinstance(event, Scalar):
-            return len(self.rows) < self._full_mark
+            return len(self.rows) < self._room_mark
         try:
             size = _size_of(event)
         except (AttributeError, TypeError, RuntimeError) as error:
@@ -250,23 +260,23 @@ class EventQueue:
                 return self._trim(0, DropReason.CLOSED)
             self._dormant = False
             self._wake()
-            if len(self.rows) <= self._full_mark:
+            if len(self.rows) <= self._room_mark:
                 # Woken once; the next time the caller needs to stop is at the bound itself.
-                self.mark = self._full_mark
+                self.mark = self._room_mark
                 return True
             if self._when_full is WhenFull.DROP_OLDEST:
                 # An eighth at once, so that the price is not paid by every call.
-                count = max(self._full_mark // ROW_SLOTS // 8, 1)
-                del self.rows[: count * ROW_SLOTS]
-                return self._drop(DropReason.QUEUE_FULL, count)
+                oldest = self._take_rows(max(self._full_mark // ROW_SLOTS // 8, 1))
+                self.mark = self._room_mark
+                return self._drop(DropReason.QUEUE_FULL, len(oldest) // ROW_SLOTS)
             if self._when_full is WhenFull.BLOCK and self._wait_for_space():
                 return True
-            return self._trim(self._full_mark, DropReason.QUEUE_FULL)
+            return self._trim(self._room_mark, DropReason.QUEUE_FULL)
 
     def _wait_for_space(self) -> bool:
         if self._blocked_out or threading.get_ident() == self._batcher_thread:
             return False
-        if self._space.wait_for(lambda: len(self.rows) <= self._full_mark or self._closed, self._block_timeout_s):
+        if self._space.wait_for(lambda: len(self.rows) <= self._room_mark or self._closed, self._block_timeout_s):
             return not self._closed
         # One wait per stall: a loop that waited at every step would be slower than the tracker is worth.
         self._blocked_out = True
@@ -276,7 +286,8 @@ class EventQueue:
         return self._drop(reason, self._cut(length))
 
     def _cut(self, length: int) -> int:
-        """Remove the rows behind `length` slots; return how many they were."""
+        """Remove the rows behind `length` slots, with the whole of a group that begins before; return how many."""
+        length = group_start(self.rows, length)
         excess = self.rows[length:]
         del self.rows[length : length + len(excess)]
         return len(excess) // ROW_SLOTS
@@ -311,28 +322,58 @@ class EventQueue:
     # ---- taking --------------------------------------------------------------------------------
 
     def take(self, max_rows: int, max_object_bytes: int) -> tuple[list[Any], list[Event]]:
-        """Take the oldest events: at most `max_rows` scalars, flat, and `max_object_bytes` of the rest.
+        """Take the oldest events: `max_rows` scalars, flat, and `max_object_bytes` of the rest, or what is there.
 
-        Called by the batcher only. The ledger then counts them as in memory for each sink.
+        A group of scalars is taken whole, and may make them more. Called by the batcher only. The ledger then counts
+        them as in memory for each sink.
         """
         with self._book.lock:
-            rows = self._last_rows if self._closed else self.rows
-            if len(rows) > self._full_mark // 2 and not self._closed:
+            if len(self.rows) + self._backlog_slots > self._full_mark // 2 and not self._closed:
                 # Whoever waits at the bound waits for one slice: then it had better be a short one.
                 max_rows = min(max_rows, HURRY_EVENTS)
-            # Cut to whole rows: `rows += five` is atomic, so the length is always a multiple.
-            taken = rows[: max_rows * ROW_SLOTS]
-            del rows[: len(taken)]
+            taken = self._take_rows(max_rows)
             if taken:
                 self._latest_iteration = taken[-2]
             objects = self._take_objects(max_object_bytes)
             self._book.take(len(taken) // ROW_SLOTS + len(objects))
             if not self._closed:
-                self.mark = self._wake_mark if len(rows) <= self._wake_mark else self._full_mark
+                nearly_empty = not self._backlog and len(self.rows) <= self._wake_mark
+                self.mark = self._wake_mark if nearly_empty else self._room_mark
             if taken or objects:
                 self._blocked_out = False
                 self._tell_space()
         return taken, objects
+
+    def _take_rows(self, max_rows: int) -> list[Any]:
+        """Remove and return the oldest rows, cut at whole ones: `rows += five` is atomic, so lengths are multiples."""
+        rows = self.rows
+        if not self._backlog and not self._closed and len(rows) > BACKLOG_EVENTS * ROW_SLOTS:
+            self._set_back(max_rows)
+        if not self._backlog:
+            if self._closed:
+                return []  # what is in `rows` came too late, and goes as it came
+            taken = rows[: group_end(rows, max_rows * ROW_SLOTS)]
+            del rows[: len(taken)]
+            return taken
+        taken = self._backlog.popleft()
+        if (length := group_end(taken, max_rows * ROW_SLOTS)) < len(taken):
+            self._backlog.appendleft(taken[length:])
+            del taken[length:]
+        self._backlog_slots -= len(taken)
+        return taken
+
+    def _set_back(self, max_rows: int) -> None:
+        """Move all of `rows` to the backlog, in slices of so many."""
+        # Those that come while it is cut stay for the next time.
+        rows, start, end = self.rows, 0, len(self.rows)
+        while start < end:
+            after = min(group_end(rows, start + max_rows * ROW_SLOTS), end)
+            self._backlog.append(rows[start:after])
+            start = after
+        self._backlog_slots += end
+        # Lowered first: whoever reports meanwhile comes to the lock, and not past the bound.
+        self.mark = self._room_mark
+        del rows[:end]
 
     def _take_objects(self, max_bytes: int) -> list[Event]:
         if self._object_bytes <= max_bytes:
@@ -363,13 +404,12 @@ class EventQueue:
         """Take no more: what is here stays for the batcher, what comes from now on is dropped (closed).
 
         `mark = -1` sends each call of the hot path to `crossed()`, which empties `rows` again; so what is in it
-        now moves to a list of its own.
+        now moves to the backlog.
         """
         with self._book.lock:
             if not self._closed:
                 self._closed = True
-                self._last_rows = self.rows[:]
-                del self.rows[: len(self._last_rows)]
+                self._set_back(BACKLOG_EVENTS)
                 self.mark = -1
                 self._tell_space()
 
@@ -377,10 +417,15 @@ class EventQueue:
         """When there will be no further take: what is left is dropped (closed), too."""
         with self._book.lock:
             self.close()
-            rows, self._last_rows = self._last_rows, []
+            scalars = self._backlog_slots // ROW_SLOTS + self._cut(0)
+            self._clear_backlog()
             objects, self._objects, self._object_bytes = self._objects, [], 0
-            self._count_drop(DropReason.CLOSED, len(rows) // ROW_SLOTS + len(objects) + self._cut(0))
+            self._count_drop(DropReason.CLOSED, scalars + len(objects))
             self._tell_space()
+
+    def _clear_backlog(self) -> None:
+        self._backlog.clear()
+        self._backlog_slots = 0
 
     def reset_after_fork(self, start: Callable[[], None]) -> None:
         """In a forked child: empty, with new locks; the first event calls `start`, which attaches a batcher.
@@ -388,7 +433,7 @@ class EventQueue:
         The parent's events are the parent's. The list object stays, because loggers hold it.
         """
         self.rows.clear()
-        self._last_rows = []
+        self._clear_backlog()
         self._objects = []
         self._object_bytes = 0
         self._space = threading.Condition(self._book.lock)

@@ -58,6 +58,7 @@ __all__ = [
     "Frame",
     "decode",
     "encode",
+    "pack_series",
     "parse_frame",
     "scan",
     "scan_source",
@@ -152,13 +153,22 @@ class Damage:
     unsearched: bool = False
 
 
-def encode(batch: Batch, *, writer_id: bytes, sequence: int, level: int = 1) -> Frame:
+def pack_series(key: SeriesKey) -> bytes:
+    """Return a series as it stands in the table of a frame. `encode` takes many such, joined."""
+    packed: bytes = _pack([key.kind, key.title, key.series, key.unit])
+    return packed
+
+
+def encode(
+    batch: Batch, *, writer_id: bytes, sequence: int, level: int = 1, packed_series: bytes | None = None
+) -> Frame:
     """Encode a batch. What `decode` would refuse is not encoded: one bad event must not cost the frame it travels in.
 
     Lone surrogates in any text become backslash escapes, because UTF-8 cannot carry them.
 
     Args:
         level: zlib level. 1 packs a scalar to about 8.5 bytes at 0.23 us; 6 gains 2 % for 1.3 times the time.
+        packed_series: what `pack_series` makes of each of the batch's series, where the caller has it already.
     Raises:
         InvalidEvent: an event has a field of a wrong type.
         FrameError: the payload is over MAX_PAYLOAD_BYTES, or holds too many series, events or values.
@@ -166,16 +176,17 @@ def encode(batch: Batch, *, writer_id: bytes, sequence: int, level: int = 1) -> 
     _check_count(len(batch.columns.series), "series", MAX_SERIES)
     _check_count(len(batch.events), "events", MAX_EVENTS)
     budget = _Budget()
-    payload = msgpack.packb(
-        {
-            "task": batch.task_id,
-            "rank": _checked_rank(batch.rank),
-            "series": [[key.kind, key.title, key.series, key.unit] for key in batch.columns.series],
-            "columns": _pack_columns(batch.columns),
-            "events": [_pack_event(event, budget) for event in batch.events],
-        },
-        unicode_errors="backslashreplace",
-    )
+    if packed_series is None:
+        packed_series = b"".join(map(pack_series, batch.columns.series))
+    packer = msgpack.Packer()
+    parts = {
+        "task": _pack(batch.task_id),
+        "rank": _pack(_checked_rank(batch.rank)),
+        "series": packer.pack_array_header(len(batch.columns.series)) + packed_series,
+        "columns": _pack(_pack_columns(batch.columns)),
+        "events": _pack([_pack_event(event, budget) for event in batch.events]),
+    }
+    payload = packer.pack_map_header(len(parts)) + b"".join(_pack(key) + part for key, part in parts.items())
     unpacked_bytes = len(payload)
     if unpacked_bytes > MAX_PAYLOAD_BYTES:
         raise FrameError(f"a frame of {unpacked_bytes} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
@@ -384,6 +395,10 @@ def _inflate(payload: bytes | memoryview, unpacked_bytes: int) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise FrameError(f"the payload does not inflate to the {unpacked_bytes} bytes its header says")
     return data
+
+
+def _pack(item: Any) -> Any:
+    return msgpack.packb(item, unicode_errors="backslashreplace")
 
 
 def _pack_columns(columns: ScalarColumns) -> list[bytes]:

@@ -93,6 +93,32 @@ def test_a_forked_child_is_a_writer_of_its_own(tmp_path: Path, end: str) -> None
     assert series(tmp_path) == [{"before": ALL, "after": ALL}, {"child": ALL}]
 
 
+def test_an_emitter_and_dicts_go_on_in_a_child(tmp_path: Path) -> None:
+    # Given an emitter that the parent has made, and dicts of a size that it has reported
+    run(
+        tmp_path,
+        """
+        pipeline.start()
+        emit = scalars.scalar("loss", "emitted")
+        def report_all(first):
+            for step in range(first, 50):
+                emit(1.0, step)
+                scalars.report_scalars({"loss/a": 1.0, "loss/b": 2.0}, step)
+        report_all(0)
+        child = os.fork()
+        if child == 0:
+            report_all(25)
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        ledger = pipeline.close()
+        assert (ledger.logged, ledger.delivered) == (150, 150), ledger
+        """,
+    )
+    # Then parent and child have each their own points
+    steps = sorted(series(tmp_path), key=lambda one: one["a"])
+    assert steps == [{key: list(range(first, 50)) for key in ["emitted", "a", "b"]} for first in (0, 25)]
+
+
 def test_a_child_that_reports_nothing_starts_nothing(tmp_path: Path) -> None:
     out = run(
         tmp_path,

@@ -123,6 +123,9 @@ def calls_of(task: Task, folder: Path) -> dict[str, Callable[[], object]]:
     return {
         "report_scalar": lambda: logger.report_scalar("t", "s", slow, slow),  # type: ignore[arg-type]
         "report_scalar, a whole float": lambda: logger.report_scalar("t", "s", np.float32(1), 3.0),  # type: ignore[arg-type]
+        "report_scalars": lambda: logger.report_scalars({"a": 1.0, "b": 2.0}, 1),
+        "report_scalars, nested": lambda: logger.report_scalars({"t": {"a": 1.0, "b": 2.0}}, 1),
+        "report_scalars, others": lambda: logger.report_scalars({"a": slow, "t": {"b": np.float32(1)}}, 3.0),  # type: ignore[arg-type]
         "report_single_value": lambda: logger.report_single_value("n", slow),
         "report_text": lambda: logger.report_text(slow, print_console=False),
         "report_text, printed": lambda: logger.report_text("text"),
@@ -144,6 +147,9 @@ def calls_of(task: Task, folder: Path) -> dict[str, Callable[[], object]]:
 CALLS = [
     "report_scalar",
     "report_scalar, a whole float",
+    "report_scalars",
+    "report_scalars, nested",
+    "report_scalars, others",
     "report_single_value",
     "report_text",
     "report_text, printed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry import batcher as batcher_module
-from telemetry.batcher import columns_of
+from telemetry.batcher import RunSeries, columns_of
 from telemetry.events import (
     INT64_MAX,
     INT64_MIN,
@@ -27,8 +28,10 @@ from telemetry.events import (
     SingleValue,
 )
 from telemetry.ledger import Ledger
+from telemetry.payload import payload_parts
 from telemetry.pipeline import Pipeline
 from telemetry.testing import MemorySink, run_pipeline
+from telemetry.wire import HEADER_BYTES
 
 GOOD = ("loss", "train", 0.5, 1, 10)
 
@@ -100,10 +103,10 @@ iterations = st.integers(-(2**65), 2**65) | st.floats() | st.none()
 @given(st.lists(st.tuples(names, names, st.floats(allow_nan=False), iterations, st.integers(0, 2**62)), max_size=12))
 def test_fast_and_slow_way_agree(rows: list[tuple[Any, ...]]) -> None:
     # Given rows of which some are bad; columns_of takes the fast way only when all are good
-    columns, errors = columns_of([slot for row in rows for slot in row], {})
+    columns, errors = columns_of([slot for row in rows for slot in row], RunSeries())
     assert len(columns) + len(errors) == len(rows)
     # When each goes by itself
-    alone = [columns_of(list(row), {}) for row in rows]
+    alone = [columns_of(list(row), RunSeries()) for row in rows]
     expected = [
         (one.series[0], one.iterations[0], one.times_unix_ns[0], one.values[0]) for one, bad in alone if not bad
     ]
@@ -257,3 +260,66 @@ def test_a_name_that_is_too_long_is_shortened_and_kept() -> None:
     for name, letter in ((change.key, "k"), (value.name, "v"), (model.name, "m")):
         assert len(name) <= MAX_NAME_CHARS
         assert name.startswith(letter * 900)
+
+
+# ---- the table of series ---------------------------------------------------------------------------------
+
+
+def table_bytes(sink: MemorySink) -> list[bytes]:
+    """Return the bytes of each frame's table of series, as they stand in its payload."""
+    found = []
+    for frame in sink.frames:
+        payload = zlib.decompress(frame.data[HEADER_BYTES:]) if frame.data[9] else frame.data[HEADER_BYTES:]
+        start, end = payload_parts(payload)["series"]
+        found.append(payload[start:end])
+    return found
+
+
+def test_frames_with_the_same_series_name_them_in_the_same_bytes() -> None:
+    # Given series that come in another order each time, of which one comes late, and readings among them
+    sink = MemorySink()
+    readings = [Reading("CPU", "host", 1.0, "%"), Reading("GPU", "0", 2.0, "%")]
+    with run_pipeline([sink], flush_interval_s=3600.0) as pipeline:
+        for turn, names in enumerate(["abc", "cab", "bca", "bcad", "dacb", "db", "bd", "abc"]):
+            for name in names:
+                pipeline.emit.rows += ("t", name, 1.0, turn, 10)
+            for reading in readings[:: 1 if turn % 2 else -1]:
+                pipeline.emit(ResourceSample(1, (reading,)))
+            pipeline.flush()
+    # Then the bytes depend on which they are alone
+    tables = [table for table, batch in zip(table_bytes(sink), sink.batches(), strict=True) if len(batch.columns)]
+    assert len(tables) == 8
+    assert tables[0] == tables[1] == tables[2] == tables[7]
+    assert tables[3] == tables[4]
+    assert tables[5] == tables[6]
+    assert len(set(tables)) == 3
+    # and each point is with its own series
+    assert sink.scalars()["t", "d"] == [(turn, 1.0) for turn in (3, 4, 5, 6)]
+    assert {key: {value for _, value in points} for key, points in sink.scalars("resource").items()} == {
+        ("CPU", "host"): {1.0},
+        ("GPU", "0"): {2.0},
+    }
+
+
+names_of_a_step = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5)
+
+
+@given(names_of_a_step, st.integers(0, 30), st.lists(names_of_a_step, max_size=3))
+def test_series_that_repeat_and_those_that_do_not_are_told_apart(
+    step: list[str], steps: int, others: list[list[str]]
+) -> None:
+    run_series = RunSeries()
+    for names in ([*step * steps, *others_of] for others_of in [[], *others, step[:1]]):
+        rows = [slot for at, name in enumerate(names) for slot in ("t", name, float(at), at, at)]
+        columns, errors = columns_of(rows, run_series)
+        assert errors == []
+        assert [columns.series[index].series for index in columns.series_index] == names
+        assert sorted({key.series for key in columns.series}) == sorted(set(names))
+
+
+def test_names_without_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "MAX_KNOWN_SERIES", 50)
+    names = [f"{k}" for k in range(500)] * 2
+    sink, ledger = run(put_rows(*[("t", name, 1.0, 1, 10) for name in names]), frame_scalars=20)
+    assert sink.scalars() == {("t", name): [(1, 1.0)] * 2 for name in names}
+    assert ledger.dropped == {}

@@ -498,3 +498,61 @@ def test_after_a_fork_the_queue_is_empty_and_the_first_event_starts_a_batcher_on
     assert len(starts) == 1
     assert len(queue) == 5
     assert book.snapshot("sink").logged == 5
+
+
+# ---- far behind ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("takes", [[1], [50_000], [7, 8_192, 100_000]], ids=str)
+def test_a_long_list_comes_out_in_order_and_its_bound_holds(takes: list[int]) -> None:
+    """More than BACKLOG_EVENTS are cut up at once; what comes meanwhile is younger than all of them."""
+    queue, book = make(max_events=150_000, when_full=WhenFull.DROP_NEWEST)
+    taken: list[int] = []
+    for step in range(160_000):
+        queue.rows += ("t", "s", 1.0, step, step)
+        if len(queue.rows) > queue.mark:
+            queue.crossed()
+    assert len(queue) == 150_000
+    taken += steps(queue.take(takes[0], ALL)[0])
+    # There is as much room as was taken
+    room = len(taken)
+    for step in range(160_000, 160_000 + room + 5):
+        queue(scalar(step))
+    assert len(queue) == 150_000
+    for turn in range(1, 40):
+        taken += steps(queue.take(takes[turn % len(takes)], ALL)[0])
+    taken += steps(queue.take(ALL, ALL)[0])
+    queue.close()
+    while rows := queue.take(ALL, ALL)[0]:
+        taken += steps(rows)
+    assert taken == [*range(150_000), *range(160_000, 160_000 + room)]
+    assert len(queue) == 0
+    ledger = book.snapshot("sink")
+    assert (ledger.logged, dict(ledger.dropped)) == (160_000 + room + 5, {"queue_full": 10_005})
+
+
+def test_a_long_list_that_drops_its_oldest_keeps_the_newest() -> None:
+    queue, book = make(max_events=100_000, when_full=WhenFull.DROP_OLDEST)
+    taken: list[int] = []
+    for step in range(500_000):
+        queue(scalar(step))
+        if step % 90_000 == 89_999:
+            taken += steps(queue.take(10, ALL)[0])
+        assert len(queue) <= 100_000
+    while len(queue):
+        taken += steps(queue.take(ALL, ALL)[0])
+    assert taken == sorted(set(taken))
+    assert taken[-1] == 499_999
+    ledger = book.snapshot("sink")
+    assert (ledger.logged, len(taken) + ledger.dropped_total) == (500_000, 500_000)
+
+
+def test_a_seal_counts_what_is_set_back() -> None:
+    queue, book = make(max_events=100_000)
+    for step in range(100_000):
+        queue(scalar(step))
+    queue.take(10, ALL)
+    queue(line())
+    queue.seal()
+    assert (len(queue), dict(book.snapshot("sink").dropped)) == (0, {"closed": 99_991})
+    assert queue.take(ALL, ALL) == ([], [])

@@ -33,6 +33,26 @@ def test_reporting_and_the_summary(way: Way) -> None:
     assert read.get_last_iteration() == 2
 
 
+def test_dicts_and_emitters(way: Way) -> None:
+    task = way.init(project_name="examples", task_name="scalars")
+    logger = task.get_logger()
+    emit = logger.scalar("loss", "train")
+    for iteration in range(3):
+        emit(1.0 + iteration, iteration)
+        logger.report_scalars({"loss/test": 0.5, "lr": 1e-3}, iteration=iteration)
+        logger.report_scalars({"val": {"accuracy": 0.25 * iteration, "map": {"50": 0.75}}}, iteration)
+
+    values = way.read(task).get_all_reported_scalars()
+
+    assert {(title, name): found["y"] for title, series in values.items() for name, found in series.items()} == {
+        ("loss", "train"): [1.0, 2.0, 3.0],
+        ("loss", "test"): [0.5] * 3,
+        ("lr", "lr"): [1e-3] * 3,
+        ("val", "accuracy"): [0.0, 0.25, 0.5],
+        ("val", "map/50"): [0.75] * 3,
+    }
+
+
 def test_sample_values(way: Way) -> None:
     task = way.init(project_name="examples", task_name="scalars")
     for iteration, value in enumerate([10, 11, 12]):
@@ -206,11 +226,19 @@ def test_the_samples_of_our_pages_run_as_they_stand(way: Way) -> None:
     task = way.init(project_name="examples", task_name="docs")
     names: dict[str, Any] = {"task": task}
     for page in ("reports.md", "scalars.md"):
-        (sample,) = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
-        exec(compile(sample, page, "exec"), names)
+        samples = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+        assert samples
+        for sample in samples:
+            exec(compile(sample, page, "exec"), names)
 
     read = way.read(task)
-    assert read.get_last_scalar_metrics() == {"loss": {"train": {"last": 0.5, "min": 0.5, "max": 0.5}}}
+    assert read.get_last_scalar_metrics() == {
+        "loss": {
+            "train": {"last": 1 / 99, "min": 1 / 99, "max": 0.5},
+            "test": {"last": 0.7, "min": 0.7, "max": 0.7},
+        },
+        "lr": {"lr": {"last": 1e-3, "min": 1e-3, "max": 1e-3}},
+    }
     assert read.get_reported_single_values() == {"accuracy": 0.97}
     assert [plot["metric"] for plot in read.get_reported_plots()] == ["confusion"]
     assert [sample["filename"] for sample in read.get_debug_samples("samples", "first")] == ["0.png"]
