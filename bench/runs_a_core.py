@@ -108,6 +108,7 @@ def _counts(running: ServerProcess, sent: Sent, runs: int) -> Metrics:
         "answered_share": sent.answered_points / sent.due_points,
         "requests": sent.requests,
         "refused": sent.refused,
+        "cut": sent.cut,
         "lost": sum(sent.points.values()) - stored,
     }
 
