@@ -25,7 +25,7 @@ from traffic.frames import Flush, Shape, flushes
 __all__ = ["Fleet", "Sent", "fleet", "pace", "post_all"]
 
 _AGAIN_AFTER_S = 1.0
-_DRAIN_TIMEOUT_S = 60.0
+_DRAIN_TIMEOUT_S = 120.0
 
 
 @dataclass
