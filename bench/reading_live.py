@@ -33,7 +33,8 @@ _SPIKE_AT = 1_000
 _EXTENDED_POINTS_PER_S = 1_000
 _FLUSH_S = 0.5
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
-# Set by the page when a chart is drawn.
+# When the first charts' points had arrived, by the browser's own clock, and when a chart was drawn with them.
+_FIRST_POINTS = "performance.getEntriesByType('resource').find(({ name }) => name.includes('/points?')).responseEnd"
 _FIRST_CHART = """new Promise(done => {
   const look = () => (Number(document.querySelector('.card .plot[data-points]')?.dataset.points) > 0
     ? done(performance.now()) : setTimeout(look, 5));
@@ -218,10 +219,11 @@ def _page(running: ServerProcess, shape: Shape, scale: Scale) -> Metrics:
         writer.begin(running.url, 1, (0.0, seconds))
         _until_listed(running, shape.series, warm_s)
         metrics = _ask(reader, shape, times)
-        drawn_ms = _open_page(f"{running.url}/tasks/{task_id_of(0)}", openings)
+        points_ms, drawn_ms = _open_page(f"{running.url}/tasks/{task_id_of(0)}", openings)
     return {
         "series": shape.series,
         **metrics,
+        "page_points_ms": median(points_ms) if points_ms else None,
         "page_first_ms": drawn_ms[0] if drawn_ms else None,
         "page_ms": median(drawn_ms) if drawn_ms else None,
     }
@@ -273,8 +275,8 @@ def _ask(reader: Reader, shape: Shape, times: int) -> Metrics:
     }
 
 
-def _open_page(address: str, openings: int) -> list[float]:
-    """Return how long a browser, its cache empty, took each time from going there until a chart had points, in ms.
+def _open_page(address: str, openings: int) -> tuple[list[float], list[float]]:
+    """Return how long a browser, its cache empty, took each time to have points and to have drawn a chart, in ms.
 
     Nothing where there is no Chromium, or no playwright to drive it.
     """
@@ -285,18 +287,20 @@ def _open_page(address: str, openings: int) -> list[float]:
         chromium = None
     if chromium is None:
         print("no playwright or no Chromium: the page itself is not opened", file=sys.stderr)
-        return []
-    took_ms = []
+        return [], []
+    points_ms: list[float] = []
+    drawn_ms: list[float] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(_FLAGS))
         for _ in range(openings):
             context = browser.new_context(viewport={"width": 1440, "height": 900})
             page = context.new_page()
             page.goto(address, wait_until="commit")
-            took_ms.append(float(page.evaluate(_FIRST_CHART)))
+            drawn_ms.append(float(page.evaluate(_FIRST_CHART)))
+            points_ms.append(float(page.evaluate(_FIRST_POINTS)))
             context.close()
         browser.close()
-    return took_ms
+    return points_ms, drawn_ms
 
 
 BENCHMARK = Benchmark(
@@ -308,8 +312,8 @@ BENCHMARK = Benchmark(
         "and the newest points, for 30 s; age = from a point's report until the answer that has it, for the newest "
         "point of an answer; pushed = the same, for the live stream of an open page; page_1000 = the page of a run "
         "that reports 1,000 series at 2 Hz, names_20000 = of one that reports 20,000 each 5 s; requests = the page, "
-        "the task, its series and the points of the first 12 charts, one after the other; page = headless "
-        "Chromium, nothing in its cache, from going there until a chart has points"
+        "the task, its series and the points of the first 12 charts, one after the other; Chromium = headless, nothing "
+        "in its cache, from going there until the first charts' points have arrived, and until a chart is drawn"
     ),
     unfair=(
         "transport over loopback is in it; one reader at a time, and what writes shares the machine's cores with "
@@ -330,7 +334,8 @@ BENCHMARK = Benchmark(
         Column("pushed_age_max_ms", "oldest", ".0f"),
         Column("requests_first_ms", "page's requests, first ms", ".0f"),
         Column("requests_ms", "again", ".0f"),
-        Column("page_ms", "chart in Chromium ms", ",.0f"),
+        Column("page_points_ms", "points in Chromium ms", ",.0f"),
+        Column("page_ms", "chart drawn", ",.0f"),
         Column("series_ms", "series list ms", ".0f"),
         Column("choices_ms", "names ms", ".0f"),
         Column("sorted_ms", "sorted by metric ms", ".0f"),
@@ -342,10 +347,10 @@ BENCHMARK = Benchmark(
         Target("age_ms", "<=", 1_000, "the newest points at most 1 s old"),
         Target("pushed_age_ms", "<=", 1_000, "and when an open page is told of them"),
         Target("acked_missing", "==", 0, "what is acknowledged is in the next answer"),
-        Target("requests_ms", "<=", 1_000, "1,000 series: at most 1 s of requests to the first charts", ("page_1000",)),
-        Target("page_ms", "<=", 1_000, "1,000 series: at most 1 s to the first chart", ("page_1000",)),
-        Target("choices_ms", "<=", 1_000, "20,000 metric names at most 1 s", ("names_20000",)),
-        Target("series_ms", "<=", 1_000, "a list of 20,000 series at most 1 s", ("names_20000",)),
+        Target("requests_ms", "<=", 1_000, "1,000 and 20,000 series: at most 1 s of requests to the first charts"),
+        Target("page_points_ms", "<=", 1_000, "and at most 1 s until the page has their points"),
+        Target("page_ms", "<=", 1_000, "and at most 1 s until one is drawn"),
+        Target("choices_ms", "<=", 1_000, "20,000 metric names to choose columns from: at most 1 s"),
     ),
     timeout_s=600.0,
 )

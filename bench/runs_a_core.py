@@ -108,6 +108,7 @@ def _counts(running: ServerProcess, sent: Sent, runs: int) -> Metrics:
         "answered_share": sent.answered_points / sent.due_points,
         "requests": sent.requests,
         "refused": sent.refused,
+        "cut": sent.cut,
         "lost": sum(sent.points.values()) - stored,
     }
 
@@ -118,16 +119,20 @@ def _backs_off(writers: Fleet, scale: Scale, folder: Path, core: int | None) -> 
 
     crowd, seconds = scale.pick(_CROWD, 20), scale.pick(20, 3)
     writers.make(crowd, seconds * _CROWD_SPEED + 1)
-    with server(folder / "server", core=core) as running, clients(running.url, _CLIENTS, folder / "state") as real:
+    with server(folder / "server", core=core) as running:
         writers.begin(running.url, crowd, (0, seconds), _CROWD_SPEED)
-        points = report(real, _SHAPE.series, _SHAPE.gap_s, seconds)
-        waiting = [_waiting(pipeline.ledger()) for pipeline in real]
-        sent = writers.end()
-        begin_s = time.perf_counter()
-        ledgers = [pipeline.close(_CLOSE_TIMEOUT_S) for pipeline in real]
-        caught_up_s = time.perf_counter() - begin_s
-        sinks = [sink for pipeline in real for sink in pipeline.sinks if isinstance(sink, CountingSink)]
-        stored = stored_points(running.url, [pipeline.task.task_id for pipeline in real])
+        # Who comes first has a place already, and waits in it.
+        head_start_s = seconds / 5
+        time.sleep(head_start_s)
+        with clients(running.url, _CLIENTS, folder / "state") as real:
+            points = report(real, _SHAPE.series, _SHAPE.gap_s, seconds - head_start_s)
+            waiting = [_waiting(pipeline.ledger()) for pipeline in real]
+            sent = writers.end()
+            begin_s = time.perf_counter()
+            ledgers = [pipeline.close(_CLOSE_TIMEOUT_S) for pipeline in real]
+            caught_up_s = time.perf_counter() - begin_s
+            sinks = [sink for pipeline in real for sink in pipeline.sinks if isinstance(sink, CountingSink)]
+            stored = stored_points(running.url, [pipeline.task.task_id for pipeline in real])
         metrics = _counts(running, sent, crowd)
         peak_mb = running.peak_rss_mb()
     return {

@@ -24,8 +24,8 @@ from traffic.frames import Flush, Shape, flushes
 
 __all__ = ["Fleet", "Sent", "fleet", "pace", "post_all"]
 
-_CONNECTING_AT_ONCE = 100
-_DRAIN_TIMEOUT_S = 60.0
+_AGAIN_AFTER_S = 1.0
+_DRAIN_TIMEOUT_S = 120.0
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Sent:
 
     Attributes:
         points: that the server has answered for, of each run.
-        requests, refused: all, and those answered 503.
+        requests, refused, cut: all, those answered 503, and those whose connection ended before an answer.
         late_ms: of each frame due in the measured window, from when it was due until it was answered; of one that
             waits at its end, until then.
         due_points, answered_points: of the frames due in the window, and of those answered within it.
@@ -43,6 +43,7 @@ class Sent:
     points: dict[int, int] = field(default_factory=dict)
     requests: int = 0
     refused: int = 0
+    cut: int = 0
     late_ms: list[float] = field(default_factory=list)
     due_points: int = 0
     answered_points: int = 0
@@ -52,55 +53,74 @@ class Sent:
         self.points |= other.points
         self.requests += other.requests
         self.refused += other.refused
+        self.cut += other.cut
         self.late_ms += other.late_ms
         self.due_points += other.due_points
         self.answered_points += other.answered_points
 
 
 class _Connection:
-    """A kept connection to the server, with the headers that the http sink sends."""
+    """The http sink's side of a connection: kept, opened when there is something to send, and again when it is cut."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str) -> None:
-        self._reader, self._writer, self._head = reader, writer, head
-
-    @classmethod
-    async def open(cls, url: str) -> _Connection:
+    def __init__(self, url: str, sent: Sent) -> None:
         from telemetry.wire import CONTENT_TYPE
 
         parts = urlsplit(url)
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        head = (
+        self._address = parts.hostname, parts.port
+        self._head = (
             f"POST /api/v1/frames HTTP/1.1\r\nHost: {parts.netloc}\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\n"
             f"User-Agent: bench\r\nContent-Type: {CONTENT_TYPE}\r\n"
         )
-        return cls(reader, writer, head)
+        self._sent = sent
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, body: bytes) -> float:
-        """Post frames; return 0.0 once they are committed, or after how many seconds the server wants them again.
+    async def post(self, body: bytes) -> None:
+        """Post frames until they are committed: what is refused for now or cut off is sent again, as the sink does.
 
         Raises:
-            RuntimeError: any other answer.
+            RuntimeError: an answer that would be the same each time.
         """
+        while True:
+            self._sent.requests += 1
+            try:
+                status, headers, answer = await self._exchange(body)
+            except (OSError, asyncio.IncompleteReadError):
+                self._sent.cut += 1
+                self.close()
+                await asyncio.sleep(_AGAIN_AFTER_S)
+                continue
+            if status == 503:
+                self._sent.refused += 1
+                await asyncio.sleep(float(headers.get("retry-after", _AGAIN_AFTER_S)))
+                continue
+            if status != 200:
+                raise RuntimeError(f"the server answered {status}: {answer[:300]!r}")
+            for item in json.loads(answer)["frames"]:
+                # A duplicate is one whose commit was not answered before.
+                if item["result"] not in ("stored", "duplicate"):
+                    raise RuntimeError(f"the server did not store {item}")
+            return
+
+    async def _exchange(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         from telemetry.wire import SENT_HEADER
 
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self._address)
+        reader, writer = self._streams
         head = f"{self._head}{SENT_HEADER}: {time.time_ns()}\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._writer.write(head.encode() + body)
-        first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        writer.write(head.encode() + body)
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        answer = await self._reader.readexactly(int(headers["content-length"]))
-        status = int(first.split()[1])
-        if status == 503:
-            return float(headers.get("retry-after", 1))
-        if status != 200:
-            raise RuntimeError(f"the server answered {status}: {answer[:300]!r}")
-        for item in json.loads(answer)["frames"]:
-            # A duplicate is one whose commit was not answered before.
-            if item["result"] not in ("stored", "duplicate"):
-                raise RuntimeError(f"the server did not store {item}")
-        return 0.0
+        answer = await reader.readexactly(int(headers["content-length"]))
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        return int(first.split()[1]), headers, answer
 
     def close(self) -> None:
-        self._writer.close()
+        """Hang up."""
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
 
 
 async def post_all(url: str, streams: Sequence[Iterable[Flush]]) -> Sent:
@@ -108,14 +128,10 @@ async def post_all(url: str, streams: Sequence[Iterable[Flush]]) -> Sent:
     sent = Sent()
 
     async def write(run: int, stream: Iterable[Flush]) -> None:
-        connection = await _Connection.open(url)
+        connection = _Connection(url, sent)
         sent.points[run] = 0
         for flush in stream:
-            sent.requests += 1
-            while wait_s := await connection.post(flush.data):
-                sent.refused += 1
-                sent.requests += 1
-                await asyncio.sleep(wait_s)
+            await connection.post(flush.data)
             sent.points[run] += flush.points
         connection.close()
 
@@ -131,27 +147,18 @@ async def pace(
     What falls due while a request is on its way goes together in the next, as in the client.
 
     Args:
-        window_s: from when until when what becomes of a frame is counted, from the start, by which all are connected.
+        window_s: from when until when what becomes of a frame is counted, from the start.
         speed: so many times as fast as the frames say.
     """
     sent = Sent()
-    opening = asyncio.Semaphore(_CONNECTING_AT_ONCE)
-
-    async def connected() -> _Connection:
-        async with opening:
-            return await _Connection.open(url)
-
-    connections = dict(zip(streams, await asyncio.gather(*(connected() for _ in streams)), strict=True))
-    clock = asyncio.get_running_loop().time
-    begin_s = clock()
-    writers = [
-        _write_paced(connections[run], run, _timed(stream, speed, window_s), sent, begin_s, window_s)
-        for run, stream in streams.items()
-    ]
+    begin_s = asyncio.get_running_loop().time()
     async with asyncio.timeout(window_s[1] + _DRAIN_TIMEOUT_S):
-        await asyncio.gather(*writers)
-    for connection in connections.values():
-        connection.close()
+        await asyncio.gather(
+            *(
+                _write_paced(_Connection(url, sent), run, _timed(stream, speed, window_s), sent, begin_s, window_s)
+                for run, stream in streams.items()
+            )
+        )
     return sent
 
 
@@ -182,11 +189,7 @@ async def _write_paced(
         end = at
         while end < len(waiting) and end - at < WRITE_FRAMES and waiting[end][0] <= now_s:
             end += 1
-        sent.requests += 1
-        if wait_s := await connection.post(b"".join(flush.data for _, flush in waiting[at:end])):
-            sent.refused += 1
-            await asyncio.sleep(wait_s)
-            continue
+        await connection.post(b"".join(flush.data for _, flush in waiting[at:end]))
         answered_s = clock() - begin_s
         for due_s, flush in waiting[at:end]:
             sent.points[run] += flush.points
@@ -195,6 +198,7 @@ async def _write_paced(
                 sent.answered_points += flush.points if answered_s <= last_s else 0
         at = end
     sent.late_ms += [(last_s - due_s) * 1e3 for due_s, _ in waiting[at:] if due_s >= first_s]
+    connection.close()
 
 
 class Fleet:
@@ -212,7 +216,7 @@ class Fleet:
             self._hear(process)
 
     def begin(self, url: str, runs: int, window_s: tuple[float, float], speed: float = 1) -> None:
-        """Let the runs begin; `end` waits for them. All are connected when it returns, give or take a moment."""
+        """Let the runs begin; `end` waits for them."""
         self._tell({"url": url, "runs": runs, "window_s": window_s, "speed": speed})
 
     def end(self) -> Sent:
