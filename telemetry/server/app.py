@@ -43,7 +43,7 @@ from telemetry.server.connections import Connections, note_request
 from telemetry.server.descriptors import raise_descriptor_limit
 from telemetry.server.listening import Site
 from telemetry.server.request_log import request_log
-from telemetry.server.store import Store
+from telemetry.server.store import MoveStopped, Store
 from telemetry.server.tokens import TokenRegistry
 from telemetry.server.upkeep import address, backup_api, prune_api
 
@@ -51,16 +51,24 @@ __all__ = ["BackgroundServer", "create_app", "run_server", "serve"]
 
 log = logging.getLogger("telemetry.server")
 
+# Set when the server is to stop; looked at while the store is opened.
+_STOP = web.AppKey("stop", asyncio.Event)
+
 # Requests under way get this long to finish when the server stops, in seconds.
 _SHUTDOWN_TIMEOUT_S = 10.0
 # Free space that cannot be given back is worth a line of the log from here on.
 _STUCK_BYTES = 64 * 1024 * 1024
 
 
-def create_app(config: ServerConfig) -> web.Application:
-    """Build the application: ingest, read API, live stream and pages. The store is opened at its start."""
+def create_app(config: ServerConfig, stop: asyncio.Event | None = None) -> web.Application:
+    """Build the application: ingest, read API, live stream and pages. The store is opened at its start.
+
+    Args:
+        stop: once it is set, a store of an older version is not moved any further (MoveStopped).
+    """
     app = web.Application(middlewares=[note_request, json_errors, guard], client_max_size=config.limits.max_body_bytes)
     app[CONFIG] = config
+    app[_STOP] = asyncio.Event() if stop is None else stop
     app[TOKENS] = TokenRegistry(config.directory, always=config.token is not None or not is_loopback(config.host))
     app[address.LOCAL_KEY] = address.new_key()
     live.add_routes(app)
@@ -102,8 +110,9 @@ async def serve(
     Raises:
         ConfigurationError: the address cannot be listened on, or the directory not be used.
     """
+    stop = stop or asyncio.Event()
     runner = web.AppRunner(
-        create_app(config),
+        create_app(config, stop),
         access_log=None,
         logger=request_log,
         shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
@@ -111,7 +120,11 @@ async def serve(
         # Bodies are taken as they are: an inflated one would escape the limits.
         auto_decompress=False,
     )
-    await runner.setup()
+    try:
+        await runner.setup()
+    except MoveStopped as stopped:
+        log.warning("%s", stopped)
+        return
     try:
         site = Site(runner, config.host, config.port, Connections(config.limits.connections))
         try:
@@ -125,7 +138,7 @@ async def serve(
         if on_ready is not None:
             on_ready(url)
         try:
-            await (stop or asyncio.Event()).wait()
+            await stop.wait()
         finally:
             # While the directory is ours still: the next server writes its own.
             address.withdraw(config.directory)
@@ -241,7 +254,9 @@ def _error(status: int, message: str, request: web.Request, error: web.HTTPExcep
 
 async def _run_store(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
-    app[STORE] = Store(
+    stop = app[_STOP]
+    opened = asyncio.to_thread(
+        Store,
         config.directory,
         max_bytes=config.limits.max_store_bytes,
         # Beside those of the API: the live stream, the watch for silent tasks, ingest, export and the keeper.
@@ -250,7 +265,14 @@ async def _run_store(app: web.Application) -> AsyncIterator[None]:
         sealing=config.limits.sealing,
         min_free_share=config.limits.min_free_share,
         clock=config.clock,
+        stopping=stop.is_set,
     )
+    try:
+        # On a thread: moving an older store takes minutes, in which Ctrl-C must be heard.
+        app[STORE] = await opened
+    except asyncio.CancelledError:
+        stop.set()
+        raise
     _say_how_it_begins(app[STORE], config)
     yield
     app[STORE].close()

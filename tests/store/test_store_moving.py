@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -22,12 +23,13 @@ import pytest
 from golden_store import LOSS, Sender, task_id
 from injectors import small_disk
 from old_stores import unpack_golden
-from server_support import MS, START_NS, Row, rows_of, soon_after_the_start
+from server_support import MS, START_NS, Row, config_of, rows_of, soon_after_the_start
 from store_answers import answers_of
 
 from telemetry.errors import ConfigurationError
 from telemetry.events import RecordChange, SeriesKey
 from telemetry.record import TaskKey
+from telemetry.server.app import serve
 from telemetry.server.store import Store, StoreUnavailable, moving
 from telemetry.server.store.chunks import Points, pack, unpack
 from telemetry.server.store.database import DATABASE_NAME
@@ -236,6 +238,36 @@ def test_killed_at_every_commit_it_goes_on_and_ends_the_same(tmp_path: Path) -> 
         assert (version_of(tmp_path), held(tmp_path)) == (SCHEMA_VERSION, before)
     assert starts > 6, starts
     # and it ends as if nothing had happened
+    store = opened(tmp_path)
+    found = answers_of(store)
+    store.close()
+    assert {name for name in answers.keys() | found.keys() if answers.get(name) != found.get(name)} == set()
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_server_that_is_stopped_meanwhile_ends_and_the_next_one_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given servers that are to stop before they have begun
+    answers = unpack_golden(tmp_path)
+    before = held(tmp_path)
+    ready: list[str] = []
+
+    async def start() -> None:
+        stop = asyncio.Event()
+        stop.set()
+        await serve(config_of(tmp_path), on_ready=ready.append, stop=stop)
+
+    # when they are started, then each moves a slice and ends; the one that finds nothing left to move serves
+    starts = 0
+    while not ready:
+        caplog.clear()
+        asyncio.run(start())
+        starts += 1
+        if not ready:
+            assert "the next start goes on" in caplog.text
+            assert held(tmp_path) == before
+    assert starts > 10
     store = opened(tmp_path)
     found = answers_of(store)
     store.close()

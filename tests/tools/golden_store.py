@@ -119,7 +119,7 @@ def attempts() -> Iterator[FrameContent]:
         sender = Sender("attempts", str(attempt))
         start_ns = START_NS + attempt * HOUR_NS
         entry = {"started_unix_ns": start_ns, **({"attempt": attempt} if attempt > 1 else {})}
-        events = [RecordChange(start_ns, "writers", sender.writer.hex(), entry)]
+        events: list[FrameEvent] = [RecordChange(start_ns, "writers", sender.writer.hex(), entry)]
         events += named("attempts") if attempt == 1 else [RecordChange(start_ns, "task", "attempt", attempt)]
         yield sender.frame({}, events)
         for first in range(3000 * (attempt - 1), 3000 * (attempt + 1), 1000):

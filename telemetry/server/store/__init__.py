@@ -7,7 +7,7 @@ from telemetry.server.store.blob_refs import BlobRef
 from telemetry.server.store.blob_store import BlobStore
 from telemetry.server.store.columns import Column, is_column, parse_column
 from telemetry.server.store.content import FrameContent, prepare
-from telemetry.server.store.errors import BackupFailed, BlobRefused, NotFound, StoreUnavailable
+from telemetry.server.store.errors import BackupFailed, BlobRefused, MoveStopped, NotFound, StoreUnavailable
 from telemetry.server.store.gate import ProjectLimit, ProjectLimits
 from telemetry.server.store.plain import json_number
 from telemetry.server.store.point_store import SealingLimits, SeriesChange
@@ -32,6 +32,7 @@ __all__ = [
     "Column",
     "ConsoleQuery",
     "FrameContent",
+    "MoveStopped",
     "NotFound",
     "Part",
     "PointsQuery",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import schema
 from telemetry.server.store.columns import record_number_or_text, record_text
-from telemetry.server.store.errors import StoreUnavailable
+from telemetry.server.store.errors import MoveStopped, StoreUnavailable
 from telemetry.server.store.migrate import mend, migrate
 from telemetry.server.store.moving import finish_move, is_moving
 
@@ -65,6 +65,7 @@ class Database:
 
     Args:
         max_bytes: the file may grow to this; beyond it writes fail as on a full disk. None: no limit.
+        stopping: asked now and then while a store of an older version is brought up to date; True: stop that.
 
     Attributes:
         store_id: random, made with the store: a copy has the same, a new store another.
@@ -72,20 +73,28 @@ class Database:
     Raises:
         ConfigurationError: a newer version wrote this store, or the file is not a store.
         StoreUnavailable: an older version wrote it, and the disk is full or failing while it is brought up to date.
+        MoveStopped: because of `stopping`.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int | None = None, readers: int = 4) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int | None = None,
+        readers: int = 4,
+        stopping: Callable[[], bool] | None = None,
+    ) -> None:
         self.store_id = ""
         # SQLite gives the log and the shared memory the same mode as the database.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._writer = _engine(path, pool_size=1, read_only=False, max_bytes=max_bytes)
         self._readers = _engine(path, pool_size=readers, read_only=True, max_bytes=None)
         try:
-            self._prepare(path)
+            self._prepare(path, stopping)
         except DBAPIError as error:
             self.close()
             raise ConfigurationError(f"{path} cannot be opened as a store: {error.orig}") from error
-        except (ConfigurationError, StoreUnavailable):
+        except (ConfigurationError, MoveStopped, StoreUnavailable):
             self.close()
             raise
 
@@ -157,7 +166,7 @@ class Database:
         self._readers.dispose()
         self._writer.dispose()
 
-    def _prepare(self, path: Path) -> None:
+    def _prepare(self, path: Path, stopping: Callable[[], bool] | None) -> None:
         with self.transaction() as connection:
             there = "schema_info" in inspect(connection).get_table_names()
             version = connection.execute(select(schema.schema_info.c.version)).scalar() if there else None
@@ -187,11 +196,11 @@ class Database:
                 connection.execute(insert(schema.store_identity), {"store_id": self.store_id})
             moving = is_moving(connection)
         if moving:
-            self._move(path)
+            self._move(path, stopping)
 
-    def _move(self, path: Path) -> None:
+    def _move(self, path: Path, stopping: Callable[[], bool] | None) -> None:
         try:
-            finish_move(self.transaction)
+            finish_move(self.transaction, stopping)
         except StoreUnavailable as error:
             raise StoreUnavailable(
                 f"{path} is only in part moved to schema version {schema.SCHEMA_VERSION}: {error}. Nothing is lost. "

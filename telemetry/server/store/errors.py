@@ -2,6 +2,7 @@
 
 TelemetryError
 ├── StoreUnavailable    the disk is full or failing: nothing of the transaction was kept; try again later
+├── MoveStopped         the server was stopped while an older store was brought up to date; the next start goes on
 ├── BackupFailed        a backup could not be made; the store itself is as it was
 ├── BlobRefused         a task may not hold a blob: its project is full, or it was deleted
 └── NotFound            no such task or series
@@ -11,11 +12,15 @@ from __future__ import annotations
 
 from telemetry.errors import TelemetryError
 
-__all__ = ["BackupFailed", "BlobRefused", "NotFound", "StoreUnavailable"]
+__all__ = ["BackupFailed", "BlobRefused", "MoveStopped", "NotFound", "StoreUnavailable"]
 
 
 class StoreUnavailable(TelemetryError):
     """The database cannot be written now. The transaction was rolled back: none of its frames were kept."""
+
+
+class MoveStopped(TelemetryError):
+    """Whoever opened an older store is to stop. What is moved is moved; the next one to open it goes on."""
 
 
 class BackupFailed(TelemetryError):

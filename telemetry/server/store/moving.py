@@ -41,6 +41,7 @@ from sqlalchemy import (
 
 from telemetry.server.store import schema
 from telemetry.server.store.chunks import Points, concat_points, unpack
+from telemetry.server.store.errors import MoveStopped
 from telemetry.server.store.sealing import arrange, write_parts
 
 __all__ = ["begin_move", "different_tables", "finish_move", "is_moving"]
@@ -117,25 +118,33 @@ def is_moving(connection: Connection) -> bool:
     return inspect(connection).has_table(_moving.name)
 
 
-def finish_move(transaction: Callable[[], AbstractContextManager[Connection]]) -> None:
+def finish_move(
+    transaction: Callable[[], AbstractContextManager[Connection]], stopping: Callable[[], bool] | None = None
+) -> None:
     """Move what is still to be moved, slice by slice, and say on the log how far it is.
 
+    Args:
+        stopping: asked after each slice; True: no more of them.
+
     Raises:
+        MoveStopped: because of `stopping`.
         StoreUnavailable: the disk is full or failing; what is moved is moved, and the rest is where it was.
     """
-    progress = _Progress()
+    move_log = _MoveLog()
     while True:
         with transaction() as connection:
             if not is_moving(connection):
                 break
-            progress.note(connection)
+            move_log.note(connection)
             moved = _move_chunks(connection) or _move_series(connection)
             if moved:
                 rows = [{"b_what": what, "more": count} for what, count in moved.items()]
                 connection.execute(_ADD_MOVED, rows)
             else:
                 _drop_old_tables(connection)
-    progress.end()
+        if stopping is not None and stopping():
+            raise MoveStopped("the move of the store is stopped; the next start goes on with it")
+    move_log.end()
 
 
 def _move_chunks(connection: Connection) -> Counter[str]:
@@ -226,8 +235,8 @@ def _drop_old_tables(connection: Connection) -> None:
         _tails.drop(connection)
 
 
-class _Progress:
-    """Says on the log, every second, how far the move is and how long it will take."""
+class _MoveLog:
+    """Says every second how far the move is and how long it will take."""
 
     def __init__(self) -> None:
         self._began_at = self._said_at = time.monotonic()

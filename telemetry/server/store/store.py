@@ -78,8 +78,13 @@ class Written:
 class Store:
     """A directory with one SQLite database, made if it is not there (folder 0700, files 0600).
 
+    Args:
+        stopping: asked now and then while a store of an older version is moved, which may take minutes.
+
     Raises:
         ConfigurationError: another server uses the directory, or a newer version wrote it.
+        StoreUnavailable: an older version wrote it, and the disk is full or failing while it is moved.
+        MoveStopped: because of `stopping`.
     """
 
     schema_version = schema.SCHEMA_VERSION
@@ -94,6 +99,7 @@ class Store:
         min_free_share: float = 0.0,
         sealing: SealingLimits | None = None,
         clock: Callable[[], int] = unix_ns,
+        stopping: Callable[[], bool] | None = None,
     ) -> None:
         self._directory = directory
         self._clock = clock
@@ -108,7 +114,9 @@ class Store:
             ) from error
         try:
             check_takeable(directory)
-            self._database = Database(directory / DATABASE_NAME, max_bytes=max_bytes, readers=readers)
+            self._database = Database(
+                directory / DATABASE_NAME, max_bytes=max_bytes, readers=readers, stopping=stopping
+            )
             # The backup that the directory was until now; None if it was none.
             self.restored = take_over(directory)
             self._lineage = lineage(directory, self._database.store_id)
