@@ -1,4 +1,4 @@
-"""The store behind tests/golden/stores/store_4.zip, as version 4 wrote it: only that version's program can write it anew.
+"""The store in tests/golden/stores/store_4.zip, as version 4 wrote it: only that program can write it anew.
 
     git archive 6f101b0 | tar -x -C OLD
     PYTHONPATH=OLD:tests/support:tests/support/stores python tests/tools/golden_store.py
