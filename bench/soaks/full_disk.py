@@ -30,7 +30,8 @@ import pytest
 from telemetry.process.terminal import ProgressLine
 
 # The parts are the tests' own: what is measured here is what is checked there.
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / "support" / name) for name in ("", "stores")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support" / "stores"))
 from hasty_server import HastyServer
 from injectors import small_disk
 from store_faults import Filler, Load, differences, fill_again_and_again, integrity, send_again

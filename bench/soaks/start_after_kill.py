@@ -2,8 +2,8 @@
 
     python bench/soaks/start_after_kill.py [--megabytes 1024] [--tasks 200] [--folder DIR]
 
-A server that never seals (NO_SEALING in tests/support/stores/hasty_server.py) takes so many bytes of frames, of tasks with 20
-series each, and is killed with SIGKILL. Then a server as everybody runs it starts on the folder: seconds from the start
+A server that never seals (NO_SEALING in tests/support/stores/hasty_server.py) takes so many bytes of frames, of tasks
+with 20 series each, and is killed with SIGKILL. Then a server as everybody runs it starts on the folder: seconds from the start
 of its process until it answers, until a new frame is acknowledged, until a chart is read, and until all is sealed; and
 the most memory that it has had. In the end each task must count what was sent, and one in ten is read back, each point
 in its place.
@@ -40,7 +40,8 @@ from telemetry.wire import encode
 
 # The parts are the tests' own: what is measured here is what is checked there.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / "support" / name) for name in ("", "stores")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support" / "stores"))
 from hasty_server import NO_SEALING, UNSEALED_TABLE, HastyServer
 from servers import folder_bytes, post_frames, server
 

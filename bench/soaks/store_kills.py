@@ -2,11 +2,11 @@
 
     python bench/soaks/store_kills.py --kills 500 [--seed N] [--folder DIR] [--spoil NAME]
 
-Ten senders (tests/support/stores/store_load.py: many series, many runs, bursts, full frames, console lines, tasks that are
-reset and deleted, ranks, points that no good program reports) post to one server, send again what was not acknowledged
+Ten senders (tests/support/stores/store_load.py: many series, many runs, bursts, full frames, console lines, tasks that
+are reset and deleted, ranks, points that no good program reports) post to one server, send again what was not acknowledged
 and now and then what was. The server seals, merges and checkpoints all the time (HASTE in
-tests/support/stores/hasty_server.py), and is killed with SIGKILL: while it starts, at any moment, or as it is about to run
-a statement on a table chosen at random. After each start every sender reads back all tasks that it writes to: every
+tests/support/stores/hasty_server.py), and is killed with SIGKILL: while it starts, at any moment, or as it is about to
+run a statement on a table chosen at random. After each start every sender reads back all tasks that it writes to: every
 point, in order, to the bit. At the end the same steps go once to a server that nobody kills and nothing hurries;
 exports (JSON lines and Parquet), counts, summaries and charts of both must be equal, the exports to the byte.
 
@@ -33,7 +33,8 @@ from typing import Any
 from telemetry.process.terminal import ProgressLine
 
 # The parts are the tests' own: what is measured here is what is checked there.
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / "support" / name) for name in ("", "stores")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support" / "stores"))
 from hasty_server import HASTE, HastyServer
 from store_faults import Load, differences, integrity, kill_again_and_again, send_again
 from store_spoilers import SPOILERS

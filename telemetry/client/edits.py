@@ -7,6 +7,7 @@ from typing import Any
 
 from telemetry.client.http import HttpApi
 from telemetry.client.types import Change
+from telemetry.record import TaskKey
 
 __all__ = ["EditCalls"]
 
@@ -58,7 +59,7 @@ class EditCalls(HttpApi):
             "project": project,
             "older_than_s": older_than_s,
             "keep_bytes": keep_bytes,
-            "published": published,
+            TaskKey.PUBLISHED: published,
             "kept": kept,
             "dry_run": dry_run,
             "only": None if only is None else list(only),

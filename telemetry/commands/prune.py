@@ -15,6 +15,7 @@ from telemetry.commands.token import add_token_file_option, lifetime_s
 from telemetry.disk import absolute_path
 from telemetry.errors import ConfigurationError
 from telemetry.process.terminal import size_text
+from telemetry.record import TaskKey
 
 __all__ = ["add_prune", "size_bytes"]
 
@@ -130,7 +131,7 @@ def _open(arguments: argparse.Namespace, import_extra: Callable[[str, str], Modu
         "project": arguments.project,
         "older_than_s": arguments.older_than,
         "keep_bytes": arguments.keep_bytes,
-        "published": arguments.published,
+        TaskKey.PUBLISHED: arguments.published,
         "kept": arguments.kept,
     }
     if settings.url and not arguments.directory:

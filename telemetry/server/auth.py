@@ -48,6 +48,9 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("POST", "/api/v1/tasks/{task_id}/changes"): Scope.INGEST,
     # What cannot be undone is for operators.
     ("POST", "/api/v1/tasks/{task_id}/delete"): Scope.ADMIN,
+    ("POST", "/api/v1/prune"): Scope.ADMIN,
+    # And asked for on the server's machine only.
+    ("POST", "/api/v1/backup"): Scope.ADMIN,
     ("GET", "/api/v1/choices"): Scope.READ,
     ("GET", "/api/v1/projects"): Scope.READ,
     ("GET", "/api/v1/tasks/{task_id}"): Scope.READ,

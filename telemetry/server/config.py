@@ -15,6 +15,7 @@ from aiohttp import web
 from telemetry.clock import unix_ns
 from telemetry.errors import ConfigurationError
 from telemetry.network.credentials import is_loopback
+from telemetry.record import TaskKey
 from telemetry.server.store import ProjectLimit, ProjectLimits, Retention, SealingLimits, Store
 from telemetry.server.tokens import TokenFile
 
@@ -208,7 +209,7 @@ def read_retention(path: Path) -> tuple[tuple[str | None, Retention], ...]:
 
 
 def _retention(path: Path, where: str, entry: Any) -> Retention:
-    known = {"older_than_days": (int, float), "keep_bytes": (int,), "published": (bool,), "kept": (bool,)}
+    known = {"older_than_days": (int, float), "keep_bytes": (int,), TaskKey.PUBLISHED: (bool,), "kept": (bool,)}
     if not isinstance(entry, dict) or set(entry) - set(known):
         raise ConfigurationError(f"{path}: [{where}] may hold {', '.join(known)}")
     for name, value in entry.items():
@@ -220,7 +221,7 @@ def _retention(path: Path, where: str, entry: Any) -> Retention:
     return Retention(
         None if days is None else days * 86_400.0,
         entry.get("keep_bytes"),
-        published=entry.get("published", False),
+        published=entry.get(TaskKey.PUBLISHED, False),
         kept=entry.get("kept", False),
     )
 

@@ -151,6 +151,8 @@ def test_a_scope_opens_its_routes_and_no_other(admin: Http, store: Path, scope: 
     for (method, route), needed in SCOPES.items():
         if route == "/api/v1/live":
             continue  # does not end; below
+        if route == "/api/v1/backup" and scope is Scope.ADMIN:
+            continue  # no token opens it: tests/server/test_backup.py
         path = route.format(task_id=TASK, name="favicon.svg", sha256="a" * 64, model_id="0" * 32)
         may = needed is None or scope in (needed, Scope.ADMIN)
         answer = http.request(method, path)

@@ -357,8 +357,9 @@ def test_what_is_wrong_with_a_backup_is_found(tmp_path: Path) -> None:
     assert spoiled("flipped", lambda folder: flip(blob(folder, first), 2)) == [
         f"blob {first}: it is damaged: its sha256 is another one"
     ]
-    size = (good / DATABASE_NAME).stat().st_size
-    assert "another sha256" in spoiled("text", lambda folder: flip(folder / DATABASE_NAME, size // 2))[-1]
+    # In the middle of a text, where SQLite sees nothing.
+    text = (good / DATABASE_NAME).read_bytes().rindex(hashlib.sha256(b"63").hexdigest().encode())
+    assert "another sha256" in spoiled("text", lambda folder: flip(folder / DATABASE_NAME, text))[-1]
     cut = spoiled("cut", lambda folder: (folder / DATABASE_NAME).write_bytes(b"SQLite format 3\0"), digests=False)
     assert "cannot be read" in cut[0] or "damaged" in cut[0]
     with pytest.raises(ConfigurationError, match="is no backup"):

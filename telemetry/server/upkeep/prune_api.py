@@ -19,6 +19,7 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.process.terminal import size_text
+from telemetry.record import TaskKey
 from telemetry.server.api import json_response
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.edit_api import EDITS
@@ -41,7 +42,7 @@ log = logging.getLogger("telemetry.server")
 
 PRUNED_FILE = "pruned.jsonl"
 _EVERY_S = 3600.0
-_FIELDS = ("project", "older_than_s", "keep_bytes", "published", "kept", "dry_run", "only")
+_FIELDS = ("project", "older_than_s", "keep_bytes", TaskKey.PUBLISHED, "kept", "dry_run", "only")
 
 
 def add_routes(app: web.Application) -> None:
@@ -159,7 +160,7 @@ def _retention_of(asked: dict[str, Any]) -> tuple[Retention, str | None, set[str
     retention = Retention(
         numbers["older_than_s"],
         None if numbers["keep_bytes"] is None else int(numbers["keep_bytes"]),
-        published=asked.get("published") is True,
+        published=asked.get(TaskKey.PUBLISHED) is True,
         kept=asked.get("kept") is True,
     )
     return retention, project and project.strip("/"), None if only is None else set(only)

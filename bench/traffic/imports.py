@@ -1,6 +1,6 @@
 """How long does `telemetry import` take for many short runs?
 
-    python bench/imports.py [--zips 1000] [--points 10000] [--series 5] [--again]
+    python bench/traffic/imports.py [--zips 1000] [--points 10000] [--series 5] [--again]
 
 Topology: a server process and an importer process on this machine, loopback, a fresh directory. The zips are made
 before, by the real sink's zip_session from frames as a run of that many points writes them: a frame each half
