@@ -3,14 +3,14 @@
     python bench/soaks/start_after_kill.py [--megabytes 1024] [--tasks 200] [--folder DIR]
 
 A server that never seals (NO_SEALING in tests/support/stores/hasty_server.py) takes so many bytes of frames, of tasks
-with 20 series each, and is killed with SIGKILL. Then a server as everybody runs it starts on the folder: seconds from the start
-of its process until it answers, until a new frame is acknowledged, until a chart is read, and until all is sealed; and
-the most memory that it has had. In the end each task must count what was sent, and one in ten is read back, each point
-in its place.
+with 20 series each, and is killed with SIGKILL. Then a server as everybody runs it starts on the folder: seconds from
+the start of its process until it answers, until a new frame is acknowledged, until a chart is read, and until all is
+sealed; and the most memory that it has had. In the end each task must count what was sent, and one in ten is read
+back, each point in its place.
 
-Prints one line of JSON; exit code 1 if a point is missing or there twice.
-Unfair in it: what was written a moment ago is still in the page cache, and after a power cut it would not be. It needs
-memory for all of these points in the server that does not seal, and some 3 times their bytes on disk.
+Prints one line of JSON; exit code 1 if a point is missing or there twice. Unfair in it: what was written a moment ago
+is still in the page cache, and after a power cut it would not be. It needs memory for all of these points in the
+server that does not seal, and some 3 times their bytes on disk.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
     python bench/soaks/store_kills.py --kills 500 [--seed N] [--folder DIR] [--spoil NAME]
 
-Ten senders (tests/support/stores/store_load.py: many series, many runs, bursts, full frames, console lines, tasks that
-are reset and deleted, ranks, points that no good program reports) post to one server, send again what was not acknowledged
-and now and then what was. The server seals, merges and checkpoints all the time (HASTE in
-tests/support/stores/hasty_server.py), and is killed with SIGKILL: while it starts, at any moment, or as it is about to
-run a statement on a table chosen at random. After each start every sender reads back all tasks that it writes to: every
-point, in order, to the bit. At the end the same steps go once to a server that nobody kills and nothing hurries;
-exports (JSON lines and Parquet), counts, summaries and charts of both must be equal, the exports to the byte.
+Ten senders (tests/support/stores/store_load.py: many series, many runs, bursts, full frames, console lines, tasks
+that are reset and deleted, ranks, points that no good program reports) post to one server, send again what was not
+acknowledged and now and then what was. The server seals, merges and checkpoints all the time (HASTE in
+tests/support/stores/hasty_server.py), and is killed with SIGKILL: while it starts, at any moment, or as it is about
+to run a statement on a table chosen at random. After each start every sender reads back all tasks that it writes to:
+every point, in order, to the bit. At the end the same steps go once to a server that nobody kills and nothing
+hurries; exports (JSON lines and Parquet), counts, summaries and charts of both must be equal, the exports to the
+byte.
 
 Prints one line of JSON; exit code 1 if anything is wrong. Then the folder stays: both stores, their exports, the
 server's log. The tests do some (tests/faults/test_faults_store.py).
