@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from telemetry.events import SeriesKey
+    pass
 
 __all__ = ["BURST", "FULL", "RUNS", "WIDE", "Flush", "Shape", "flushes", "names_of", "quick", "task_id_of"]
 
@@ -117,6 +117,7 @@ class _Frames:
     """Makes one writer's frames of rows, as its batcher does."""
 
     def __init__(self, shape: Shape, run: int) -> None:
+        from telemetry.batcher import RunSeries
         from telemetry.queue import ROW_SLOTS
         from telemetry.settings import Settings
 
@@ -127,14 +128,14 @@ class _Frames:
         self._task_id = task_id_of(run)
         self._writer_id = (run + 1).to_bytes(16, "big")
         self._sequence = 0
-        self._known: dict[tuple[Any, Any], SeriesKey] = {}
+        self._series = RunSeries()
 
     def cut(self, rows: list[Any], events: Sequence[Any], due_ns: int) -> Flush:
         from telemetry.batcher import columns_of
         from telemetry.events import Batch
         from telemetry.wire import encode
 
-        columns, errors = columns_of(rows, self._known)
+        columns, errors = columns_of(rows, self._series)
         if errors:
             raise errors[0]
         batch = Batch(self._task_id, columns, events, len(columns) + len(events))
