@@ -37,6 +37,9 @@ _REFUSALS = frozenset({400, 409, 413, 415, 422})
 FAILING_TRIES = 5
 FAILING_S = 60.0
 
+# However long a server wants us to wait: beyond this nobody sees any more what a run does.
+_MAX_PACE_S = 10.0
+
 
 class HttpSink:
     """POSTs frames to `url`/api/v1/frames and returns when the server has committed them.
@@ -74,6 +77,8 @@ class HttpSink:
         # writer it holds, as inclusive ranges of sequence numbers.
         self.store_id: str | None = None
         self.held: list[tuple[int, int]] | None = None
+        # How far apart the server wants our requests: where many others send, and nobody looks at what we do.
+        self.pace_s = 0.0
         self._monotonic = monotonic
         # (writer id, sequence) -> (tries, when the first was) of frames on which the server failed.
         self._failing: dict[tuple[bytes, int], tuple[int, float]] = {}
@@ -199,6 +204,7 @@ class HttpSink:
 
     def _refused(self, frames: Sequence[Frame], answer: Any) -> dict[tuple[bytes, int], str]:
         self.store_id, self.held = _store_of(answer), _held_of(answer, frames[0].writer_id.hex())
+        self.pace_s = _pace_of(answer)
         results = {(item["writer"], item["sequence"]): item for item in answer["frames"]}
         keys = [(frame.writer_id.hex(), frame.sequence) for frame in frames]
         missing = [key for key in keys if key not in results]
@@ -309,6 +315,14 @@ def _held_of(answer: Mapping[str, Any], writer: str) -> list[tuple[int, int]] | 
     found = [(pair[0], pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
     sound = len(found) == len(pairs) and all(isinstance(first, int) and isinstance(last, int) for first, last in found)
     return found if sound else None
+
+
+def _pace_of(answer: Mapping[str, Any]) -> float:
+    """Return the pace that a receipt asks for; 0.0 where it asks for none, or for nonsense."""
+    pace_s = answer.get("pace_s")
+    if isinstance(pace_s, bool) or not isinstance(pace_s, (int, float)) or not pace_s > 0:
+        return 0.0
+    return min(float(pace_s), _MAX_PACE_S)
 
 
 def open_sink(url: str, settings: Settings) -> HttpSink:

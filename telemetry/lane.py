@@ -25,8 +25,8 @@ from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.events import TaskHeader
 from telemetry.journal import Journal
 from telemetry.ledger import Book, DropReason
-from telemetry.protocols import Sink, Syncable, TellsHeld, TellsLoss
-from telemetry.retry import Tries
+from telemetry.protocols import Paced, Sink, Syncable, TellsHeld, TellsLoss
+from telemetry.retry import Pace, Tries
 from telemetry.sessions.delivered import Delivered
 from telemetry.wire import Frame
 
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 # Frames of one write: enough that a backlog goes out in few requests, small enough to be retried whole.
 WRITE_BYTES = 4 * 1024 * 1024
 WRITE_FRAMES = 256
+
+# More than this does not wait for the sink's pace.
+PACED_BYTES = 512 * 1024
 
 STALL_S = 2.0  # a sink without a journal may hold the batcher back this long
 
@@ -116,6 +119,9 @@ class Lane:
             sink.on_lost = self._note_sink_lost
         # Asked once: after each write it would cost more than the answer.
         self._far_side = sink if isinstance(sink, TellsHeld) else None
+        self._paced = sink if isinstance(sink, Paced) else None
+        self._pace = Pace(monotonic)
+        self._waiting = 0  # how many wait until everything is settled
         self._journal_lock = asyncio.Lock()
         self._rescue: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -155,7 +161,7 @@ class Lane:
         self._note_begin()
         self._loose.append(_Held(frame, in_journal=False))
         self._loose_bytes += len(frame)
-        self._changed.set()
+        self._note_more()
         if self.journal is not None and (self._rescue is None or self._rescue.done()):
             self._rescue = asyncio.get_running_loop().create_task(self._rescue_loose())
 
@@ -179,7 +185,7 @@ class Lane:
                 self._copies.append(_Held(frame, in_journal=True))
                 self._copies_bytes += len(frame)
                 self._passed = frame.sequence
-        self._changed.set()
+        self._note_more()
         return True
 
     async def _append_loose(self) -> None:
@@ -236,6 +242,10 @@ class Lane:
                 return False
         return True
 
+    def _note_more(self) -> None:
+        self._changed.set()
+        self._pace.look_again()
+
     def _note_begin(self) -> None:
         if not self.held_bytes:
             # The sink had nothing to take until now: its time starts with this frame.
@@ -256,6 +266,10 @@ class Lane:
             self._room.set()
             self._progress.set()
 
+    def _is_urgent(self) -> bool:
+        """Whether what is here goes out before the pace says so: somebody waits for it, or it is much."""
+        return self._closing.is_set() or self._waiting > 0 or self.behind or self.held_bytes > PACED_BYTES
+
     @property
     def _idle(self) -> bool:
         return not self.held_bytes and not self.behind and not self._again
@@ -264,6 +278,8 @@ class Lane:
         """Deliver one write's worth of frames; False when closing and the sink will not take them."""
         if self._again:
             return await self._attempt_until_done(self._send_again)
+        if self._paced is not None and self.held_bytes:
+            await self._pace.keep(self._paced.pace_s, self._is_urgent)
         if not self._copies and self.behind and not await self._attempt_until_done(self._refill):
             return False
         self._take_off()
@@ -538,6 +554,7 @@ class Lane:
     async def drain(self, deadline_s: float) -> None:
         """Deliver what is left, until the sink fails or `deadline_s` (monotonic seconds) comes."""
         self._closing.set()
+        self._pace.look_again()
         self._changed.set()
         try:
             await asyncio.wait_for(self._done.wait(), max(0.0, deadline_s - self._monotonic()))
@@ -573,6 +590,11 @@ class Lane:
 
     async def settled(self) -> None:
         """Return when the sink has everything offered so far, or it lies in the journal while the sink is down."""
-        while not (self._idle or self._done.is_set() or (self.last_error is not None and self.journal is not None)):
-            self._progress.clear()
-            await self._progress.wait()
+        self._waiting += 1
+        self._pace.look_again()
+        try:
+            while not (self._idle or self._done.is_set() or (self.last_error is not None and self.journal is not None)):
+                self._progress.clear()
+                await self._progress.wait()
+        finally:
+            self._waiting -= 1

@@ -30,6 +30,7 @@ __all__ = [
     "HasSessionFolder",
     "HasUrl",
     "KeepsSessions",
+    "Paced",
     "Sink",
     "StoresBlobs",
     "Syncable",
@@ -199,6 +200,20 @@ class TellsHeld(Protocol):
 
     @property
     def held(self) -> list[tuple[int, int]] | None: ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A sink whose far side asks it to be written to less often: many others write to it as well.
+
+    Attributes:
+        pace_s: how far apart writes should begin, in seconds; 0.0 as often as there is something. Read on the
+            pipeline's loop before each write. Frames gather meanwhile; who waits for them (`flush`, `close`), or a
+            backlog, does not wait for the pace.
+    """
+
+    @property
+    def pace_s(self) -> float: ...
 
 
 @runtime_checkable

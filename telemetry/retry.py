@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import math
 import os
@@ -16,6 +17,7 @@ __all__ = [
     "BASE_DELAY_S",
     "MAX_DELAY_S",
     "MAX_RETRY_AFTER_S",
+    "Pace",
     "Tries",
     "delay_s",
     "parse_retry_after",
@@ -145,3 +147,28 @@ def said_by(error: BaseException) -> str:
         return cause.strerror
     text = str(error)
     return type(error).__name__ if not text or text.startswith("<") else text[:500]
+
+
+class Pace:
+    """Writes that begin some time apart, unless one is urgent. For one task of an event loop.
+
+    Args:
+        monotonic: seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._began_s = -math.inf
+        self._changed = asyncio.Event()
+
+    def look_again(self) -> None:
+        """Have who waits ask again whether it is urgent."""
+        self._changed.set()
+
+    async def keep(self, pace_s: float, is_urgent: Callable[[], bool]) -> None:
+        """Return when the next write may begin: `pace_s` after the last one, or as soon as it is urgent."""
+        while (wait_s := self._began_s + pace_s - self._monotonic()) > 0 and not is_urgent():
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+        self._began_s = self._monotonic()

@@ -35,8 +35,8 @@ class Sent:
     Attributes:
         points: that the server has answered for, of each run.
         requests, refused, cut: all, those answered 503, and those whose connection ended before an answer.
-        late_ms: of each frame due in the measured window, from when it was due until it was answered; of one that
-            waits at its end, until then.
+        late_ms: of each frame due in the measured window, from when it was to be sent (due, or later where the server
+            asked for a pace) until it was answered; of one that waits at its end, until then.
         due_points, answered_points: of the frames due in the window, and of those answered within it.
     """
 
@@ -73,6 +73,8 @@ class _Connection:
         )
         self._sent = sent
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        # As the server asked for in its last answer.
+        self.pace_s = 0.0
 
     async def post(self, body: bytes) -> None:
         """Post frames until they are committed: what is refused for now or cut off is sent again, as the sink does.
@@ -95,7 +97,9 @@ class _Connection:
                 continue
             if status != 200:
                 raise RuntimeError(f"the server answered {status}: {answer[:300]!r}")
-            for item in json.loads(answer)["frames"]:
+            receipt = json.loads(answer)
+            self.pace_s = receipt.get("pace_s", 0.0)
+            for item in receipt["frames"]:
                 # A duplicate is one whose commit was not answered before.
                 if item["result"] not in ("stored", "duplicate"):
                     raise RuntimeError(f"the server did not store {item}")
@@ -179,13 +183,16 @@ async def _write_paced(
 
     clock = asyncio.get_running_loop().time
     first_s, last_s = window_s
-    at, sent.points[run] = 0, 0
+    at, sent.points[run], wrote_s = 0, 0, -float("inf")
     measured = [(due_s, flush) for due_s, flush in waiting if due_s >= first_s]
     sent.due_points += sum(flush.points for _, flush in measured)
     while at < len(waiting) and (now_s := clock() - begin_s) < last_s:
-        if waiting[at][0] > now_s:
-            await asyncio.sleep(waiting[at][0] - now_s)
+        # When the sink sends them: with a server that asks for a pace frames gather until then.
+        send_s = max(waiting[at][0], wrote_s + connection.pace_s)
+        if send_s > now_s:
+            await asyncio.sleep(min(send_s, last_s) - now_s)
             continue
+        wrote_s = now_s
         end = at
         while end < len(waiting) and end - at < WRITE_FRAMES and waiting[end][0] <= now_s:
             end += 1
@@ -194,10 +201,11 @@ async def _write_paced(
         for due_s, flush in waiting[at:end]:
             sent.points[run] += flush.points
             if due_s >= first_s:
-                sent.late_ms.append((answered_s - due_s) * 1e3)
+                sent.late_ms.append((answered_s - max(due_s, send_s)) * 1e3)
                 sent.answered_points += flush.points if answered_s <= last_s else 0
         at = end
-    sent.late_ms += [(last_s - due_s) * 1e3 for due_s, _ in waiting[at:] if due_s >= first_s]
+    left = [max(due_s, wrote_s + connection.pace_s) for due_s, _ in waiting[at:] if due_s >= first_s]
+    sent.late_ms += [(last_s - send_s) * 1e3 for send_s in left if send_s < last_s]
     connection.close()
 
 

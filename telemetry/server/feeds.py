@@ -326,6 +326,10 @@ class Hub:
             self._running[feed] = running
         return viewer
 
+    def is_watched(self, task_id: str) -> bool:
+        """Whether somebody looks at a task."""
+        return task_id in self._of_task
+
     def leave(self, task_id: str | None, viewer: Viewer) -> None:
         """Forget a viewer, and with the last one the feed."""
         feed = self._table if task_id is None else self._of_task[task_id]

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,11 +40,19 @@ _DECODE_THREADS = 2
 # A small body: cutting it takes less than the way to another thread and back, decoding it about a millisecond.
 _SMALL_BODY_BYTES = 64 * 1024
 _SMALL_UNPACKED_BYTES = 256 * 1024
-# Where so many writers send within a window, commits begin so far apart: a few milliseconds for each answer, and
-# what a transaction costs by itself is shared by ten.
-_CROWD_WRITERS = 64
-_CROWD_WINDOW_S = 0.25
-_GATHER_S = 0.010
+# Where so many senders have connections on which frames came of late, they make a crowd: commits begin so far apart,
+# for what a transaction costs by itself is then shared by many, and a quarter of a second for each answer is nothing to
+# who sends in the background.
+_CROWD_SENDERS = 8
+_CROWD_WINDOW_S = 6.0
+_GATHER_S = 0.25
+# How often each of a crowd is asked to send, if nobody looks at its task: all together at most so many requests a
+# second, each now and then.
+_PACE_S = 2.0
+_MAX_PACE_S = 5.0
+_CROWD_REQUESTS_PER_S = 500
+# How often who has gone is noticed.
+_COUNT_INTERVAL_S = 0.25
 # Of series tables: some 80,000 series, or 4,000 tables of 20.
 _MAX_TABLE_BYTES = 32 * 1024 * 1024
 # Offset of the unpacked payload length in a frame's header (docs/wire.md).
@@ -120,25 +128,41 @@ class _Job:
 
 
 class Crowd:
-    """Whether many writers send at the same time. Few that send fast are none: each waits for its answer."""
+    """How many senders keep a connection and send frames on it. Lives on the event loop; who reads it may be anywhere.
+
+    Few that send fast are none, nor are many that come one after the other and hang up: an importer, a page's changes.
+
+    Attributes:
+        senders: how many there are.
+    """
 
     def __init__(self) -> None:
-        self._since_s = 0.0
-        self._writers: set[bytes] = set()
-        self._writers_before = 0
+        self.senders = 0
+        self._heard: dict[asyncio.BaseTransport, float] = {}
+        self._counted_s = 0.0
 
     @property
     def is_there(self) -> bool:
-        """Whether so many have sent of late that a few milliseconds bring more of them."""
-        return max(self._writers_before, len(self._writers)) >= _CROWD_WRITERS
+        """Whether there are so many that a fraction of a second brings frames of others."""
+        return self.senders >= _CROWD_SENDERS
 
-    def note(self, writers: Iterable[bytes], now_s: float) -> None:
+    @property
+    def pace_s(self) -> float:
+        """How far apart the requests of one sender should be; 0.0 where there is no crowd."""
+        if not self.is_there:
+            return 0.0
+        return min(_MAX_PACE_S, max(_PACE_S, self.senders / _CROWD_REQUESTS_PER_S))
+
+    def note(self, sender: asyncio.BaseTransport, now_s: float) -> None:
         """Hear who sends now, by the monotonic clock."""
-        past_s = now_s - self._since_s
-        if past_s >= _CROWD_WINDOW_S:
-            self._writers_before = len(self._writers) if past_s < 2 * _CROWD_WINDOW_S else 0
-            self._since_s, self._writers = now_s, set()
-        self._writers.update(writers)
+        self._heard[sender] = now_s
+        if now_s - self._counted_s >= _COUNT_INTERVAL_S:
+            self._heard = {
+                transport: heard_s
+                for transport, heard_s in self._heard.items()
+                if now_s - heard_s < _CROWD_WINDOW_S and not transport.is_closing()
+            }
+            self._counted_s, self.senders = now_s, len(self._heard)
 
 
 class Ingest:
@@ -150,12 +174,20 @@ class Ingest:
 
     Args:
         publish: called on the event loop with what each committed group changed.
+        is_watched: says, on the event loop, whether somebody looks at a task.
     """
 
-    def __init__(self, store: Store, limits: Limits, publish: Callable[[Mapping[str, TaskChange]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        publish: Callable[[Mapping[str, TaskChange]], None],
+        is_watched: Callable[[str], bool] = lambda task_id: False,
+    ) -> None:
         self._store = store
         self._limits = limits
         self._publish = publish
+        self._is_watched = is_watched
         self._loop = asyncio.get_running_loop()
         self._decoders = ThreadPoolExecutor(_DECODE_THREADS, "telemetry-decode")
         self._tables = SeriesTables(_MAX_TABLE_BYTES)
@@ -163,7 +195,7 @@ class Ingest:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         # Taken from the queue, and too much for the group before it; the writer's.
         self._held_over: _Job | None = None
-        # When the last group was begun, and who sent of late; the writer's.
+        # When the last group was begun; the writer's.
         self._begun_s = 0.0
         self._crowd = Crowd()
         self._ending = threading.Event()
@@ -223,16 +255,34 @@ class Ingest:
         return [item.answer() for item in job.items]
 
     async def receipt(
-        self, body: bytes, *, projects: tuple[str, ...] | None = None, sent_unix_ns: int | None = None
+        self,
+        body: bytes,
+        *,
+        projects: tuple[str, ...] | None = None,
+        sent_unix_ns: int | None = None,
+        sender: asyncio.BaseTransport | None = None,
     ) -> dict[str, Any]:
         """Store the frames of a body as `take` does; return the answers, and what the store holds of their writers.
 
         A sender that was told before that more is there then knows that the store has lost it.
+
+        Args:
+            sender: the connection that the body came on.
         """
+        if sender is not None:
+            self._crowd.note(sender, time.monotonic())
         job = await self._store_body(body, _Origin(projects, sent_unix_ns, alive=True))
         # A writer whose frames came in pieces, from many importers, has many ranges, and nobody who needs them.
         few = {writer.hex(): pairs for writer, pairs in job.held.items() if len(pairs) <= _MAX_RANGES}
-        return {"frames": [item.answer() for item in job.items], "store": self._store.store_id, "writers": few}
+        receipt: dict[str, Any] = {
+            "frames": [item.answer() for item in job.items],
+            "store": self._store.store_id,
+            "writers": few,
+        }
+        pace_s = self._crowd.pace_s
+        if pace_s and not any(self._is_watched(content.task_id) for content in job.contents):
+            receipt["pace_s"] = pace_s
+        return receipt
 
     async def _store_body(self, body: bytes, origin: _Origin) -> _Job:
         is_small = len(body) <= _SMALL_BODY_BYTES
@@ -312,11 +362,10 @@ class Ingest:
             self._let_gather()
             group = self._group_from(first)
             if group:
-                self._crowd.note((item.frame.writer_id for job in group for item in job.items), self._begun_s)
                 self._commit(group)
 
     def _let_gather(self) -> None:
-        """Where many writers send, let more of them come to this commit; else, and at the end, go on at once."""
+        """Where many send, let more of them come to this commit; else, and at the end, go on at once."""
         wait_s = self._begun_s + _GATHER_S - time.monotonic()
         if wait_s > 0 and self._crowd.is_there:
             self._ending.wait(wait_s)
@@ -449,7 +498,7 @@ def add_routes(app: web.Application) -> None:
 
 async def run_ingest(app: web.Application) -> AsyncIterator[None]:
     """Run the writer for the application's life (a cleanup context)."""
-    app[INGEST] = Ingest(app[STORE], app[CONFIG].limits, app[HUB].publish)
+    app[INGEST] = Ingest(app[STORE], app[CONFIG].limits, app[HUB].publish, app[HUB].is_watched)
     yield
     await app[INGEST].close()
 
@@ -492,6 +541,7 @@ async def post_frames(request: web.Request) -> web.Response:
                 body,
                 projects=access_of(request).projects,
                 sent_unix_ns=_sent_time(request.headers.get(SENT_HEADER, "")),
+                sender=request.transport,
             )
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(

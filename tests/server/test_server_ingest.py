@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -375,20 +376,67 @@ def test_small_requests_are_answered_while_a_large_one_is_decoded(
     assert answers == [["stored"]]
 
 
-def test_commits_wait_for_more_only_where_many_writers_send() -> None:
-    crowd = Crowd()
-    few, many = ([n.to_bytes(16, "big") for n in range(count)] for count in (8, 100))
+class Connection(asyncio.BaseTransport):
+    """A connection that frames come on, until it is closed."""
 
-    def is_there(writers: Sequence[bytes], now_s: float) -> bool:
-        crowd.note(writers, now_s)
-        return crowd.is_there
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open = True
+
+    def is_closing(self) -> bool:
+        return not self.is_open
+
+
+def test_many_senders_that_stay_make_a_crowd_and_others_do_not() -> None:
+    crowd = Crowd()
+    few, many = [Connection() for _ in range(7)], [Connection() for _ in range(1000)]
+
+    def pace_s(connections: Sequence[Connection], now_s: float) -> float:
+        for connection in connections:
+            crowd.note(connection, now_s)
+        crowd.note(connections[0], now_s + 0.3)
+        assert crowd.is_there == (crowd.pace_s > 0)
+        return crowd.pace_s
 
     # few are none, however fast they send
-    assert not any(is_there(few, k / 1000) for k in range(1000))
-    # many are one, until they have gone
-    assert [is_there(many, 1.1), is_there(few, 1.4), is_there(few, 1.7)] == [True, True, False]
-    # nor is it one who comes after a long silence
-    assert [is_there(many, 2.0), is_there(few, 60.0)] == [True, False]
+    assert {pace_s(few, k / 10) for k in range(20)} == {0.0}
+    # many are one, and are asked to send the less often the more they are
+    assert pace_s(many[:50], 3.0) == 2.0
+    assert 2.0 < pace_s(many * 2, 4.0) < 5.0
+    # until they are silent
+    assert pace_s(few, 20.0) == 0.0
+    # nor are many one that hang up: an importer, a browser
+    for connection in many:
+        connection.is_open = False
+    assert pace_s([*many, *few], 30.0) == 0.0
+
+
+def test_a_crowd_is_asked_to_send_less_often_but_for_whom_somebody_looks_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "_COUNT_INTERVAL_S", 0.0)
+
+    async def scenario() -> list[float | None]:
+        store = Store(tmp_path)
+        ingest = Ingest(store, Limits(), lambda changes: None, lambda task_id: task_id == TASK)
+        connections = [Connection() for _ in range(20)]
+
+        async def send(number: int, sequence: int, task_id: str) -> float | None:
+            writer = number.to_bytes(16, "big")
+            frame = frame_of({LOSS: rows_of([1.0])}, task_id=task_id, writer=writer, sequence=sequence)
+            return (await ingest.receipt(frame.data, sender=connections[number])).get("pace_s")
+
+        # given one sender, and then many
+        alone = await send(0, 0, "f" * 32)
+        for connection in connections:
+            ingest._crowd.note(connection, time.monotonic())
+        # when nobody looks at the one's task, and somebody at the other's
+        paces = await asyncio.gather(send(1, 1, "f" * 32), send(2, 1, TASK))
+        await ingest.close()
+        store.close()
+        return [alone, *paces]
+
+    assert asyncio.run(scenario()) == [None, 2.0, None]
 
 
 def test_a_crowd_of_writers_loses_nothing_and_ends_at_once(tmp_path: Path) -> None:

@@ -509,3 +509,56 @@ def test_settled_means_with_the_sink_or_on_disk_while_it_is_down(tmp_path: Path)
             assert lane.ledger.delivered == 1
 
     asyncio.run(given_a_sink_of_each_kind())
+
+
+class _PacedSink(MemorySink):
+    """A sink whose far side has many others to listen to."""
+
+    pace_s = 1000.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[int] = []
+
+    async def write(self, frames: Sequence[Frame]) -> None:
+        self.writes.append(len(frames))
+        await super().write(frames)
+
+
+def test_a_sink_that_asks_for_a_pace_is_written_to_at_once_and_then_seldom() -> None:
+    async def given_frames_that_come_one_by_one() -> None:
+        sink = _PacedSink()
+        async with driven(sink) as lane:
+            # the first goes out as ever
+            await lane.offer(0)
+            await lane.until(lambda ledger: ledger.delivered == 1)
+            # the next ones gather, until somebody waits for them
+            await lane.offer(*range(1, 5))
+            await asyncio.sleep(0)
+            assert lane.ledger.delivered == 1
+            await lane.lane.settled()
+            assert (lane.ledger.delivered, sink.writes) == (5, [1, 4])
+            # until there are many
+            await lane.offer(*range(5, 9), size=lane_module.PACED_BYTES // 4)
+            await lane.until(lambda ledger: ledger.delivered == 9)
+            # or until the end
+            await lane.offer(9)
+            ledger = await lane.finish()
+        assert ledger.delivered == 10
+        assert sequences(sink) == list(range(10))
+
+    asyncio.run(given_frames_that_come_one_by_one())
+
+
+def test_a_pace_that_is_over_ends_the_wait() -> None:
+    async def given_a_short_pace() -> None:
+        sink = _PacedSink()
+        sink.pace_s = 0.01
+        async with driven(sink) as lane:
+            for number in range(3):
+                lane.clock.advance(0.02)
+                await lane.offer(number)
+                await lane.until(lambda ledger, number=number: ledger.delivered == number + 1)
+        assert sink.writes == [1, 1, 1]
+
+    asyncio.run(given_a_short_pace())
