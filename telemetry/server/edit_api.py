@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.errors import FrameError, InvalidEvent
 from telemetry.events import INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
@@ -26,7 +25,7 @@ from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, Ingest, ServerBusy, unavailable
 from telemetry.server.live import HUB
 from telemetry.server.params import json_object, task_id_of
-from telemetry.server.store import NotFound, Store, StoreUnavailable, TaskChange
+from telemetry.server.store import NotFound, Store, StoreFailed, StoreUnavailable, TaskChange
 from telemetry.wire import decode, encode
 
 __all__ = ["add_routes", "run_edits"]
@@ -223,7 +222,7 @@ async def _slice_by_slice(
         try:
             # Shielded: the store is closed only after a slice that has begun.
             more = await _finished(asyncio.create_task(asyncio.to_thread(step)))
-        except (StoreUnavailable, SQLAlchemyError) as error:
+        except (StoreUnavailable, StoreFailed) as error:
             log.error("%s: %s", trouble, error)
             await asyncio.sleep(_PAUSE_AFTER_TROUBLE_S)
         await asyncio.sleep(time.perf_counter() - begin_s)

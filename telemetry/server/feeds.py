@@ -16,11 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.server.access import EVERYTHING, Access
 from telemetry.server.live_events import RESYNC, change_events, packed, task_event, tasks_event
-from telemetry.server.store import Store, TaskChange
+from telemetry.server.store import Store, StoreFailed, TaskChange
 from telemetry.server.tokens import in_projects
 
 __all__ = ["Hub", "TableFeed", "TaskFeed", "Viewer"]
@@ -126,7 +125,7 @@ class Feed(ABC):
             reaches = {viewer.access.projects for viewer in self.viewers}
             try:
                 told = await loop.run_in_executor(executor, self.prepare(store, reaches))
-            except SQLAlchemyError as error:
+            except StoreFailed as error:
                 log.error("live pages cannot be told what changed: %s", error)
                 for viewer in self.viewers:
                     viewer.miss()

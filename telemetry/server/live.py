@@ -7,14 +7,13 @@ import logging
 from collections.abc import AsyncIterator
 
 from aiohttp import hdrs, web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.server.access import access_of
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.feeds import Hub, Viewer
 from telemetry.server.live_events import HEARTBEAT, retry_event
 from telemetry.server.params import task_id_of
-from telemetry.server.store import TaskChange
+from telemetry.server.store import StoreFailed, TaskChange
 
 __all__ = ["HUB", "add_routes", "run_feeds", "run_status_watch"]
 
@@ -57,7 +56,7 @@ async def _watch_status(app: web.Application) -> None:
             continue
         try:
             moved, since_unix_ns = await asyncio.to_thread(store.moved_by_time, since_unix_ns)
-        except SQLAlchemyError as error:
+        except StoreFailed as error:
             log.error("the status of silent tasks cannot be read: %s", error)
             continue
         if moved:

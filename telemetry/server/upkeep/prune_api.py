@@ -16,7 +16,6 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.process.terminal import size_text
 from telemetry.record import TaskKey
@@ -32,6 +31,7 @@ from telemetry.server.store import (
     RetentionPlan,
     RetentionTask,
     Store,
+    StoreFailed,
     StoreUnavailable,
     TaskChange,
 )
@@ -60,7 +60,7 @@ async def run_retention(app: web.Application) -> AsyncIterator[None]:
                 try:
                     plan = await asyncio.to_thread(app[STORE].plan_retention, project, retention)
                     await _remove(app, plan.remove, f"of {project or 'each project'} in server.toml")
-                except (StoreUnavailable, SQLAlchemyError, OSError) as error:
+                except (StoreUnavailable, StoreFailed, OSError) as error:
                     log.error("what is kept for long enough could not be removed; it is tried again: %s", error)
             await asyncio.sleep(_EVERY_S)
 
