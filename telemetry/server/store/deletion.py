@@ -13,16 +13,20 @@ from sqlalchemy import Connection, Table, delete, func, insert, select, tuple_, 
 
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
+from telemetry.server.store.seams import Log
 
 __all__ = ["NOBODY", "bury", "deleted_task_ids", "highest_buried_row", "next_buried", "remove_slice"]
 
 # A slice holds up the writer for some 20 ms.
 _SLICE_ROWS = 5000
 # Of what is some 60 kB a row, and more.
-_SLICES = {schema.chunks.name: 100, schema.blocks.name: 20, schema.frames.name: 1000}
+_SLICES = {schema.chunks.name: 100, schema.blocks.name: 20}
 
 # What the id in a tombstone begins with where the task is there again: under another row.
 NOBODY = "#"
+
+# The log, and what a task holds of blobs.
+_APART = (schema.frames, schema.task_blobs)
 
 _buried = schema.deleted_tasks.c
 
@@ -58,8 +62,10 @@ def next_buried(connection: Connection) -> int | None:
     return connection.execute(select(_buried.row).where(_buried.row.is_not(None)).limit(1)).scalar()
 
 
-def remove_slice(connection: Connection, task: int) -> None:
-    """Remove some rows of a deleted task; with the last ones it is noted that none are left."""
+def remove_slice(connection: Connection, task: int, log: Log) -> None:
+    """Remove some of what a deleted task left behind; with the last of it it is noted that nothing is left."""
+    if log.drop(connection, task):
+        return
     for table in _tables():
         if _remove_rows(connection, table, table.c.task == task, _SLICES.get(table.name, _SLICE_ROWS)):
             return
@@ -69,8 +75,8 @@ def remove_slice(connection: Connection, task: int) -> None:
 
 
 def _tables() -> list[Table]:
-    """Return every table that holds rows of a task, but for that of its blobs, which go by themselves."""
-    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table is not schema.task_blobs]
+    """Return every table that holds rows of a task, but for those that are dropped by whoever keeps them."""
+    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table not in _APART]
 
 
 def _remove_rows(connection: Connection, table: Table, which: Any, most: int) -> bool:

@@ -16,18 +16,18 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select, update
 
 from telemetry.events import SeriesKey
 from telemetry.server.store import schema
 from telemetry.server.store.chunks import Points, concat_points
 from telemetry.server.store.content import FramePoints, newer_points, points_of
-from telemetry.server.store.database import Database
 from telemetry.server.store.errors import StoreUnavailable
 from telemetry.server.store.memtable import Memtable, PointsView, TaskPoints
 from telemetry.server.store.parts import KnownSeries, TaskParts
 from telemetry.server.store.reset import stored_reset
 from telemetry.server.store.sealing import Sealed, arrange, find_merges, read_merge, write_merge, write_parts
+from telemetry.server.store.seams import Log, Transactions
 from telemetry.server.store.state import LoggedPoints, WriterCache
 from telemetry.server.store.summaries import WrittenSummary, load_series, write_summaries
 from telemetry.wire import decode, parse_frame
@@ -90,13 +90,15 @@ class PointStore:
 
     def __init__(
         self,
-        database: Database,
+        database: Transactions,
+        log: Log,
         writing: threading.Lock,
         transaction: Callable[[], AbstractContextManager[tuple[Connection, WriterCache]]],
         limits: SealingLimits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._log = log
         self._writing = writing
         self._transaction = transaction
         self._limits = limits
@@ -111,10 +113,8 @@ class PointStore:
         self._expect_unsealed()
 
     def _expect_unsealed(self) -> None:
-        frames, tasks = schema.frames.c, schema.tasks.c
-        query = select(tasks.task_id, frames.task).join(schema.tasks, tasks.id == frames.task).distinct()
         with self._database.snapshot() as connection:
-            unsealed = connection.execute(query).all()
+            unsealed = self._log.tasks(connection)
         for task_id, row in unsealed:
             entry = self._memtable.expect(task_id, row)
             entry.unsealed_since = entry.unsummed_since = self._clock()
@@ -185,7 +185,7 @@ class PointStore:
             scalars = np.array([key.kind == "scalar" for key in table])
             series = np.repeat(np.arange(len(table), dtype=np.uint32), [len(points) for _, points in runs])
             brought.append(FramePoints(table, series, concat_points([points for _, points in runs]), scalars))
-            entry.feed(cache.next_id(schema.frames), brought[-1], rank)
+            entry.feed(self._log.claim(connection, 1), brought[-1], rank)
         if brought:
             view = entry.view()
             parts = arrange(row, view.ids, view.series, view.points, view.positions[0], view.positions[-1])
@@ -326,8 +326,7 @@ class PointStore:
             with self._transaction() as (connection, cache):
                 for entry, parts, last in current:
                     write_parts(connection, entry.row, parts, cache.chunk_ids())
-                    frames = schema.frames.c
-                    connection.execute(delete(schema.frames).where(frames.task == entry.row, frames.id <= last))
+                    self._log.trim(connection, entry.row, last)
                     _note_sealed(connection, entry.row, last)
                 summaries = write_summaries(connection, cache.metrics, [entry for entry, _, _ in current])
             _note(summaries)
@@ -415,8 +414,14 @@ class PointStore:
             since_unix_ns = stored_reset(connection, entry.row)
             read = 0
             entry.behind = False
-            for position, points, rank in _read_frames(connection, entry.row, entry.last_fed, since_unix_ns):
-                entry.feed(position, points, rank)
+            for position, data in self._log.read(connection, entry.row, entry.last_fed):
+                batch = decode(parse_frame(data))
+                points = points_of(batch.columns)
+                if points is not None and since_unix_ns:
+                    points = newer_points(points, since_unix_ns)
+                if points is None:
+                    continue
+                entry.feed(position, points, schema.NO_RANK if batch.rank is None else batch.rank)
                 read += len(points)
                 if read >= _LOAD_POINTS:
                     entry.behind = True
@@ -436,25 +441,6 @@ def _batches(entries: Iterable[TaskPoints]) -> Iterator[list[TaskPoints]]:
             batch, points = [], 0
     if batch:
         yield batch
-
-
-def _read_frames(
-    connection: Connection, row: int, after: int, since_unix_ns: int
-) -> Iterator[tuple[int, FramePoints, int]]:
-    columns = schema.frames.c
-    while True:
-        query = select(columns.id, columns.data).where(columns.task == row, columns.id > after).order_by(columns.id)
-        found = connection.execute(query.limit(500)).all()
-        for position, data in found:
-            after = position
-            batch = decode(parse_frame(data))
-            points = points_of(batch.columns)
-            if points is not None and since_unix_ns:
-                points = newer_points(points, since_unix_ns)
-            if points is not None:
-                yield position, points, schema.NO_RANK if batch.rank is None else batch.rank
-        if len(found) < 500:
-            return
 
 
 def _note_sealed(connection: Connection, row: int, position: int) -> None:

@@ -22,10 +22,6 @@ from telemetry.server.store.summaries import MetricIds
 __all__ = ["LoggedPoints", "TaskState", "WriterCache"]
 
 
-# Positions in the log begin here; lower ones are those of points that an older version of the store has sealed.
-FIRST_POSITION = 16
-
-
 class LoggedPoints(NamedTuple):
     """Points of a frame that went into the log at `position`. `is_new`: the task had none before."""
 
@@ -124,15 +120,12 @@ class WriterCache:
         self.deleted = deleted_task_ids(connection)
         self._next_id = {
             table.name: 1 + (connection.execute(select(func.max(table.c.id))).scalar() or 0)
-            for table in (schema.tasks, schema.chunks, schema.console, schema.frames)
+            for table in (schema.tasks, schema.chunks, schema.console)
         }
         self.metrics = MetricIds(1 + (connection.execute(select(func.max(schema.metrics.c.id))).scalar() or 0))
         # Rows of a deleted task may be left.
-        tasks, frames = schema.tasks.name, schema.frames.name
+        tasks = schema.tasks.name
         self._next_id[tasks] = max(self._next_id[tasks], 1 + highest_buried_row(connection))
-        # Positions in the log only rise, also when all of it is sealed. The lowest are those of older stores.
-        sealed = connection.execute(select(func.max(schema.tasks.c.sealed))).scalar() or 0
-        self._next_id[frames] = max(self._next_id[frames], 1 + sealed, FIRST_POSITION)
 
     def next_id(self, table: Table) -> int:
         """Return a fresh row id: there is one writer, so it can count by itself."""

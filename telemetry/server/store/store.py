@@ -36,6 +36,7 @@ from telemetry.server.store.blob_store import BlobStore
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.gate import ProjectLimits
+from telemetry.server.store.log import SqlLog
 from telemetry.server.store.parts import TaskParts
 from telemetry.server.store.point_store import PointStore, SealingLimits, SeriesChange
 from telemetry.server.store.points import PointsQuery, SampledSeries, query_points
@@ -44,6 +45,7 @@ from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.retention import Retention, RetentionPlan, plan_retention
+from telemetry.server.store.seams import Log
 from telemetry.server.store.state import WriterCache
 from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
 from telemetry.server.store.writer import TaskChange, Transaction
@@ -130,7 +132,10 @@ class Store:
         # Who keeps something of a task beside the database: called in the transaction that deletes a task, while its
         # rows are still there, with its row id; what it returns is called after the commit.
         self.on_deleted: list[Callable[[Connection, int], Callable[[], None]]] = []
-        self.point_store = PointStore(self._database, self._writing, self._transaction, sealing or SealingLimits())
+        self._log: Log = SqlLog()
+        self.point_store = PointStore(
+            self._database, self._log, self._writing, self._transaction, sealing or SealingLimits()
+        )
         files = BlobFiles(directory, min_free_share=min_free_share)
         self.blobs = BlobStore(files, self._database, self._writing, self._project_limits, clock)
         self.on_deleted.append(self.blobs.forget)
@@ -177,6 +182,7 @@ class Store:
                     cache,
                     self._known_ranges,
                     self._project_limits,
+                    log=self._log,
                     points=self.point_store,
                     now_unix_ns=self._clock(),
                 )
@@ -226,7 +232,7 @@ class Store:
             task = deletion.next_buried(connection)
             if task is None:
                 return False
-            deletion.remove_slice(connection, task)
+            deletion.remove_slice(connection, task, self._log)
             return True
 
     def give_back(self) -> bool:

@@ -1,0 +1,124 @@
+"""The seams of the store: what its code asks of whatever keeps log, points and blobs, and what that must promise.
+
+Here they are kept by SQLite and files: `SqlLog` (log.py), `SqlPoints` (sql_points.py), `BlobFiles` (blob_files.py),
+`Database` and `DirectoryLock` (database.py). tests/store/contracts holds each to what is said here. The other two
+seams, between the server's handlers and what several servers share, are in telemetry/server/seams.py.
+
+What is done in one transaction is handed its handle, which only the implementations look into: so points, the ledger
+of frames, records and totals are committed together or not at all. An implementation that keeps bytes elsewhere
+writes them before the transaction that names them and removes them after the one that does not: what a crash leaves
+is bytes that nobody names, for a sweep, and never a name without bytes.
+
+All of it blocks, for threads. One transaction that writes is open at a time, so what takes one need not be safe for
+two of them; what takes a snapshot is safe from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from sqlalchemy import Connection
+
+__all__ = ["Lease", "Log", "LogFrame", "NewFrame", "Transactions"]
+
+
+class Lease(Protocol):
+    """The right to be the only one who writes what it is for: the store, or a shard of it.
+
+    Promises: nobody else is given it before `release`, or before its holder can certainly write no more. Here the
+    kernel sees to that: it frees the lock of a process that dies. One that ends by time must be checked by each
+    transaction of `Transactions` before its commit (an epoch, read in it), which raises StoreUnavailable for who has
+    lost it: there, and not in each method, so that no write can forget it.
+    """
+
+    def release(self) -> None:
+        """Let the next one in; nothing may be written any more."""
+
+
+class Transactions(Protocol):
+    """Where transactions and snapshots come from.
+
+    Promises of a transaction: all of it is committed at the end of the block and survives a power cut then, or
+    nothing on any error, the block's own included; transactions happen one after the other.
+    Of a snapshot: it is one committed state, and has all that was committed before it was opened; it never waits for
+    a writer and never makes one wait.
+    """
+
+    @property
+    def store_id(self) -> str:
+        """The store's identity: random, made with it."""
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """Open a transaction; the caller sees to it that there is one at a time.
+
+        Raises:
+            StoreUnavailable: no room, or nobody there: nothing was kept, and it is worth trying again.
+            Unstorable: it does not take what it was given, and never will. StoreFailed: anything else.
+        """
+
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """Open a view of one committed state.
+
+        Raises:
+            StoreFailed: it cannot be read.
+        """
+
+    def close(self) -> None:
+        """Let go of it; nothing may be called after it."""
+
+
+class NewFrame(NamedTuple):
+    """A frame for the log: the row id of its task, how many points it holds, and its bytes as they came."""
+
+    task: int
+    points: int
+    data: bytes
+
+
+class LogFrame(NamedTuple):
+    """A frame of the log, and its position."""
+
+    position: int
+    data: bytes
+
+
+class Log(Protocol):
+    """Frames with points that are not sealed yet, whole, by task and in the order of their commits.
+
+    A frame's position in the log is its name from then on: reads, seals and pushes say "up to" and "after" one. So
+    positions promise more than to differ. They only rise, also over restarts, trims and transactions that failed, which
+    may leave gaps. And they become visible in order: who has seen one of a task in a snapshot finds no lower one of
+    that task in a later snapshot that was not in the first. (A sequence that is drawn from outside a lock does not
+    promise that: the second to draw may be the first to commit.)
+
+    Exactly-once is not the log's: the transaction that appends a frame also writes its (writer, sequence) down, and
+    does not append one that is written down already.
+    """
+
+    def append(self, transaction: Connection, frames: Sequence[NewFrame]) -> Sequence[int]:
+        """Append frames, of any tasks, and return the position of each; ascending. One write, however many there are.
+
+        Raises:
+            StoreUnavailable, as the transaction: none of them is there.
+        """
+
+    def claim(self, transaction: Connection, count: int) -> int:
+        """Take positions for points that go past the log, sealed at once; return the first of `count` in a row."""
+
+    def read(self, snapshot: Connection, task: int, after: int) -> Iterator[LogFrame]:
+        """Yield a task's frames after a position, in order; read as they are asked for, so that a log is no list."""
+
+    def tasks(self, snapshot: Connection) -> list[tuple[str, int]]:
+        """Return the id and the row id of each task of which the log holds something."""
+
+    def trim(self, transaction: Connection, task: int, upto: int) -> None:
+        """Remove a task's frames up to a position, those included; again for the same is nothing.
+
+        In the transaction that puts their points (`SealedPoints.put`), so that a point is in one of both at any
+        moment, and never in two.
+        """
+
+    def drop(self, transaction: Connection, task: int) -> bool:
+        """Remove some of what a deleted task left behind; True if there may be more. As long as a short commit."""
