@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select
 
 from telemetry.events import SeriesKey
 from telemetry.server.store import schema
@@ -26,8 +26,8 @@ from telemetry.server.store.errors import StoreUnavailable
 from telemetry.server.store.memtable import Memtable, PointsView, TaskPoints
 from telemetry.server.store.parts import KnownSeries, TaskParts
 from telemetry.server.store.reset import stored_reset
-from telemetry.server.store.sealing import Sealed, arrange, find_merges, read_merge, write_merge, write_parts
-from telemetry.server.store.seams import Log, Transactions
+from telemetry.server.store.sealing import Sealed, arrange
+from telemetry.server.store.seams import Log, SealedPoints, Transactions
 from telemetry.server.store.state import LoggedPoints, WriterCache
 from telemetry.server.store.summaries import WrittenSummary, load_series, write_summaries
 from telemetry.wire import decode, parse_frame
@@ -92,6 +92,7 @@ class PointStore:
         self,
         database: Transactions,
         log: Log,
+        sealed: SealedPoints,
         writing: threading.Lock,
         transaction: Callable[[], AbstractContextManager[tuple[Connection, WriterCache]]],
         limits: SealingLimits,
@@ -99,6 +100,7 @@ class PointStore:
     ) -> None:
         self._database = database
         self._log = log
+        self._sealed = sealed
         self._writing = writing
         self._transaction = transaction
         self._limits = limits
@@ -164,7 +166,7 @@ class PointStore:
             own = entry.fork()
         for one in logged:
             own.feed(one.position, one.points, one.rank)
-        return TaskParts(connection, row, own.view())
+        return TaskParts(self._sealed, connection, row, own.view())
 
     def write_anew(
         self,
@@ -188,10 +190,9 @@ class PointStore:
             entry.feed(self._log.claim(connection, 1), brought[-1], rank)
         if brought:
             view = entry.view()
-            parts = arrange(row, view.ids, view.series, view.points, view.positions[0], view.positions[-1])
-            write_parts(connection, row, parts, cache.chunk_ids())
+            parts = arrange(view.ids, view.series, view.points, view.positions[0], view.positions[-1])
+            self._sealed.put(connection, row, parts, entry.position)
             write_summaries(connection, cache.metrics, [entry])
-            _note_sealed(connection, row, entry.position)
         return brought
 
     def forget(self, task_id: str) -> None:
@@ -317,7 +318,7 @@ class PointStore:
                 view = entry.view()
             if view.positions:
                 first, last = view.positions[0], view.positions[-1]
-                prepared.append((entry, arrange(entry.row, view.ids, view.series, view.points, first, last), last))
+                prepared.append((entry, arrange(view.ids, view.series, view.points, first, last), last))
         with self._writing:
             # Some may have been deleted or begun anew meanwhile.
             current = [one for one in prepared if self._memtable.find(one[0].task_id) is one[0]]
@@ -325,9 +326,8 @@ class PointStore:
                 return behind
             with self._transaction() as (connection, cache):
                 for entry, parts, last in current:
-                    write_parts(connection, entry.row, parts, cache.chunk_ids())
+                    self._sealed.put(connection, entry.row, parts, last)
                     self._log.trim(connection, entry.row, last)
-                    _note_sealed(connection, entry.row, last)
                 summaries = write_summaries(connection, cache.metrics, [entry for entry, _, _ in current])
             _note(summaries)
             self._has_sealed = True
@@ -341,14 +341,14 @@ class PointStore:
         ended = entry.ended and not len(entry)
         while True:
             with self._database.snapshot() as connection:
-                merges = find_merges(connection, entry.row, ended=ended)
+                merges = self._sealed.merges(connection, entry.row, ended=ended)
             for merge in merges:
                 with self._database.snapshot() as connection:
-                    parts = read_merge(connection, merge)
+                    parts = self._sealed.read_merge(connection, merge)
                 if parts is None:
                     return
-                with self._writing, self._transaction() as (connection, cache):
-                    if not write_merge(connection, merge, parts, cache.chunk_ids()):
+                with self._writing, self._transaction() as (connection, _):
+                    if not self._sealed.merge(connection, merge, parts):
                         return
             if not merges:
                 break
@@ -441,11 +441,6 @@ def _batches(entries: Iterable[TaskPoints]) -> Iterator[list[TaskPoints]]:
             batch, points = [], 0
     if batch:
         yield batch
-
-
-def _note_sealed(connection: Connection, row: int, position: int) -> None:
-    tasks = schema.tasks.c
-    connection.execute(update(schema.tasks).where(tasks.id == row).values(sealed=position))
 
 
 def _note(summaries: Iterable[WrittenSummary]) -> None:

@@ -15,13 +15,21 @@ two of them; what takes a snapshot is safe from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Connection
 
-__all__ = ["Lease", "Log", "LogFrame", "NewFrame", "Transactions"]
+from telemetry.events import INT64_MAX, INT64_MIN
+from telemetry.server.store.blocks import PlacedRun
+from telemetry.server.store.chunks import Points
+from telemetry.server.store.sealing import Merge, Sealed
+
+__all__ = ["ChunkPlace", "Lease", "Log", "LogFrame", "NewFrame", "SealedPoints", "Transactions"]
 
 
 class Lease(Protocol):
@@ -63,6 +71,13 @@ class Transactions(Protocol):
 
         Raises:
             StoreFailed: it cannot be read.
+        """
+
+    def give_back(self, pages: int) -> int:
+        """Give at most so many free pages of 8 KiB back to whoever lends the space; return how many these were.
+
+        Raises:
+            StoreUnavailable: as a transaction; nothing has changed.
         """
 
     def close(self) -> None:
@@ -119,6 +134,74 @@ class Log(Protocol):
         In the transaction that puts their points (`SealedPoints.put`), so that a point is in one of both at any
         moment, and never in two.
         """
+
+    def drop(self, transaction: Connection, task: int) -> bool:
+        """Remove some of what a deleted task left behind; True if there may be more. As long as a short commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlace:
+    """A chunk without its points: its place in the order of arrival, and what it spans. Times are Unix ns."""
+
+    id: int
+    position: int
+    count: int
+    non_finite: int
+    lowest_iteration: int
+    highest_iteration: int
+    lowest_time: int
+    highest_time: int
+
+
+class SealedPoints(Protocol):
+    """Points that have left the log, by task and series: chunks of one long series, and blocks of many short runs.
+
+    What they are made of, and when they are merged, is sealing.py's; they are immutable, so a copy of one may be kept
+    for as long as anybody likes. A part that `put` or `merge` was given is in every snapshot of a later commit, whole;
+    what `merge` or `drop` took away stays readable for snapshots that were opened before.
+
+    Order of arrival: the chunks and runs of one series by (position, id), a run before a chunk of its position. Who
+    reads them all in that order, and then the log from `sealed_upto` on, has each point once.
+    """
+
+    def put(self, transaction: Connection, task: int, parts: Sealed, upto: int) -> None:
+        """Add parts to a task, whose points are sealed up to a position of the log from then on.
+
+        A few writes, however many series the parts are of.
+        """
+
+    def sealed_upto(self, snapshot: Connection, task: int) -> int:
+        """Return up to which position of the log a task's points are sealed; 0: none are."""
+
+    def chunks(
+        self,
+        snapshot: Connection,
+        task: int,
+        series: Collection[int],
+        *,
+        by_time: bool = False,
+        low: int = INT64_MIN,
+        high: int = INT64_MAX,
+    ) -> dict[int, list[ChunkPlace]]:
+        """Return the chunks of these series that reach into a range of times or iterations, by series, in order."""
+
+    def overviews(self, snapshot: Connection, chunks: Sequence[ChunkPlace]) -> npt.NDArray[np.void]:
+        """Return the cells of these chunks, CELL_DTYPE[n], one chunk after the other; no point is read for it."""
+
+    def read(self, snapshot: Connection, chunks: Sequence[ChunkPlace]) -> list[Points]:
+        """Return the points of each of these chunks, every bit of them."""
+
+    def runs(self, snapshot: Connection, task: int, series: Collection[int]) -> Iterator[PlacedRun]:
+        """Yield the runs of these series that are in blocks, of each series in order; little else is unpacked."""
+
+    def merges(self, snapshot: Connection, task: int, *, ended: bool) -> list[Merge]:
+        """Return what of a task is to be merged now. `ended`: nothing more will come."""
+
+    def read_merge(self, snapshot: Connection, merge: Merge) -> Sealed | None:
+        """Make of blocks what they become; None where they are not all there any more. No lock is needed."""
+
+    def merge(self, transaction: Connection, merge: Merge, parts: Sealed) -> bool:
+        """Put what `read_merge` made in the place of the blocks; False, and nothing happens, where one is gone."""
 
     def drop(self, transaction: Connection, task: int) -> bool:
         """Remove some of what a deleted task left behind; True if there may be more. As long as a short commit."""

@@ -6,7 +6,7 @@ Touched by the writer thread alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -120,7 +120,7 @@ class WriterCache:
         self.deleted = deleted_task_ids(connection)
         self._next_id = {
             table.name: 1 + (connection.execute(select(func.max(table.c.id))).scalar() or 0)
-            for table in (schema.tasks, schema.chunks, schema.console)
+            for table in (schema.tasks, schema.console)
         }
         self.metrics = MetricIds(1 + (connection.execute(select(func.max(schema.metrics.c.id))).scalar() or 0))
         # Rows of a deleted task may be left.
@@ -132,11 +132,6 @@ class WriterCache:
         identifier = self._next_id[table.name]
         self._next_id[table.name] = identifier + 1
         return identifier
-
-    def chunk_ids(self) -> Iterator[int]:
-        """Yield fresh ids for chunks."""
-        while True:
-            yield self.next_id(schema.chunks)
 
     def trim(self, max_entries: int, keep: Iterable[str]) -> None:
         """Forget all tasks but those to `keep` when there are many of them."""

@@ -45,7 +45,8 @@ from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.retention import Retention, RetentionPlan, plan_retention
-from telemetry.server.store.seams import Log
+from telemetry.server.store.seams import Log, SealedPoints
+from telemetry.server.store.sql_points import SqlPoints
 from telemetry.server.store.state import WriterCache
 from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
 from telemetry.server.store.writer import TaskChange, Transaction
@@ -133,8 +134,9 @@ class Store:
         # rows are still there, with its row id; what it returns is called after the commit.
         self.on_deleted: list[Callable[[Connection, int], Callable[[], None]]] = []
         self._log: Log = SqlLog()
+        self._sealed: SealedPoints = SqlPoints()
         self.point_store = PointStore(
-            self._database, self._log, self._writing, self._transaction, sealing or SealingLimits()
+            self._database, self._log, self._sealed, self._writing, self._transaction, sealing or SealingLimits()
         )
         files = BlobFiles(directory, min_free_share=min_free_share)
         self.blobs = BlobStore(files, self._database, self._writing, self._project_limits, clock)
@@ -232,7 +234,7 @@ class Store:
             task = deletion.next_buried(connection)
             if task is None:
                 return False
-            deletion.remove_slice(connection, task, self._log)
+            deletion.remove_slice(connection, task, (self._log, self._sealed))
             return True
 
     def give_back(self) -> bool:
@@ -392,7 +394,7 @@ class Store:
         # Before the snapshot: see parts.py.
         view = self.point_store.view(task_id)
         with self._database.snapshot() as connection:
-            yield TaskParts(connection, reads.task_row_id(connection, task_id), view)
+            yield TaskParts(self._sealed, connection, reads.task_row_id(connection, task_id), view)
 
     def bands(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, Band]]:
         """Return, for each of these series, the band over all ranks of it, from one state of the store.

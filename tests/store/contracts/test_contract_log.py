@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from seam_support import KEEPERS, Kept
 
+from telemetry.server.store.sealing import Sealed
 from telemetry.server.store.seams import LogFrame, NewFrame
 
 FIRST, SECOND = 7, 8
@@ -83,8 +84,8 @@ class TestLog:
         # when all of it is sealed
         for task in (FIRST, SECOND):
             with kept.database.transaction() as transaction:
+                kept.points.put(transaction, task, Sealed([], []), positions[1])
                 kept.log.trim(transaction, task, positions[1])
-            kept.note_sealed(task, positions[1])
         again = kept.reopen()
         (after,) = append(again, (FIRST, b"4"))
         assert after > positions[1]

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert
 
 from telemetry.server.store import schema
 from telemetry.server.store.database import DATABASE_NAME, Database
 from telemetry.server.store.log import SqlLog
 from telemetry.server.store.record import columns_of
-from telemetry.server.store.seams import Log, Transactions
+from telemetry.server.store.seams import Log, SealedPoints, Transactions
+from telemetry.server.store.sql_points import SqlPoints
 from telemetry.server.store.state import TaskState
 
 __all__ = ["KEEPERS", "Keeper", "Kept"]
@@ -28,6 +29,7 @@ class Kept:
 
     database: Transactions
     log: Log
+    points: SealedPoints
     reopen: Callable[[], Kept]
 
     def add_task(self, task_id: str, row: int) -> None:
@@ -36,11 +38,6 @@ class Kept:
             totals = TaskState(row, task_id).totals_row() | columns_of(task_id, {}) | {"recent_series": "[]"}
             totals["id"] = totals.pop("b_id")
             transaction.execute(insert(schema.tasks), {"task_id": task_id, **totals})
-
-    def note_sealed(self, row: int, position: int) -> None:
-        """Note that a task's points are sealed up to a position."""
-        with self.database.transaction() as transaction:
-            transaction.execute(update(schema.tasks).where(schema.tasks.c.id == row).values(sealed=position))
 
 
 Keeper: TypeAlias = Callable[[Path], Iterator[Kept]]
@@ -53,7 +50,7 @@ def sqlite(directory: Path) -> Iterator[Kept]:
         for database in opened:
             database.close()
         opened.append(Database(directory / DATABASE_NAME))
-        return Kept(opened[-1], SqlLog(), begin)
+        return Kept(opened[-1], SqlLog(), SqlPoints(), begin)
 
     yield begin()
     opened[-1].close()
