@@ -21,9 +21,9 @@ from telemetry.events import INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
 from telemetry.record import PROGRAM_SECTIONS, Section, TaskKey, TaskStatus, may_become, may_change
 from telemetry.server.access import access_of
 from telemetry.server.api import json_response
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, Ingest, ServerBusy, unavailable
-from telemetry.server.live import HUB
 from telemetry.server.params import json_object, task_id_of
 from telemetry.server.store import NotFound, Store, StoreFailed, StoreUnavailable, TaskChange
 from telemetry.wire import decode, encode
@@ -89,7 +89,7 @@ async def run_edits(app: web.Application) -> AsyncIterator[None]:
     app[EDITS] = Edits()
     # What a server that was stopped in the middle of it had to do.
     app[EDITS].deleted.set()
-    app[HUB].listeners.append(app[EDITS].note)
+    app[BUS].subscribe(app[EDITS].note)
     removing = asyncio.create_task(_remove_deleted(app[STORE], app[INGEST], app[EDITS].deleted))
     yield
     removing.cancel()
@@ -140,7 +140,7 @@ async def delete(request: web.Request) -> web.Response:
     except StoreUnavailable as error:
         raise unavailable(error) from error
     request.app[EDITS].deleted.set()
-    request.app[HUB].publish({task_id: TaskChange()})
+    request.app[BUS].publish({task_id: TaskChange()})
     return json_response(orjson.dumps({"deleted": task_id}))
 
 

@@ -24,8 +24,8 @@ from aiohttp import hdrs, web
 from telemetry.errors import FrameError, TelemetryError
 from telemetry.payload import SeriesTables
 from telemetry.server.access import access_of
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE, Limits
-from telemetry.server.live import HUB
 from telemetry.server.store import (
     FrameContent,
     Store,
@@ -457,7 +457,7 @@ def add_routes(app: web.Application) -> None:
 
 async def run_ingest(app: web.Application) -> AsyncIterator[None]:
     """Run the writer for the application's life (a cleanup context)."""
-    app[INGEST] = Ingest(app[STORE], app[CONFIG].limits, app[HUB].publish)
+    app[INGEST] = Ingest(app[STORE], app[CONFIG].limits, app[BUS].publish)
     yield
     await app[INGEST].close()
 

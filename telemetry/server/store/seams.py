@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,11 +26,12 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from telemetry.events import INT64_MAX, INT64_MIN
+from telemetry.server.store.blob_files import Part
 from telemetry.server.store.blocks import PlacedRun
 from telemetry.server.store.chunks import Points
 from telemetry.server.store.sealing import Merge, Sealed
 
-__all__ = ["ChunkPlace", "Lease", "Log", "LogFrame", "NewFrame", "SealedPoints", "Transactions"]
+__all__ = ["Blobs", "ChunkPlace", "Lease", "Log", "LogFrame", "NewFrame", "SealedPoints", "Transactions"]
 
 
 class Lease(Protocol):
@@ -205,3 +207,57 @@ class SealedPoints(Protocol):
 
     def drop(self, transaction: Connection, task: int) -> bool:
         """Remove some of what a deleted task left behind; True if there may be more. As long as a short commit."""
+
+
+class Blobs(Protocol):
+    """The bytes of artifacts, models and media by their sha256, and of those that still arrive, in parts.
+
+    Who holds a blob is the records' (blob_store.py): bytes come before the row that names them, and go after it. A
+    part belongs to a task, a blob and a size, is a prefix of the blob at any instant, and survives whoever took it.
+    One call at a time for each part; all else is safe from any thread.
+    """
+
+    @property
+    def parts(self) -> Path:
+        """A folder of this machine for what arrives."""
+
+    def path(self, sha256: str) -> Path:
+        """Return the file of this machine in which a blob's bytes are read, or would be."""
+
+    def size(self, sha256: str) -> int | None:
+        """Return a blob's size in bytes; None if it is not there, whole and right."""
+
+    def take(self, path: Path, sha256: str) -> None:
+        """Take a file of this machine, whose sha256 was found right, as a blob; the file is gone then.
+
+        Raises:
+            StoreUnavailable: the file is where it was.
+        """
+
+    def remove(self, sha256: str) -> None:
+        """Remove a blob; one that is not there is nothing. One that cannot be removed is left to the next sweep."""
+
+    def names(self) -> Iterator[tuple[str, float]]:
+        """Yield each blob that is there, and when it came, in Unix seconds."""
+
+    def room_for(self, size_bytes: int) -> bool:
+        """Say whether so many bytes more may come."""
+
+    def arrived(self, task_id: str, sha256: str) -> tuple[int, int]:
+        """Return how much of a blob has arrived and its size, as its sender says; (0, 0) for nothing."""
+
+    def append(self, part: Part, offset: int, data: bytes) -> int:
+        """Append to a part and return where it ends now.
+
+        Raises:
+            WrongOffset: it does not end at `offset`; nothing was written. StoreUnavailable: there is no room.
+        """
+
+    def check(self, part: Part) -> Path | None:
+        """Return the file of a part that is whole and has the right sha256; else throw it away and return None."""
+
+    def forget(self, part: Part) -> None:
+        """Throw a part away; one that is not there is nothing."""
+
+    def remove_stale_parts(self) -> int:
+        """Remove parts to which nothing was added for a week; return their number."""

@@ -20,10 +20,10 @@ from aiohttp import web
 from telemetry.process.terminal import size_text
 from telemetry.record import TaskKey
 from telemetry.server.api import json_response
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.edit_api import EDITS
 from telemetry.server.ingest import unavailable
-from telemetry.server.live import HUB
 from telemetry.server.params import json_object
 from telemetry.server.store import (
     NotFound,
@@ -93,7 +93,7 @@ async def _remove(app: web.Application, tasks: Sequence[RetentionTask], whose: s
         return []
     removed = await asyncio.to_thread(prune_tasks, app[STORE], app[CONFIG].directory, tasks, whose)
     app[EDITS].deleted.set()
-    app[HUB].publish({task.id: TaskChange() for task in removed})
+    app[BUS].publish({task.id: TaskChange() for task in removed})
     return removed
 
 
