@@ -7,7 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from telemetry.server.tokens import Scope, TokenRegistry, in_projects
+from telemetry.server.seams import Tokens
+from telemetry.server.tokens import Scope, in_projects
 
 __all__ = ["EVERYTHING", "NOTHING", "TOKENS", "Access", "access_of", "may_read_project", "set_access"]
 
@@ -33,7 +34,7 @@ class Access:
 EVERYTHING = Access(frozenset(Scope))
 NOTHING = Access(frozenset())
 
-TOKENS = web.AppKey("tokens", TokenRegistry)
+TOKENS: web.AppKey[Tokens] = web.AppKey("tokens")
 # Since aiohttp 3.14 a plain string as a key is warned about; before it there was nothing else.
 _REQUEST_KEY: Any = web.RequestKey("telemetry.access", Access) if hasattr(web, "RequestKey") else "telemetry.access"
 

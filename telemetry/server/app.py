@@ -38,6 +38,7 @@ from telemetry.server import (
 )
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
+from telemetry.server.bus import BUS, LocalBus
 from telemetry.server.config import CONFIG, STORE, ServerConfig
 from telemetry.server.connections import Connections, note_request
 from telemetry.server.descriptors import raise_descriptor_limit
@@ -71,6 +72,7 @@ def create_app(config: ServerConfig, stop: asyncio.Event | None = None) -> web.A
     app[_STOP] = asyncio.Event() if stop is None else stop
     app[TOKENS] = TokenRegistry(config.directory, always=config.token is not None or not is_loopback(config.host))
     app[address.LOCAL_KEY] = address.new_key()
+    app[BUS] = LocalBus()
     live.add_routes(app)
     ingest.add_routes(app)
     api.add_routes(app)

@@ -28,7 +28,8 @@ from telemetry.server.config import CONFIG, STORE, ServerConfig
 from telemetry.server.connections import trust
 from telemetry.server.live import HUB
 from telemetry.server.params import task_id_of
-from telemetry.server.tokens import Scope, TokenRegistry
+from telemetry.server.seams import Tokens
+from telemetry.server.tokens import Scope
 from telemetry.server.upkeep.address import is_local
 
 __all__ = ["SCOPES", "guard", "run_tokens", "scope_of"]
@@ -166,7 +167,7 @@ def _unauthorized(text: str) -> web.HTTPUnauthorized:
     return web.HTTPUnauthorized(text=text, headers={hdrs.WWW_AUTHENTICATE: 'Basic realm="telemetry", charset="UTF-8"'})
 
 
-def _authenticate(request: web.Request, config: ServerConfig, tokens: TokenRegistry) -> Access | None:
+def _authenticate(request: web.Request, config: ServerConfig, tokens: Tokens) -> Access | None:
     if is_local(request):
         return EVERYTHING
     given = _given_token(request)

@@ -21,9 +21,9 @@ import orjson
 from aiohttp import hdrs, web
 
 from telemetry.server.access import access_of
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, ServerBusy
-from telemetry.server.live import HUB
 from telemetry.server.params import flag, integer, task_id_of
 from telemetry.server.store import (
     BlobRef,
@@ -203,7 +203,7 @@ async def _take_part(request: web.Request, part: Part, offset: int) -> web.Respo
         )
     await _run(request, lambda: blobs.take(part.task_id, part.sha256, part.size_bytes, path))
     # An open page shows it as stored.
-    request.app[HUB].publish({part.task_id: TaskChange()})
+    request.app[BUS].publish({part.task_id: TaskChange()})
     return web.Response(status=204, headers=_progress(end, part.size_bytes, True))
 
 

@@ -15,18 +15,17 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.errors import FrameError, InvalidEvent
 from telemetry.events import INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
 from telemetry.record import PROGRAM_SECTIONS, Section, TaskKey, TaskStatus, may_become, may_change
 from telemetry.server.access import access_of
 from telemetry.server.api import json_response
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, Ingest, ServerBusy, unavailable
-from telemetry.server.live import HUB
 from telemetry.server.params import json_object, task_id_of
-from telemetry.server.store import NotFound, Store, StoreUnavailable, TaskChange
+from telemetry.server.store import NotFound, Store, StoreFailed, StoreUnavailable, TaskChange
 from telemetry.wire import decode, encode
 
 __all__ = ["add_routes", "run_edits"]
@@ -90,7 +89,7 @@ async def run_edits(app: web.Application) -> AsyncIterator[None]:
     app[EDITS] = Edits()
     # What a server that was stopped in the middle of it had to do.
     app[EDITS].deleted.set()
-    app[HUB].listeners.append(app[EDITS].note)
+    app[BUS].subscribe(app[EDITS].note)
     removing = asyncio.create_task(_remove_deleted(app[STORE], app[INGEST], app[EDITS].deleted))
     yield
     removing.cancel()
@@ -141,7 +140,7 @@ async def delete(request: web.Request) -> web.Response:
     except StoreUnavailable as error:
         raise unavailable(error) from error
     request.app[EDITS].deleted.set()
-    request.app[HUB].publish({task_id: TaskChange()})
+    request.app[BUS].publish({task_id: TaskChange()})
     return json_response(orjson.dumps({"deleted": task_id}))
 
 
@@ -223,7 +222,7 @@ async def _slice_by_slice(
         try:
             # Shielded: the store is closed only after a slice that has begun.
             more = await _finished(asyncio.create_task(asyncio.to_thread(step)))
-        except (StoreUnavailable, SQLAlchemyError) as error:
+        except (StoreUnavailable, StoreFailed) as error:
             log.error("%s: %s", trouble, error)
             await asyncio.sleep(_PAUSE_AFTER_TROUBLE_S)
         await asyncio.sleep(time.perf_counter() - begin_s)

@@ -16,11 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.server.access import EVERYTHING, Access
 from telemetry.server.live_events import RESYNC, change_events, packed, task_event, tasks_event
-from telemetry.server.store import Store, TaskChange
+from telemetry.server.store import Store, StoreFailed, TaskChange
 from telemetry.server.tokens import in_projects
 
 __all__ = ["Hub", "TableFeed", "TaskFeed", "Viewer"]
@@ -126,7 +125,7 @@ class Feed(ABC):
             reaches = {viewer.access.projects for viewer in self.viewers}
             try:
                 told = await loop.run_in_executor(executor, self.prepare(store, reaches))
-            except SQLAlchemyError as error:
+            except StoreFailed as error:
                 log.error("live pages cannot be told what changed: %s", error)
                 for viewer in self.viewers:
                     viewer.miss()
@@ -279,8 +278,6 @@ class Hub:
     def __init__(self) -> None:
         self._table = TableFeed()
         self._of_task: dict[str, TaskFeed] = {}
-        # Others on the event loop who want to hear of every commit.
-        self.listeners: list[Callable[[Mapping[str, TaskChange]], None]] = []
         self._running: dict[Feed, asyncio.Task[None]] = {}
         self._store: Store | None = None
         # As many threads as the store has connections for this.
@@ -302,15 +299,13 @@ class Hub:
         await asyncio.gather(*running, return_exceptions=True)
         await asyncio.to_thread(self._executor.shutdown)
 
-    def publish(self, changes: Mapping[str, TaskChange]) -> None:
-        """Take in what a committed group changed, for those who look at it."""
+    def note(self, changes: Mapping[str, TaskChange]) -> None:
+        """Hear of a commit, for those who look at what it changed."""
         if self._table.viewers:
             self._table.note(changes)
         for task_id, change in changes.items():
             if task_id in self._of_task:
                 self._of_task[task_id].note(change)
-        for listen in self.listeners:
-            listen(changes)
 
     def join(self, task_id: str | None, access: Access = EVERYTHING) -> Viewer:
         """Return a new viewer of a task, or (None) of the table, which hears of every commit from now on."""

@@ -20,14 +20,22 @@ from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, SQLAlchemyError
 
 from telemetry.errors import FrameError, TelemetryError
 from telemetry.payload import SeriesTables
 from telemetry.server.access import access_of
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE, Limits
-from telemetry.server.live import HUB
-from telemetry.server.store import FrameContent, Store, StoreUnavailable, TaskChange, Written, prepare
+from telemetry.server.store import (
+    FrameContent,
+    Store,
+    StoreFailed,
+    StoreUnavailable,
+    TaskChange,
+    Unstorable,
+    Written,
+    prepare,
+)
 from telemetry.wire import CONTENT_TYPE, SENT_HEADER, Frame, decode, parse_frame
 
 __all__ = ["INGEST", "BodyTooLarge", "Crowd", "Ingest", "ServerBusy", "add_routes", "run_ingest", "unavailable"]
@@ -437,11 +445,11 @@ class Ingest:
             name = f"frame {item.frame.sequence} of writer {item.frame.writer_id.hex()}"
             try:
                 written = self._store.write([item.content])
-            except (DataError, IntegrityError, InterfaceError) as trouble:
+            except Unstorable as trouble:
                 # Of what is in the frame, not of the store: it would be the same each time.
                 log.error("%s cannot be stored", name, exc_info=trouble)
                 item.result, item.reason = "rejected", f"the server cannot store it; its log says why at {name}"
-            except (StoreUnavailable, SQLAlchemyError) as trouble:
+            except (StoreUnavailable, StoreFailed) as trouble:
                 log.error("%s was not taken", name, exc_info=trouble)
                 failure = trouble
                 break
@@ -498,7 +506,7 @@ def add_routes(app: web.Application) -> None:
 
 async def run_ingest(app: web.Application) -> AsyncIterator[None]:
     """Run the writer for the application's life (a cleanup context)."""
-    app[INGEST] = Ingest(app[STORE], app[CONFIG].limits, app[HUB].publish, app[HUB].is_watched)
+    app[INGEST] = Ingest(app[STORE], app[CONFIG].limits, app[BUS].publish, app[HUB].is_watched)
     yield
     await app[INGEST].close()
 

@@ -8,10 +8,9 @@ import threading
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.server.config import STORE
-from telemetry.server.store import Store, StoreUnavailable
+from telemetry.server.store import Store, StoreFailed, StoreUnavailable
 
 __all__ = ["Keeper", "run_keeper"]
 
@@ -40,7 +39,7 @@ class Keeper:
         while not self._ending.is_set():
             try:
                 pause_s = self._points.keep()
-            except (StoreUnavailable, SQLAlchemyError) as error:
+            except (StoreUnavailable, StoreFailed) as error:
                 log.error("points cannot be sealed now, they stay in the log: %s", error)
                 self._ending.wait(_PAUSE_AFTER_TROUBLE_S)
                 continue

@@ -7,14 +7,14 @@ import logging
 from collections.abc import AsyncIterator
 
 from aiohttp import hdrs, web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.server.access import access_of
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.feeds import Hub, Viewer
 from telemetry.server.live_events import HEARTBEAT, retry_event
 from telemetry.server.params import task_id_of
-from telemetry.server.store import TaskChange
+from telemetry.server.store import StoreFailed, TaskChange
 
 __all__ = ["HUB", "add_routes", "run_feeds", "run_status_watch"]
 
@@ -40,7 +40,10 @@ async def run_feeds(app: web.Application) -> AsyncIterator[None]:
 
 
 async def run_status_watch(app: web.Application) -> AsyncIterator[None]:
-    """Tell viewers of tasks that became stalled or lost: nothing is committed then (a cleanup context)."""
+    """Tell viewers of tasks that became stalled or lost: nothing is committed then (a cleanup context).
+
+    They are this server's own viewers: every server looks for itself.
+    """
     watch = asyncio.create_task(_watch_status(app))
     yield
     watch.cancel()
@@ -57,16 +60,17 @@ async def _watch_status(app: web.Application) -> None:
             continue
         try:
             moved, since_unix_ns = await asyncio.to_thread(store.moved_by_time, since_unix_ns)
-        except SQLAlchemyError as error:
+        except StoreFailed as error:
             log.error("the status of silent tasks cannot be read: %s", error)
             continue
         if moved:
-            hub.publish({task_id: TaskChange() for task_id in moved})
+            hub.note({task_id: TaskChange() for task_id in moved})
 
 
 def add_routes(app: web.Application) -> None:
     """Add `GET /api/v1/live` and the hub behind it."""
     app[HUB] = Hub()
+    app[BUS].subscribe(app[HUB].note)
     app.on_shutdown.append(app[HUB].close)
     app.router.add_get("/api/v1/live", live, allow_head=False)
 

@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 from server_support import LOSS, TASK, WRITER, Http, frame_of, rows_of, started
-from sqlalchemy.exc import OperationalError
 from telemetry.collectors.scalars import ScalarReports
 from telemetry.sinks.http import FAILING_S, FAILING_TRIES, TRANSIT_TRIES, HttpSink, open_sink
 
 from telemetry.errors import ConfigurationError, SinkRejected, SinkUnavailable
 from telemetry.events import Batch, ConsoleLine, ScalarColumns
-from telemetry.server.store import FrameContent, Store, Written
+from telemetry.server.store import FrameContent, Store, StoreFailed, Written
 from telemetry.settings import Settings
 from telemetry.testing import ManualClock, make_header, run_pipeline
 from telemetry.wire import CONTENT_TYPE, Frame, encode, scan
@@ -394,7 +393,7 @@ def test_only_a_frame_on_which_the_server_fails_alone_and_again_is_refused(
 
     def failing(store: Store, contents: Sequence[FrameContent]) -> Written:
         if fails_on_all or any(content.sequence == 1 for content in contents):
-            raise OperationalError("INSERT", {}, Exception("no such column"))
+            raise StoreFailed("no such column")
         return write(store, contents)
 
     monkeypatch.setattr(Store, "write", failing)

@@ -13,9 +13,9 @@ from store_support import PLACES, store_with_points
 
 from telemetry.events import RecordChange
 from telemetry.server.store import FrameContent, PointsQuery, Store
-from telemetry.server.store import attempts as attempts_module
 from telemetry.server.store import bands as bands_module
 from telemetry.server.store import points as points_module
+from telemetry.server.store import sql_points as sql_points_module
 
 ALL = PointsQuery(False, None, None, 20_000)
 HOUR_NS = 3600 * 1000 * MS
@@ -120,7 +120,7 @@ def test_whatever_the_order_of_arrival_the_same_points_are_hidden(
 ) -> None:
     monkeypatch.setattr(points_module, "RAW_POINTS", raw_points)
     monkeypatch.setattr(bands_module, "BAND_POINTS", raw_points)
-    monkeypatch.setattr(attempts_module, "_IN_LIST", 2)
+    monkeypatch.setattr(sql_points_module, "_IN_LIST", 2)
     # given attempts that restart at random steps, and frames of random sizes in random order
     random_ = random.Random(seed)
     last, frames, runs = 0, [], []

@@ -7,7 +7,15 @@ from telemetry.server.store.blob_refs import BlobRef
 from telemetry.server.store.blob_store import BlobStore
 from telemetry.server.store.columns import Column, is_column, parse_column
 from telemetry.server.store.content import FrameContent, prepare
-from telemetry.server.store.errors import BackupFailed, BlobRefused, MoveStopped, NotFound, StoreUnavailable
+from telemetry.server.store.errors import (
+    BackupFailed,
+    BlobRefused,
+    MoveStopped,
+    NotFound,
+    StoreFailed,
+    StoreUnavailable,
+    Unstorable,
+)
 from telemetry.server.store.gate import ProjectLimit, ProjectLimits
 from telemetry.server.store.plain import json_number
 from telemetry.server.store.point_store import SealingLimits, SeriesChange
@@ -46,10 +54,12 @@ __all__ = [
     "SealingLimits",
     "SeriesChange",
     "Store",
+    "StoreFailed",
     "StoreUnavailable",
     "TaskChange",
     "TaskQuery",
     "TasksQuery",
+    "Unstorable",
     "Written",
     "WrongOffset",
     "back_up_stopped",

@@ -20,12 +20,10 @@ from telemetry.events import INT64_MAX, INT64_MIN
 from telemetry.record import Section, TaskKey
 from telemetry.server.store import schema
 from telemetry.server.store.chunks import IntArray, Points
-from telemetry.server.store.parts import ChunkPlace, TaskParts
+from telemetry.server.store.parts import TaskParts
+from telemetry.server.store.seams import ChunkPlace
 
 __all__ = ["Cut", "cuts_by_series", "visible"]
-
-# Row ids per query; SQLite takes 32,766.
-_IN_LIST = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +93,13 @@ def _cuts(parts: TaskParts, series: Sequence[int], starts: Sequence[int]) -> lis
         np.minimum.at(lowest, attempts[later], iterations[later])
         reported[attempts[later]] = True
 
-    columns = schema.chunks.c
     mixed: list[ChunkPlace] = []
-    for begin in range(0, len(series), _IN_LIST):
-        query = select(
-            columns.id,
-            columns.position,
-            columns.count,
-            columns.lowest_time,
-            columns.highest_time,
-            columns.lowest_iteration,
-        ).where(
-            columns.task == parts.task,
-            columns.series.in_(series[begin : begin + _IN_LIST]),
-            columns.highest_time >= starts[0],
-        )
-        for *place, first, last, iteration in parts.connection.execute(query):
-            if bisect_right(starts, first) == bisect_right(starts, last):
-                note(np.array([iteration], np.int64), np.array([first], np.int64))
+    for chunks in parts.chunks_of(series, by_time=True, low=starts[0]).values():
+        for chunk in chunks:
+            if bisect_right(starts, chunk.lowest_time) == bisect_right(starts, chunk.highest_time):
+                note(np.array([chunk.lowest_iteration], np.int64), np.array([chunk.lowest_time], np.int64))
             else:
-                mixed.append(ChunkPlace(*place))
+                mixed.append(chunk)
     runs = [run for of_series in parts.loose(series).values() for run in of_series]
     # Of several series, in any order: only the lowest iterations are looked for.
     points = parts.read(mixed, runs)

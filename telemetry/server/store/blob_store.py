@@ -15,12 +15,11 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from telemetry.server.store import blob_refs, schema
-from telemetry.server.store.blob_files import BlobFiles
 from telemetry.server.store.blob_refs import BlobRef
-from telemetry.server.store.database import Database
 from telemetry.server.store.errors import BlobRefused, NotFound
 from telemetry.server.store.gate import ProjectLimits
 from telemetry.server.store.reads import task_row_id
+from telemetry.server.store.seams import Blobs, Transactions
 
 __all__ = ["BlobStore"]
 
@@ -38,8 +37,8 @@ class BlobStore:
 
     def __init__(
         self,
-        files: BlobFiles,
-        database: Database,
+        files: Blobs,
+        database: Transactions,
         writing: threading.Lock,
         limits: ProjectLimits,
         clock: Callable[[], int],

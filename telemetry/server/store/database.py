@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from telemetry.errors import ConfigurationError
 from telemetry.server.store import schema
 from telemetry.server.store.columns import record_number_or_text, record_text
-from telemetry.server.store.errors import MoveStopped, StoreUnavailable
+from telemetry.server.store.errors import MoveStopped, StoreFailed, StoreUnavailable, Unstorable
 from telemetry.server.store.migrate import mend, migrate
 from telemetry.server.store.moving import finish_move, is_moving
 
@@ -91,9 +91,9 @@ class Database:
         self._readers = _engine(path, pool_size=readers, read_only=True, max_bytes=None)
         try:
             self._prepare(path, stopping)
-        except DBAPIError as error:
+        except StoreFailed as error:
             self.close()
-            raise ConfigurationError(f"{path} cannot be opened as a store: {error.orig}") from error
+            raise ConfigurationError(f"{path} cannot be opened as a store: {error}") from error
         except (ConfigurationError, MoveStopped, StoreUnavailable):
             self.close()
             raise
@@ -104,20 +104,28 @@ class Database:
 
         Raises:
             StoreUnavailable: the disk is full or failing; nothing was kept.
+            StoreFailed, Unstorable: the database failed in another way; nothing was kept.
         """
         try:
             with self._writer.begin() as connection:
                 yield connection
-        except DBAPIError as error:
-            if _is_disk_trouble(error.orig):
+        except SQLAlchemyError as error:
+            if isinstance(error, DBAPIError) and _is_disk_trouble(error.orig):
                 raise StoreUnavailable(f"the store cannot be written: {error.orig}") from error
-            raise
+            raise _failure(error) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Open a read-only view of one committed state; never waits for the writer."""
-        with self._readers.begin() as connection:
-            yield connection
+        """Open a read-only view of one committed state; never waits for the writer.
+
+        Raises:
+            StoreFailed: the database failed.
+        """
+        try:
+            with self._readers.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise _failure(error) from error
 
     def give_back(self, pages: int) -> int:
         """Give at most so many free pages back to the file system; return how many.
@@ -253,6 +261,14 @@ def _engine(path: Path, *, pool_size: int, read_only: bool, max_bytes: int | Non
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _failure(error: SQLAlchemyError) -> StoreFailed:
+    """Return an error of the database in the words of those who know no database."""
+    reason = error.orig if isinstance(error, DBAPIError) else error
+    # Of what was to be written, not of the store.
+    of_the_values = isinstance(error, (DataError, IntegrityError, InterfaceError))
+    return Unstorable(str(reason)) if of_the_values else StoreFailed(str(reason))
 
 
 def _is_disk_trouble(error: BaseException | None) -> bool:

@@ -7,22 +7,25 @@ that starts again goes on with them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Table, delete, func, insert, select, tuple_, update
 
 from telemetry.server.store import schema
 from telemetry.server.store.errors import NotFound
+from telemetry.server.store.seams import Log, SealedPoints
 
 __all__ = ["NOBODY", "bury", "deleted_task_ids", "highest_buried_row", "next_buried", "remove_slice"]
 
 # A slice holds up the writer for some 20 ms.
 _SLICE_ROWS = 5000
-# Of what is some 60 kB a row, and more.
-_SLICES = {schema.chunks.name: 100, schema.blocks.name: 20, schema.frames.name: 1000}
 
 # What the id in a tombstone begins with where the task is there again: under another row.
 NOBODY = "#"
+
+# Those of the log and of sealed points, and what a task holds of blobs.
+_APART = (schema.frames, schema.chunks, schema.blocks, schema.task_blobs)
 
 _buried = schema.deleted_tasks.c
 
@@ -58,10 +61,15 @@ def next_buried(connection: Connection) -> int | None:
     return connection.execute(select(_buried.row).where(_buried.row.is_not(None)).limit(1)).scalar()
 
 
-def remove_slice(connection: Connection, task: int) -> None:
-    """Remove some rows of a deleted task; with the last ones it is noted that none are left."""
+def remove_slice(connection: Connection, task: int, apart: Iterable[Log | SealedPoints]) -> None:
+    """Remove some of what a deleted task left behind; with the last of it it is noted that nothing is left.
+
+    `apart`: who keeps something of a task beside the records.
+    """
+    if any(one.drop(connection, task) for one in apart):
+        return
     for table in _tables():
-        if _remove_rows(connection, table, table.c.task == task, _SLICES.get(table.name, _SLICE_ROWS)):
+        if _remove_rows(connection, table, table.c.task == task, _SLICE_ROWS):
             return
     # That of a task which is there again stands for the rows only, and their number may be given again.
     connection.execute(delete(schema.deleted_tasks).where(_buried.row == task, _buried.task_id.startswith(NOBODY)))
@@ -69,16 +77,13 @@ def remove_slice(connection: Connection, task: int) -> None:
 
 
 def _tables() -> list[Table]:
-    """Return every table that holds rows of a task, but for that of its blobs, which go by themselves."""
-    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table is not schema.task_blobs]
+    """Return every table that holds rows of a task, but for those that are dropped by whoever keeps them."""
+    return [table for table in schema.metadata.sorted_tables if "task" in table.c and table not in _APART]
 
 
 def _remove_rows(connection: Connection, table: Table, which: Any, most: int) -> bool:
     """Remove some rows; False if fewer than `most` were left, and so none are."""
     key = list(table.primary_key)
     some = select(*key).where(which).limit(most)
-    if table is schema.chunks:
-        some = some.order_by(*key)
-        connection.execute(delete(schema.chunk_data).where(schema.chunk_data.c.chunk.in_(some)))
     condition = key[0].in_(some) if len(key) == 1 else tuple_(*key).in_(some)
     return connection.execute(delete(table).where(condition)).rowcount >= most

@@ -2,6 +2,8 @@
 
 TelemetryError
 ├── StoreUnavailable    the disk is full or failing: nothing of the transaction was kept; try again later
+├── StoreFailed         the database failed in another way: nothing of the transaction was kept
+│   └── Unstorable      it does not take what it was given, and never will
 ├── MoveStopped         the server was stopped while an older store was brought up to date; the next start goes on
 ├── BackupFailed        a backup could not be made; the store itself is as it was
 ├── BlobRefused         a task may not hold a blob: its project is full, or it was deleted
@@ -12,11 +14,27 @@ from __future__ import annotations
 
 from telemetry.errors import TelemetryError
 
-__all__ = ["BackupFailed", "BlobRefused", "MoveStopped", "NotFound", "StoreUnavailable"]
+__all__ = [
+    "BackupFailed",
+    "BlobRefused",
+    "MoveStopped",
+    "NotFound",
+    "StoreFailed",
+    "StoreUnavailable",
+    "Unstorable",
+]
 
 
 class StoreUnavailable(TelemetryError):
     """The database cannot be written now. The transaction was rolled back: none of its frames were kept."""
+
+
+class StoreFailed(TelemetryError):
+    """The database failed for a reason that is not its disk's. A transaction was rolled back."""
+
+
+class Unstorable(StoreFailed):
+    """The database does not take these values: it would be the same each time. The transaction was rolled back."""
 
 
 class MoveStopped(TelemetryError):

@@ -19,9 +19,10 @@ from telemetry.server.store.blob_refs import held_blobs
 from telemetry.server.store.blocks import PlacedRun
 from telemetry.server.store.chunks import Points
 from telemetry.server.store.gate import project_condition
-from telemetry.server.store.parts import ChunkPlace, KnownSeries, TaskParts
+from telemetry.server.store.parts import KnownSeries, TaskParts
 from telemetry.server.store.reads import task_row_id
 from telemetry.server.store.reports import read_media_rows
+from telemetry.server.store.seams import ChunkPlace
 
 __all__ = ["Cursor", "read_console_page", "read_events", "read_points_page", "read_record", "read_records"]
 

@@ -42,7 +42,8 @@ from sqlalchemy import (
 from telemetry.server.store import schema
 from telemetry.server.store.chunks import Points, concat_points, unpack
 from telemetry.server.store.errors import MoveStopped
-from telemetry.server.store.sealing import arrange, write_parts
+from telemetry.server.store.sealing import arrange
+from telemetry.server.store.sql_points import write_parts
 
 __all__ = ["begin_move", "different_tables", "finish_move", "is_moving"]
 
@@ -224,7 +225,7 @@ def _move_some(connection: Connection, task: int, series: Sequence[int], chunk_i
     runs = {one: concat_points(parts) for one, parts in found.items()}
     numbers = np.repeat(np.arange(len(runs), dtype=np.uint32), [len(run) for run in runs.values()])
     points = concat_points(list(runs.values()))
-    parts = arrange(task, list(runs), numbers, points, TAILS_POSITION, TAILS_POSITION)
+    parts = arrange(list(runs), numbers, points, TAILS_POSITION, TAILS_POSITION)
     write_parts(connection, task, parts, chunk_ids)
 
 

@@ -15,22 +15,21 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+import numpy.typing as npt
+from sqlalchemy import Connection, select
 
+from telemetry.events import INT64_MAX, INT64_MIN
 from telemetry.server.store import schema
-from telemetry.server.store.blocks import BlockIndex, PlacedRun, partition_of, read_index
-from telemetry.server.store.chunks import Points, concat_points, unpack
+from telemetry.server.store.blocks import PlacedRun
+from telemetry.server.store.chunks import Points, concat_points
 from telemetry.server.store.errors import NotFound
 from telemetry.server.store.memtable import PointsView, SeriesName
+from telemetry.server.store.seams import ChunkPlace, SealedPoints
 
-__all__ = ["ChunkPlace", "KnownSeries", "TaskParts"]
+__all__ = ["KnownSeries", "TaskParts"]
 
 # Row ids per query; SQLite takes 32,766.
 _IN_LIST = 2000
-# Where more of a block is wanted than this share, it is read whole.
-_WHOLE_SHARE = 0.25
-
-_blocks = schema.blocks.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +41,24 @@ class KnownSeries:
     unit: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkPlace:
-    """A chunk in the order of arrival."""
-
-    id: int
-    position: int
-    count: int
-
-
 class TaskParts:
     """A task's points as one snapshot and a view of the memtable have them.
 
     Args:
+        sealed: whoever has those that are not in the memtable.
         connection: a snapshot that was opened after the view was taken.
         task: the row id.
         view: None where the memtable has nothing of the task.
     """
 
-    def __init__(self, connection: Connection, task: int, view: PointsView | None) -> None:
+    def __init__(self, sealed: SealedPoints, connection: Connection, task: int, view: PointsView | None) -> None:
+        self._sealed = sealed
         self.connection = connection
         self.task = task
         self._view: PointsView | None = None
         # A task that was begun anew meanwhile has another row.
         if view is not None and view.row == task:
-            sealed = connection.execute(select(schema.tasks.c.sealed).where(schema.tasks.c.id == task)).scalar_one()
-            self._view = view.after(int(sealed))
+            self._view = view.after(sealed.sealed_upto(connection, task))
 
     # -- which series there are
 
@@ -138,41 +129,13 @@ class TaskParts:
     def loose(self, series: Collection[int]) -> dict[int, list[PlacedRun]]:
         """Return the runs of these series that are in no chunk, by series, in the order they came."""
         found: dict[int, list[PlacedRun]] = defaultdict(list)
-        partitions: dict[int, set[int]] = defaultdict(set)
-        for identifier in series:
-            partitions[partition_of(identifier)].add(identifier)
-        for partition, wanted in partitions.items():
-            for run in self._runs_of(partition, wanted):
-                found[run.series].append(run)
+        for run in self._sealed.runs(self.connection, self.task, series):
+            found[run.series].append(run)
         for runs in found.values():
             runs.sort(key=attrgetter("position"))
         for run in self._fresh_runs(series):
             found[run.series].append(run)
         return found
-
-    def _runs_of(self, partition: int, wanted: set[int]) -> Iterator[PlacedRun]:
-        query = (
-            select(_blocks.id, _blocks.places)
-            .where(_blocks.task == self.task, _blocks.partition == partition)
-            .order_by(_blocks.position, _blocks.id)
-        )
-        for identifier, packed in self.connection.execute(query).all():
-            index = read_index(packed)
-            which = index.find(wanted)
-            if len(which):
-                yield from self._unpacked(identifier, index, which)
-
-    def _unpacked(self, block: int, index: BlockIndex, which: Any) -> Iterator[PlacedRun]:
-        packs = np.unique(index.packs[which])
-        if len(packs) > _WHOLE_SHARE * (len(index.offsets) - 1):
-            data = self.connection.execute(select(_blocks.data).where(_blocks.id == block)).scalar_one()
-            yield from index.runs(which, data)
-            return
-        for number in packs:
-            start, end = int(index.offsets[number]), int(index.offsets[number + 1])
-            piece = func.substr(_blocks.data, start + 1, end - start)
-            data = self.connection.execute(select(piece).where(_blocks.id == block)).scalar_one()
-            yield from index.runs(which[index.packs[which] == number], data, start)
 
     def _fresh_runs(self, series: Collection[int]) -> Iterator[PlacedRun]:
         view = self._view
@@ -197,35 +160,23 @@ class TaskParts:
 
     # -- chunks and runs together
 
-    def chunks_of(self, series: Sequence[int]) -> dict[int, list[ChunkPlace]]:
-        """Return the chunks of these series, by series, in the order they came."""
-        columns = schema.chunks.c
-        found: dict[int, list[ChunkPlace]] = defaultdict(list)
-        for some in _slices(series):
-            query = (
-                select(columns.series, columns.id, columns.position, columns.count)
-                .where(columns.task == self.task, columns.series.in_(some))
-                .order_by(columns.series, columns.position, columns.id)
-            )
-            for identifier, *place in self.connection.execute(query):
-                found[identifier].append(ChunkPlace(*place))
-        return found
+    def chunks_of(
+        self, series: Collection[int], *, by_time: bool = False, low: int = INT64_MIN, high: int = INT64_MAX
+    ) -> dict[int, list[ChunkPlace]]:
+        """Return the chunks of these series that reach into a range, by series, in the order they came."""
+        return self._sealed.chunks(self.connection, self.task, series, by_time=by_time, low=low, high=high)
+
+    def overviews(self, chunks: Sequence[ChunkPlace]) -> npt.NDArray[np.void]:
+        """Return the cells of these chunks, one chunk after the other."""
+        return self._sealed.overviews(self.connection, chunks)
 
     def read(self, chunks: Sequence[ChunkPlace], runs: Sequence[PlacedRun]) -> Points:
         """Return the points of chunks and runs of one series in the order they came."""
-        packed = self._packed([chunk.id for chunk in chunks])
-        parts = [(chunk.position, chunk.id, unpack(data)) for chunk, data in zip(chunks, packed, strict=True)]
+        packed = self._sealed.read(self.connection, chunks)
+        parts = [(chunk.position, chunk.id, points) for chunk, points in zip(chunks, packed, strict=True)]
         parts += [(run.position, 0, run.points) for run in runs]
         parts.sort(key=lambda part: part[:2])
         return concat_points([points for _, _, points in parts])
-
-    def _packed(self, chunks: Sequence[int]) -> list[bytes]:
-        columns = schema.chunk_data.c
-        found: dict[int, bytes] = {}
-        for some in _slices(chunks):
-            query = select(columns.chunk, columns.data).where(columns.chunk.in_(some))
-            found.update((chunk, data) for chunk, data in self.connection.execute(query))
-        return [found[chunk] for chunk in chunks]
 
 
 def _slices(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

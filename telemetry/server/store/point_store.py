@@ -16,18 +16,18 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select
 
 from telemetry.events import SeriesKey
 from telemetry.server.store import schema
 from telemetry.server.store.chunks import Points, concat_points
 from telemetry.server.store.content import FramePoints, newer_points, points_of
-from telemetry.server.store.database import Database
 from telemetry.server.store.errors import StoreUnavailable
 from telemetry.server.store.memtable import Memtable, PointsView, TaskPoints
 from telemetry.server.store.parts import KnownSeries, TaskParts
 from telemetry.server.store.reset import stored_reset
-from telemetry.server.store.sealing import Sealed, arrange, find_merges, read_merge, write_merge, write_parts
+from telemetry.server.store.sealing import Sealed, arrange
+from telemetry.server.store.seams import Log, SealedPoints, Transactions
 from telemetry.server.store.state import LoggedPoints, WriterCache
 from telemetry.server.store.summaries import WrittenSummary, load_series, write_summaries
 from telemetry.wire import decode, parse_frame
@@ -90,13 +90,17 @@ class PointStore:
 
     def __init__(
         self,
-        database: Database,
+        database: Transactions,
+        log: Log,
+        sealed: SealedPoints,
         writing: threading.Lock,
         transaction: Callable[[], AbstractContextManager[tuple[Connection, WriterCache]]],
         limits: SealingLimits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._log = log
+        self._sealed = sealed
         self._writing = writing
         self._transaction = transaction
         self._limits = limits
@@ -111,10 +115,8 @@ class PointStore:
         self._expect_unsealed()
 
     def _expect_unsealed(self) -> None:
-        frames, tasks = schema.frames.c, schema.tasks.c
-        query = select(tasks.task_id, frames.task).join(schema.tasks, tasks.id == frames.task).distinct()
         with self._database.snapshot() as connection:
-            unsealed = connection.execute(query).all()
+            unsealed = self._log.tasks(connection)
         for task_id, row in unsealed:
             entry = self._memtable.expect(task_id, row)
             entry.unsealed_since = entry.unsummed_since = self._clock()
@@ -164,7 +166,7 @@ class PointStore:
             own = entry.fork()
         for one in logged:
             own.feed(one.position, one.points, one.rank)
-        return TaskParts(connection, row, own.view())
+        return TaskParts(self._sealed, connection, row, own.view())
 
     def write_anew(
         self,
@@ -185,13 +187,12 @@ class PointStore:
             scalars = np.array([key.kind == "scalar" for key in table])
             series = np.repeat(np.arange(len(table), dtype=np.uint32), [len(points) for _, points in runs])
             brought.append(FramePoints(table, series, concat_points([points for _, points in runs]), scalars))
-            entry.feed(cache.next_id(schema.frames), brought[-1], rank)
+            entry.feed(self._log.claim(connection, 1), brought[-1], rank)
         if brought:
             view = entry.view()
-            parts = arrange(row, view.ids, view.series, view.points, view.positions[0], view.positions[-1])
-            write_parts(connection, row, parts, cache.chunk_ids())
+            parts = arrange(view.ids, view.series, view.points, view.positions[0], view.positions[-1])
+            self._sealed.put(connection, row, parts, entry.position)
             write_summaries(connection, cache.metrics, [entry])
-            _note_sealed(connection, row, entry.position)
         return brought
 
     def forget(self, task_id: str) -> None:
@@ -317,7 +318,7 @@ class PointStore:
                 view = entry.view()
             if view.positions:
                 first, last = view.positions[0], view.positions[-1]
-                prepared.append((entry, arrange(entry.row, view.ids, view.series, view.points, first, last), last))
+                prepared.append((entry, arrange(view.ids, view.series, view.points, first, last), last))
         with self._writing:
             # Some may have been deleted or begun anew meanwhile.
             current = [one for one in prepared if self._memtable.find(one[0].task_id) is one[0]]
@@ -325,10 +326,8 @@ class PointStore:
                 return behind
             with self._transaction() as (connection, cache):
                 for entry, parts, last in current:
-                    write_parts(connection, entry.row, parts, cache.chunk_ids())
-                    frames = schema.frames.c
-                    connection.execute(delete(schema.frames).where(frames.task == entry.row, frames.id <= last))
-                    _note_sealed(connection, entry.row, last)
+                    self._sealed.put(connection, entry.row, parts, last)
+                    self._log.trim(connection, entry.row, last)
                 summaries = write_summaries(connection, cache.metrics, [entry for entry, _, _ in current])
             _note(summaries)
             self._has_sealed = True
@@ -342,14 +341,14 @@ class PointStore:
         ended = entry.ended and not len(entry)
         while True:
             with self._database.snapshot() as connection:
-                merges = find_merges(connection, entry.row, ended=ended)
+                merges = self._sealed.merges(connection, entry.row, ended=ended)
             for merge in merges:
                 with self._database.snapshot() as connection:
-                    parts = read_merge(connection, merge)
+                    parts = self._sealed.read_merge(connection, merge)
                 if parts is None:
                     return
-                with self._writing, self._transaction() as (connection, cache):
-                    if not write_merge(connection, merge, parts, cache.chunk_ids()):
+                with self._writing, self._transaction() as (connection, _):
+                    if not self._sealed.merge(connection, merge, parts):
                         return
             if not merges:
                 break
@@ -415,8 +414,14 @@ class PointStore:
             since_unix_ns = stored_reset(connection, entry.row)
             read = 0
             entry.behind = False
-            for position, points, rank in _read_frames(connection, entry.row, entry.last_fed, since_unix_ns):
-                entry.feed(position, points, rank)
+            for position, data in self._log.read(connection, entry.row, entry.last_fed):
+                batch = decode(parse_frame(data))
+                points = points_of(batch.columns)
+                if points is not None and since_unix_ns:
+                    points = newer_points(points, since_unix_ns)
+                if points is None:
+                    continue
+                entry.feed(position, points, schema.NO_RANK if batch.rank is None else batch.rank)
                 read += len(points)
                 if read >= _LOAD_POINTS:
                     entry.behind = True
@@ -436,30 +441,6 @@ def _batches(entries: Iterable[TaskPoints]) -> Iterator[list[TaskPoints]]:
             batch, points = [], 0
     if batch:
         yield batch
-
-
-def _read_frames(
-    connection: Connection, row: int, after: int, since_unix_ns: int
-) -> Iterator[tuple[int, FramePoints, int]]:
-    columns = schema.frames.c
-    while True:
-        query = select(columns.id, columns.data).where(columns.task == row, columns.id > after).order_by(columns.id)
-        found = connection.execute(query.limit(500)).all()
-        for position, data in found:
-            after = position
-            batch = decode(parse_frame(data))
-            points = points_of(batch.columns)
-            if points is not None and since_unix_ns:
-                points = newer_points(points, since_unix_ns)
-            if points is not None:
-                yield position, points, schema.NO_RANK if batch.rank is None else batch.rank
-        if len(found) < 500:
-            return
-
-
-def _note_sealed(connection: Connection, row: int, position: int) -> None:
-    tasks = schema.tasks.c
-    connection.execute(update(schema.tasks).where(tasks.id == row).values(sealed=position))
 
 
 def _note(summaries: Iterable[WrittenSummary]) -> None:

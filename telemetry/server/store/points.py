@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import select
 
-from telemetry.server.store import schema
 from telemetry.server.store.attempts import Cut, visible
 from telemetry.server.store.blocks import PlacedRun
-from telemetry.server.store.chunks import CELL_DTYPE, FloatArray, IntArray, Points
-from telemetry.server.store.parts import ChunkPlace, TaskParts
+from telemetry.server.store.chunks import FloatArray, IntArray, Points
+from telemetry.server.store.parts import TaskParts
 from telemetry.server.store.sampling import min_max_rows, smooth
+from telemetry.server.store.seams import ChunkPlace
 
 __all__ = ["MAX_NON_FINITE", "PointsQuery", "SampledSeries", "Summary", "query_points", "query_summary"]
 
@@ -31,8 +30,6 @@ MAX_NON_FINITE = 100
 # What lies further back than this many half-lives has no weight left in a float64.
 _WARM_UP_HALF_LIVES = 60
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-# Row ids per query; SQLite takes 32,766.
-_IN_LIST = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +75,10 @@ class SampledSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk(ChunkPlace):
+class _Chunk:
     """A chunk without its columns; `lowest` and `highest` are in x. `mixed`: some of its points are hidden."""
 
-    non_finite: int
+    place: ChunkPlace
     lowest: int
     highest: int
     mixed: bool = False
@@ -109,14 +106,14 @@ def query_points(
     warm_low = _warm_up(low, query.half_life) if query.low is not None else low
     rows = _chunks(parts, series, query.by_time, warm_low, high, cuts)
     loose = sum(len(run.points) for run in runs)
-    held = sum(row.count for row in rows) + loose
+    held = sum(row.place.count for row in rows) + loose
     if held > RAW_POINTS and warm_low < low:
         # Only the smoothing asked for the earlier points.
         needed = [row for row in rows if row.highest >= low]
-        if sum(row.count for row in needed) + loose <= RAW_POINTS:
+        if sum(row.place.count for row in needed) + loose <= RAW_POINTS:
             rows, warm_low, held = needed, low, RAW_POINTS
     if held <= RAW_POINTS:
-        points = visible(parts.read(rows, runs), cuts)
+        points = visible(parts.read([row.place for row in rows], runs), cuts)
         return _from_points(_sorted(points, query.by_time), query, low, high, warm_low)
     return _from_cells(parts, rows, runs, query, low, high, cuts)
 
@@ -153,16 +150,16 @@ def query_summary(
     high = _INT64_MAX if query.high is None else _clamp(query.high)
     rows = _chunks(parts, series, query.by_time, low, high, cuts)
     whole: list[_Chunk] = []
-    if sum(row.count for row in rows) + sum(len(run.points) for run in runs) > max_points:
+    if sum(row.place.count for row in rows) + sum(len(run.points) for run in runs) > max_points:
         whole = [row for row in rows if row.lowest >= low and row.highest <= high and not row.mixed]
-    held = {row.id for row in whole}
-    points = visible(parts.read([row for row in rows if row.id not in held], runs), cuts)
+    held = {row.place.id for row in whole}
+    points = visible(parts.read([row.place for row in rows if row.place.id not in held], runs), cuts)
     raw = _sorted(points, query.by_time).between(low, high)
     kept = np.isfinite(raw.values)
     x, values = raw.x[kept], raw.values[kept]
     if not whole:
         return Summary(x, values, values, values, np.ones(len(x)), True)
-    cells = _overview(parts, whole)
+    cells = parts.overviews([row.place for row in whole])
     cells = cells[cells["finite"] > 0]
     return Summary(
         np.concatenate([cells["middle_time" if query.by_time else "middle_iteration"], x]),
@@ -228,9 +225,9 @@ def _from_cells(
 ) -> SampledSeries:
     rows = [row for row in rows if row.highest >= low]
     whole = [row for row in rows if row.lowest >= low and row.highest <= high and not row.mixed]
-    held = {row.id for row in whole}
-    overview = _overview(parts, whole)
-    points = visible(parts.read([row for row in rows if row.id not in held], runs), cuts)
+    held = {row.place.id for row in whole}
+    overview = parts.overviews([row.place for row in whole])
+    points = visible(parts.read([row.place for row in rows if row.place.id not in held], runs), cuts)
     raw = _sorted(points, query.by_time).between(low, high)
     if not whole:
         # Points far out of order: every chunk reaches over an end of the range.
@@ -251,14 +248,14 @@ def _from_cells(
     if query.half_life is not None:
         smoothed = _smooth_cells(overview, raw, suffix, query.half_life, x[picked])
     return SampledSeries(
-        count=sum(row.count for row in whole) + len(raw.x),
+        count=sum(row.place.count for row in whole) + len(raw.x),
         exact=False,
         x=x[picked],
         values=values[picked],
         smooth=smoothed,
         smooth_exact=False,
         non_finite=named,
-        non_finite_count=sum(row.non_finite for row in whole) + int((~np.isfinite(raw.values)).sum()),
+        non_finite_count=sum(row.place.non_finite for row in whole) + int((~np.isfinite(raw.values)).sum()),
     )
 
 
@@ -281,11 +278,11 @@ def _lost_of(parts: TaskParts, whole: list[_Chunk], raw: _Samples, by_time: bool
     bad = ~np.isfinite(raw.values)
     named = list(zip(raw.x[bad].tolist(), raw.values[bad].tolist(), strict=True))
     wanted: list[_Chunk] = []
-    for row in sorted((row for row in whole if row.non_finite), key=lambda row: (row.lowest, row.id)):
+    for row in sorted((row for row in whole if row.place.non_finite), key=lambda row: (row.lowest, row.place.id)):
         wanted.append(row)
-        if sum(chunk.non_finite for chunk in wanted) >= MAX_NON_FINITE:
+        if sum(chunk.place.non_finite for chunk in wanted) >= MAX_NON_FINITE:
             break
-    points = parts.read(wanted, ())
+    points = parts.read([row.place for row in wanted], ())
     bad = ~np.isfinite(points.values)
     x = (points.times_unix_ns if by_time else points.iterations)[bad]
     named += zip(x.tolist(), points.values[bad].tolist(), strict=True)
@@ -306,32 +303,13 @@ def _sorted(points: Points, by_time: bool) -> _Samples:
 
 def _chunks(parts: TaskParts, series: int, by_time: bool, low: int, high: int, cuts: Sequence[Cut]) -> list[_Chunk]:
     """Return the chunks that reach into the range, but for those of which all points are hidden."""
-    columns = schema.chunks.c
-    lowest = (columns.lowest_time if by_time else columns.lowest_iteration).label("lowest")
-    highest = (columns.highest_time if by_time else columns.highest_iteration).label("highest")
-    query = (
-        select(columns.id, columns.position, columns.count, columns.non_finite, lowest, highest)
-        .where(columns.task == parts.task, columns.series == series, lowest <= high, highest >= low)
-        .order_by(columns.position, columns.id)
-    )
-    if not cuts:
-        return [_Chunk(*row) for row in parts.connection.execute(query)]
-    spans = query.add_columns(
-        columns.lowest_time, columns.highest_time, columns.lowest_iteration, columns.highest_iteration
-    )
-    found = []
-    for *row, first, last, lowest_iteration, highest_iteration in parts.connection.execute(spans):
-        touching = [cut for cut in cuts if first < cut.time_unix_ns and highest_iteration >= cut.iteration]
-        if not any(last < cut.time_unix_ns and lowest_iteration >= cut.iteration for cut in touching):
-            found.append(replace(_Chunk(*row), mixed=bool(touching)))
+    found: list[_Chunk] = []
+    for place in parts.chunks_of([series], by_time=by_time, low=low, high=high).get(series, ()):
+        touching = [
+            cut for cut in cuts if place.lowest_time < cut.time_unix_ns and place.highest_iteration >= cut.iteration
+        ]
+        if any(place.highest_time < cut.time_unix_ns and place.lowest_iteration >= cut.iteration for cut in touching):
+            continue
+        span = (place.lowest_time, place.highest_time) if by_time else (place.lowest_iteration, place.highest_iteration)
+        found.append(_Chunk(place, *span, mixed=bool(touching)))
     return found
-
-
-def _overview(parts: TaskParts, rows: list[_Chunk]) -> npt.NDArray[np.void]:
-    columns = schema.chunks.c
-    found: dict[int, bytes] = {}
-    for start in range(0, len(rows), _IN_LIST):
-        some = [row.id for row in rows[start : start + _IN_LIST]]
-        query = select(columns.id, columns.overview).where(columns.id.in_(some))
-        found.update((identifier, cells) for identifier, cells in parts.connection.execute(query))
-    return np.frombuffer(b"".join(found[row.id] for row in rows), CELL_DTYPE)

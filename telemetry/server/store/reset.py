@@ -20,7 +20,8 @@ from telemetry.server.store import schema
 from telemetry.server.store.blob_refs import read_refs
 from telemetry.server.store.chunks import Points
 from telemetry.server.store.deletion import NOBODY
-from telemetry.server.store.parts import ChunkPlace, KnownSeries, TaskParts
+from telemetry.server.store.parts import KnownSeries, TaskParts
+from telemetry.server.store.seams import ChunkPlace
 from telemetry.server.store.state import TaskState
 
 __all__ = ["REVIVING_KEYS", "move_newer", "newer_runs", "recount", "reset_of", "revive", "stored_reset"]
@@ -155,19 +156,12 @@ def newer_runs(parts: TaskParts, since_unix_ns: int) -> list[tuple[KnownSeries, 
 
 def _reaching_beyond(parts: TaskParts, series: Sequence[int], since_unix_ns: int) -> dict[int, list[ChunkPlace]]:
     """Return the chunks that may hold a point that is not older than a moment, by series."""
-    columns = schema.chunks.c
-    query = (
-        select(columns.series, columns.id, columns.position, columns.count)
-        .where(
-            columns.task == parts.task,
-            columns.series.in_(series),
-            or_(columns.highest_time >= since_unix_ns, columns.lowest_time <= 0),
-        )
-        .order_by(columns.position, columns.id)
-    )
-    found: dict[int, list[ChunkPlace]] = {}
-    for identifier, *place in parts.connection.execute(query):
-        found.setdefault(identifier, []).append(ChunkPlace(*place))
+    found = parts.chunks_of(series, by_time=True, low=since_unix_ns)
+    # Those that hold points of no known time.
+    for identifier, chunks in parts.chunks_of(series, by_time=True, high=0).items():
+        known = found.setdefault(identifier, [])
+        ids = {chunk.id for chunk in known}
+        known += [chunk for chunk in chunks if chunk.id not in ids]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Rows of the store's tables, made of events and points, and the statements that write them."""
+"""Rows of the store's tables, made of events, and the statements that write them."""
 
 from __future__ import annotations
 
@@ -6,41 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgpack
-import numpy as np
 from sqlalchemy import Table, tuple_
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from telemetry.events import RecordChange, SingleValue
 from telemetry.server.store import schema
-from telemetry.server.store.chunks import Points, cells_of
 from telemetry.server.store.content import FrameContent
 
-__all__ = ["ADD_BYTES", "UPSERT_RANGE", "UPSERT_RECORD", "UPSERT_VALUE", "chunk_row", "record_row", "value_row"]
-
-
-def chunk_row(identifier: int, task: int, series: int, position: int, points: Points) -> dict[str, Any]:
-    cells = cells_of(points)
-    finite = int(cells["finite"].sum())
-    iterations, times_unix_ns = points.iterations, points.times_unix_ns
-    return {
-        "id": identifier,
-        "task": task,
-        "series": series,
-        "position": position,
-        "count": len(points),
-        "non_finite": len(points) - finite,
-        "first_iteration": int(iterations[0]),
-        "last_iteration": int(iterations[-1]),
-        "lowest_iteration": int(iterations.min()),
-        "highest_iteration": int(iterations.max()),
-        "first_time": int(times_unix_ns[0]),
-        "last_time": int(times_unix_ns[-1]),
-        "lowest_time": int(times_unix_ns.min()),
-        "highest_time": int(times_unix_ns.max()),
-        "min": float(np.nanmin(cells["min_value"])) if finite else None,
-        "max": float(np.nanmax(cells["max_value"])) if finite else None,
-        "overview": cells.tobytes(),
-    }
+__all__ = ["ADD_BYTES", "UPSERT_RANGE", "UPSERT_RECORD", "UPSERT_VALUE", "record_row", "value_row"]
 
 
 def value_row(task: int, content: FrameContent, event: SingleValue) -> dict[str, Any]:

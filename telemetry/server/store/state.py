@@ -6,7 +6,7 @@ Touched by the writer thread alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,10 +20,6 @@ from telemetry.server.store.gate import Usage
 from telemetry.server.store.summaries import MetricIds
 
 __all__ = ["LoggedPoints", "TaskState", "WriterCache"]
-
-
-# Positions in the log begin here; lower ones are those of points that an older version of the store has sealed.
-FIRST_POSITION = 16
 
 
 class LoggedPoints(NamedTuple):
@@ -124,26 +120,18 @@ class WriterCache:
         self.deleted = deleted_task_ids(connection)
         self._next_id = {
             table.name: 1 + (connection.execute(select(func.max(table.c.id))).scalar() or 0)
-            for table in (schema.tasks, schema.chunks, schema.console, schema.frames)
+            for table in (schema.tasks, schema.console)
         }
         self.metrics = MetricIds(1 + (connection.execute(select(func.max(schema.metrics.c.id))).scalar() or 0))
         # Rows of a deleted task may be left.
-        tasks, frames = schema.tasks.name, schema.frames.name
+        tasks = schema.tasks.name
         self._next_id[tasks] = max(self._next_id[tasks], 1 + highest_buried_row(connection))
-        # Positions in the log only rise, also when all of it is sealed. The lowest are those of older stores.
-        sealed = connection.execute(select(func.max(schema.tasks.c.sealed))).scalar() or 0
-        self._next_id[frames] = max(self._next_id[frames], 1 + sealed, FIRST_POSITION)
 
     def next_id(self, table: Table) -> int:
         """Return a fresh row id: there is one writer, so it can count by itself."""
         identifier = self._next_id[table.name]
         self._next_id[table.name] = identifier + 1
         return identifier
-
-    def chunk_ids(self) -> Iterator[int]:
-        """Yield fresh ids for chunks."""
-        while True:
-            yield self.next_id(schema.chunks)
 
     def trim(self, max_entries: int, keep: Iterable[str]) -> None:
         """Forget all tasks but those to `keep` when there are many of them."""

@@ -36,6 +36,7 @@ from telemetry.server.store.blob_store import BlobStore
 from telemetry.server.store.content import FrameContent
 from telemetry.server.store.database import DATABASE_NAME, Database, DirectoryLock
 from telemetry.server.store.gate import ProjectLimits
+from telemetry.server.store.log import SqlLog
 from telemetry.server.store.parts import TaskParts
 from telemetry.server.store.point_store import PointStore, SealingLimits, SeriesChange
 from telemetry.server.store.points import PointsQuery, SampledSeries, query_points
@@ -44,6 +45,8 @@ from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.retention import Retention, RetentionPlan, plan_retention
+from telemetry.server.store.seams import Log, SealedPoints
+from telemetry.server.store.sql_points import SqlPoints
 from telemetry.server.store.state import WriterCache
 from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
 from telemetry.server.store.writer import TaskChange, Transaction
@@ -130,7 +133,11 @@ class Store:
         # Who keeps something of a task beside the database: called in the transaction that deletes a task, while its
         # rows are still there, with its row id; what it returns is called after the commit.
         self.on_deleted: list[Callable[[Connection, int], Callable[[], None]]] = []
-        self.point_store = PointStore(self._database, self._writing, self._transaction, sealing or SealingLimits())
+        self._log: Log = SqlLog()
+        self._sealed: SealedPoints = SqlPoints()
+        self.point_store = PointStore(
+            self._database, self._log, self._sealed, self._writing, self._transaction, sealing or SealingLimits()
+        )
         files = BlobFiles(directory, min_free_share=min_free_share)
         self.blobs = BlobStore(files, self._database, self._writing, self._project_limits, clock)
         self.on_deleted.append(self.blobs.forget)
@@ -177,6 +184,7 @@ class Store:
                     cache,
                     self._known_ranges,
                     self._project_limits,
+                    log=self._log,
                     points=self.point_store,
                     now_unix_ns=self._clock(),
                 )
@@ -226,7 +234,7 @@ class Store:
             task = deletion.next_buried(connection)
             if task is None:
                 return False
-            deletion.remove_slice(connection, task)
+            deletion.remove_slice(connection, task, (self._log, self._sealed))
             return True
 
     def give_back(self) -> bool:
@@ -386,7 +394,7 @@ class Store:
         # Before the snapshot: see parts.py.
         view = self.point_store.view(task_id)
         with self._database.snapshot() as connection:
-            yield TaskParts(connection, reads.task_row_id(connection, task_id), view)
+            yield TaskParts(self._sealed, connection, reads.task_row_id(connection, task_id), view)
 
     def bands(self, task_id: str, series: Sequence[int], query: PointsQuery) -> list[tuple[int, Band]]:
         """Return, for each of these series, the band over all ranks of it, from one state of the store.

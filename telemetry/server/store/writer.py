@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 
@@ -27,6 +27,7 @@ from telemetry.server.store.record import RECORD_COLUMNS, columns_of
 from telemetry.server.store.reports import add_reports
 from telemetry.server.store.reset import REVIVING_KEYS, move_newer, newer_runs, recount, reset_of, revive, stored_reset
 from telemetry.server.store.rows import ADD_BYTES, UPSERT_RANGE, UPSERT_RECORD, UPSERT_VALUE, record_row, value_row
+from telemetry.server.store.seams import Log, NewFrame
 from telemetry.server.store.state import LoggedPoints, TaskState, WriterCache
 
 __all__ = ["TaskChange", "Transaction"]
@@ -71,10 +72,22 @@ class TaskChange:
         self.ended |= later.ended
 
 
+class _Unlogged(NamedTuple):
+    """A frame with points that will be in the log once the rows of the transaction are written."""
+
+    frame: NewFrame
+    task_id: str
+    points: FramePoints
+    rank: int
+    is_new: bool
+    change: TaskChange
+
+
 class Transaction:
     """Apply frames within an open transaction of `connection`; the caller commits.
 
     Args:
+        log: takes the frames with points.
         points: of all tasks, as they were committed last.
         now_unix_ns: by the server's clock.
 
@@ -82,7 +95,7 @@ class Transaction:
         refused: why, by the position of the frame among those applied.
         ignored: positions of the frames of deleted tasks: they count as stored, and nothing of them is.
         lost_blobs: after `finish`, those that no task holds any more.
-        logged: the points that came, in the order of their frames.
+        logged: after `finish`, the points that came, in the order of their frames.
         begun_anew: tasks of which all points lie under another row now, which is given.
     """
 
@@ -93,6 +106,7 @@ class Transaction:
         ranges: Callable[[Connection, bytes], Ranges],
         limits: ProjectLimits | None = None,
         *,
+        log: Log,
         points: PointStore,
         now_unix_ns: int,
     ) -> None:
@@ -109,7 +123,9 @@ class Transaction:
         self.lost_blobs: set[str] = set()
         self._gate = Gate(connection, limits or ProjectLimits(), cache.usage)
         self._task_bytes: dict[int, int] = {}
+        self._log = log
         self._points = points
+        self._unlogged: list[_Unlogged] = []
         self.logged: list[LoggedPoints] = []
         self.begun_anew: dict[str, int] = {}
         self._dirty_tasks: dict[str, TaskState] = {}
@@ -151,18 +167,15 @@ class Transaction:
         task.add(content, self._now_unix_ns)
         self._dirty_tasks[task.task_id] = task
         if content.points is not None:
-            self._log(task, content, content.points, change)
+            self._add_points(task, content, content.points, change)
         self._add_events(task, content, change)
         return True
 
-    def _log(self, task: TaskState, content: FrameContent, points: FramePoints, change: TaskChange) -> None:
-        position = self._cache.next_id(schema.frames)
-        self._add_row(schema.frames, {"id": position, "task": task.id, "points": len(points), "data": content.data})
+    def _add_points(self, task: TaskState, content: FrameContent, points: FramePoints, change: TaskChange) -> None:
         rank = schema.NO_RANK if content.rank is None else content.rank
-        self.logged.append(LoggedPoints(task.task_id, task.id, position, points, rank, task.is_new))
+        frame = NewFrame(task.id, len(points), content.data)
+        self._unlogged.append(_Unlogged(frame, task.task_id, points, rank, task.is_new, change))
         task.is_new = False
-        if change.points_after is None:
-            change.points_after = position - 1
 
     def finish(self) -> None:
         """Write all rows that were collected; nothing may be applied after it."""
@@ -183,6 +196,12 @@ class Transaction:
         for table, rows in self._rows.values():
             self._connection.execute(insert(table), rows)
         self._rows = {}
+        positions = self._log.append(self._connection, [one.frame for one in self._unlogged])
+        for position, (frame, task_id, points, rank, is_new, change) in zip(positions, self._unlogged, strict=True):
+            self.logged.append(LoggedPoints(task_id, frame.task, position, points, rank, is_new))
+            if change.points_after is None:
+                change.points_after = position - 1
+        self._unlogged = []
 
     def _add_row(self, table: Table, row: dict[str, Any]) -> None:
         self._rows.setdefault(table.name, (table, []))[1].append(row)
@@ -224,8 +243,7 @@ class Transaction:
         recount(self._connection, task)
         self._cache.tasks[task.task_id] = self._dirty_tasks[task.task_id] = self._refolded[task.task_id] = task
         self._gate.count_anew()
-        position = self._cache.next_id(schema.frames)
-        self.changes[task.task_id] = TaskChange(reset=True, points_after=position)
+        self.changes[task.task_id] = TaskChange(reset=True, points_after=self._log.claim(self._connection, 1))
         self.begun_anew[task.task_id] = task.id
         for points in self._points.write_anew(self._connection, self._cache, task.task_id, task.id, found):
             task.add_points(points)

@@ -16,15 +16,14 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.process.terminal import size_text
 from telemetry.record import TaskKey
 from telemetry.server.api import json_response
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.edit_api import EDITS
 from telemetry.server.ingest import unavailable
-from telemetry.server.live import HUB
 from telemetry.server.params import json_object
 from telemetry.server.store import (
     NotFound,
@@ -32,6 +31,7 @@ from telemetry.server.store import (
     RetentionPlan,
     RetentionTask,
     Store,
+    StoreFailed,
     StoreUnavailable,
     TaskChange,
 )
@@ -60,7 +60,7 @@ async def run_retention(app: web.Application) -> AsyncIterator[None]:
                 try:
                     plan = await asyncio.to_thread(app[STORE].plan_retention, project, retention)
                     await _remove(app, plan.remove, f"of {project or 'each project'} in server.toml")
-                except (StoreUnavailable, SQLAlchemyError, OSError) as error:
+                except (StoreUnavailable, StoreFailed, OSError) as error:
                     log.error("what is kept for long enough could not be removed; it is tried again: %s", error)
             await asyncio.sleep(_EVERY_S)
 
@@ -93,7 +93,7 @@ async def _remove(app: web.Application, tasks: Sequence[RetentionTask], whose: s
         return []
     removed = await asyncio.to_thread(prune_tasks, app[STORE], app[CONFIG].directory, tasks, whose)
     app[EDITS].deleted.set()
-    app[HUB].publish({task.id: TaskChange() for task in removed})
+    app[BUS].publish({task.id: TaskChange() for task in removed})
     return removed
 
 

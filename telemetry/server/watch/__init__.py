@@ -21,9 +21,9 @@ from aiohttp import web
 
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import FrameError, JournalError, TelemetryError
+from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, BodyTooLarge, Ingest
-from telemetry.server.live import HUB
 from telemetry.server.store import BlobStore, TaskChange
 from telemetry.server.watch.blobs import BlobTaker
 from telemetry.server.watch.files import Block, Growth, Listing, Memory, Place, blocks_of, read_some
@@ -269,7 +269,7 @@ async def run_watch(app: web.Application) -> AsyncIterator[None]:
         app[STORE].has_frame,
         config.directory / MEMORY_FILE,
         blobs=app[STORE].blobs,
-        on_blobs=lambda task_id: app[HUB].publish({task_id: TaskChange()}),
+        on_blobs=lambda task_id: app[BUS].publish({task_id: TaskChange()}),
     )
     task = asyncio.create_task(watcher.run())
     task.add_done_callback(_log_end)
