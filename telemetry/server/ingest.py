@@ -26,6 +26,7 @@ from telemetry.payload import SeriesTables
 from telemetry.server.access import access_of
 from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE, Limits
+from telemetry.server.live import HUB
 from telemetry.server.store import (
     FrameContent,
     Store,
