@@ -27,7 +27,6 @@ from telemetry.server import (
     edit_api,
     export_api,
     ingest,
-    keeper,
     live,
     models_api,
     pages,
@@ -40,13 +39,13 @@ from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
 from telemetry.server.bus import BUS, LocalBus
 from telemetry.server.config import CONFIG, STORE, ServerConfig
-from telemetry.server.connections import Connections, note_request
-from telemetry.server.descriptors import raise_descriptor_limit
-from telemetry.server.listening import Site
 from telemetry.server.request_log import request_log
+from telemetry.server.sockets.connections import Connections, note_request
+from telemetry.server.sockets.descriptors import raise_descriptor_limit
+from telemetry.server.sockets.listening import Site
 from telemetry.server.store import MoveStopped, Store
 from telemetry.server.tokens import TokenRegistry
-from telemetry.server.upkeep import address, backup_api, prune_api
+from telemetry.server.upkeep import address, backup_api, keeper, prune_api
 
 __all__ = ["BackgroundServer", "create_app", "run_server", "serve"]
 

@@ -25,10 +25,10 @@ from aiohttp.typedefs import Handler
 from telemetry.network.credentials import is_loopback
 from telemetry.server.access import EVERYTHING, TOKENS, Access, may_read_project, set_access
 from telemetry.server.config import CONFIG, STORE, ServerConfig
-from telemetry.server.connections import trust
 from telemetry.server.live import HUB
 from telemetry.server.params import task_id_of
 from telemetry.server.seams import Tokens
+from telemetry.server.sockets.connections import trust
 from telemetry.server.tokens import Scope
 from telemetry.server.upkeep.address import is_local
 

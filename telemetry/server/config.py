@@ -46,7 +46,7 @@ _TABLES = ("limits", "blobs", "sealing", "connections", "retention")
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections there may be, and how long each may take (connections.py).
+    """How many connections there may be, and how long each may take (sockets/connections.py).
 
     Attributes:
         max_total: open at once; fewer where the process may not have as many descriptors. Beyond it one that waits is

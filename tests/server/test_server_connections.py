@@ -24,7 +24,7 @@ from telemetry.errors import ConfigurationError
 from telemetry.events import ConsoleLine
 from telemetry.server.app import BackgroundServer
 from telemetry.server.config import ConnectionLimits, Limits, read_limits
-from telemetry.server.descriptors import descriptor_limit
+from telemetry.server.sockets.descriptors import descriptor_limit
 
 TOKEN = "a token for these tests"
 HOLDER = {"Authorization": f"Bearer {TOKEN}"}

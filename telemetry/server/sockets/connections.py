@@ -26,7 +26,7 @@ from aiohttp.typedefs import Handler
 
 from telemetry.network.credentials import is_loopback
 from telemetry.server.config import ConnectionLimits
-from telemetry.server.descriptors import descriptor_limit
+from telemetry.server.sockets.descriptors import descriptor_limit
 
 __all__ = ["Connection", "Connections", "EndReason", "note_request", "places", "trust"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from telemetry.server.connections import Connection, Connections
+from telemetry.server.sockets.connections import Connection, Connections
 
 __all__ = ["Site"]
 
