@@ -60,6 +60,7 @@ _GATHER_S = 0.25
 _PACE_S = 2.0
 _MAX_PACE_S = 5.0
 _CROWD_REQUESTS_PER_S = 500
+_LOOK_INTERVAL_S = 0.05
 # How often who has gone is noticed.
 _COUNT_INTERVAL_S = 0.25
 # Of series tables: some 80,000 series, or 4,000 tables of 20.
@@ -375,9 +376,10 @@ class Ingest:
 
     def _let_gather(self) -> None:
         """Where many send, let more of them come to this commit; else, and at the end, go on at once."""
-        wait_s = self._begun_s + _GATHER_S - time.monotonic()
-        if wait_s > 0 and self._crowd.is_there:
-            self._ending.wait(wait_s)
+        while self._crowd.is_there and (wait_s := self._begun_s + _GATHER_S - time.monotonic()) > 0:
+            # Most of them wait for their answers: there is nobody to wait for.
+            if self._jobs.qsize() >= self._crowd.senders // 2 or self._ending.wait(min(wait_s, _LOOK_INTERVAL_S)):
+                break
         self._begun_s = time.monotonic()
 
     def _group_from(self, first: _Job) -> list[_Job]:
