@@ -60,6 +60,7 @@ _GATHER_S = 0.25
 _PACE_S = 2.0
 _MAX_PACE_S = 5.0
 _CROWD_REQUESTS_PER_S = 500
+_GATHER_JOBS = 32
 _LOOK_INTERVAL_S = 0.05
 # How often who has gone is noticed.
 _COUNT_INTERVAL_S = 0.25
@@ -377,8 +378,9 @@ class Ingest:
     def _let_gather(self) -> None:
         """Where many send, let more of them come to this commit; else, and at the end, go on at once."""
         while self._crowd.is_there and (wait_s := self._begun_s + _GATHER_S - time.monotonic()) > 0:
-            # Most of them wait for their answers: there is nobody to wait for.
-            if self._jobs.qsize() >= self._crowd.senders // 2 or self._ending.wait(min(wait_s, _LOOK_INTERVAL_S)):
+            # Enough are here to share a transaction, or most of all that there are.
+            enough = min(_GATHER_JOBS, self._crowd.senders // 2)
+            if self._jobs.qsize() >= enough or self._ending.wait(min(wait_s, _LOOK_INTERVAL_S)):
                 break
         self._begun_s = time.monotonic()
 
