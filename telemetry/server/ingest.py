@@ -24,9 +24,9 @@ from aiohttp import hdrs, web
 from telemetry.errors import FrameError, TelemetryError
 from telemetry.payload import SeriesTables
 from telemetry.server.access import access_of
-from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE, Limits
 from telemetry.server.live import HUB
+from telemetry.server.shared.bus import BUS
 from telemetry.server.store import (
     FrameContent,
     Store,

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from telemetry.events import SeriesKey
 from telemetry.server.store import schema
@@ -407,10 +407,7 @@ class PointStore:
         # Opened with the lock held: whatever is committed later is fed, and whatever was fed before is in it.
         with self._database.snapshot() as connection:
             if not entry.is_loaded:
-                known, statistics = load_series(connection, entry.row)
-                tasks = schema.tasks.c
-                summed = connection.execute(select(tasks.summed).where(tasks.id == entry.row)).scalar()
-                entry.adopt(known, statistics, summed or 0)
+                entry.adopt(*load_series(connection, entry.row))
             since_unix_ns = stored_reset(connection, entry.row)
             read = 0
             entry.behind = False

@@ -2,7 +2,7 @@
 
 Here they are kept by SQLite and files: `SqlLog` (log.py), `SqlPoints` (sql_points.py), `BlobFiles` (blob_files.py),
 `Database` and `DirectoryLock` (database.py). tests/store/contracts holds each to what is said here. The other two
-seams, between the server's handlers and what several servers share, are in telemetry/server/seams.py.
+seams, between the server's handlers and what several servers share, are in telemetry/server/shared/seams.py.
 
 What is done in one transaction is handed its handle, which only the implementations look into: so points, the ledger
 of frames, records and totals are committed together or not at all. An implementation that keeps bytes elsewhere
