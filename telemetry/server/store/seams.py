@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -141,13 +140,12 @@ class Log(Protocol):
         """Remove some of what a deleted task left behind; True if there may be more. As long as a short commit."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkPlace:
-    """A chunk without its points: its place in the order of arrival, and what it spans. Times are Unix ns."""
+class ChunkPlace(NamedTuple):
+    """A chunk without its columns: its place in the order of arrival, how many points, and their span (Unix ns)."""
 
     id: int
     position: int
-    count: int
+    size: int
     non_finite: int
     lowest_iteration: int
     highest_iteration: int

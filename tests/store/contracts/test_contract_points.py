@@ -137,7 +137,7 @@ class TestSealedPoints:
         assert_same(read(kept, FIRST, [SHORT])[SHORT], came)
         assert_same(read(kept, FIRST, [OTHER])[OTHER], few)
         with kept.database.snapshot() as snapshot:
-            assert sum(chunk.count for chunk in kept.points.chunks(snapshot, FIRST, [SHORT, OTHER])[SHORT]) == 4096
+            assert sum(chunk.size for chunk in kept.points.chunks(snapshot, FIRST, [SHORT, OTHER])[SHORT]) == 4096
             assert [len(run.points) for run in kept.points.runs(snapshot, FIRST, [OTHER])] == [2 * FAN_IN]
 
     def test_levels_are_gone_through_one_after_the_other(self, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ class TestSealedPoints:
             assert positions(low=CHUNK_MIN_POINTS, high=9_999) == []
             assert positions(low=START_NS + CHUNK_MIN_POINTS * 1_000_000_000) == [21]
             [first, _] = kept.points.chunks(snapshot, FIRST, [LONG])[LONG]
-        assert (first.count, first.lowest_iteration, first.highest_iteration) == (4096, 0, 4095)
+        assert (first.size, first.lowest_iteration, first.highest_iteration) == (4096, 0, 4095)
         assert (first.lowest_time, first.highest_time) == (START_NS, START_NS + 4095 * 1_000_000_000)
 
     def test_an_overview_has_the_cells_of_the_chunks_in_the_order_that_is_asked_for(self, kept: Kept) -> None:
