@@ -119,19 +119,26 @@ APART = [
 # a seam is a line here; docs/architecture.md says what of the records is still spread over many.
 SPEAKS_SQL = {
     "the database itself": {"database", "schema", "migrate", "moving", "backup", "compact"},
+    "FrameRanges": {"sql_ranges"},
     "Log": {"log"},
     "SealedPoints": {"sql_points"},
     "the records: writing": {"writer", "state", "rows", "fold", "reset", "deletion", "gate", "summaries"},
     "the records: reading": {
-        *("store", "parts", "attempts", "reads", "reports", "export", "status", "model_index", "retention"),
+        *("parts", "attempts", "reads", "reports", "export", "status", "model_index", "retention"),
         *("table", "columns", "conditions", "queries", "task_filter"),
     },
     "who holds which blob": {"blob_refs", "blob_store"},
 }
 # These hand on the handle of a transaction, and know nothing more of it.
-HANDS_ON = {"seams", "point_store"}
+HANDS_ON = {"seams", "point_store", "store"}
 # Tables that one module reads and writes. Those that are named otherwise, and why.
-OWN_TABLES = {"frames": "log", "chunks": "sql_points", "chunk_data": "sql_points", "blocks": "sql_points"}
+OWN_TABLES = {
+    "frame_ranges": "sql_ranges",
+    "frames": "log",
+    "chunks": "sql_points",
+    "chunk_data": "sql_points",
+    "blocks": "sql_points",
+}
 NAME_THEM = {"schema": "it defines them", "moving": "it fills them of an older store", "deletion": "to leave them out"}
 
 MAX_LINES = 600
