@@ -395,7 +395,7 @@ def test_those_who_speak_sql_are_there_and_do() -> None:
         assert "sqlalchemy" in text or "sqlite3" in text, f"{own} speaks no SQL any more"
 
 
-def test_log_and_sealed_points_are_read_and_written_by_one_module_each() -> None:
+def test_ranges_log_and_sealed_points_are_read_and_written_by_one_module_each() -> None:
     for name, path in MODULES.items():
         own = name.removeprefix(f"{STORE}.")
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -1,8 +1,8 @@
 """The points of all tasks: the log's tail in memory, its seals, and what keeps both small.
 
 Writing (`feed`, `write_anew`) belongs to who holds the writer's lock. `keep` is called again and again by one thread
-(upkeep/keeper.py): it writes summaries, seals and merges, each in a transaction of its own, so that commits go on in between.
-Locks are taken in this order: the sealer's, the writer's, an entry's `lock`; no snapshot is open while one of
+(upkeep/keeper.py): it writes summaries, seals and merges, each in a transaction of its own, so that commits go on in
+between. Locks are taken in this order: the sealer's, the writer's, an entry's `lock`; no snapshot is open while one of
 them is waited for.
 """
 

@@ -1,4 +1,4 @@
-"""The contract of a log, of what makes it exactly-once, and of the transactions that both are written in: see telemetry/server/store/seams.py."""
+"""The contract of transactions, and of the log and the ranges of frames: see telemetry/server/store/seams.py."""
 
 from __future__ import annotations
 
