@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from telemetry.server.seams import Tokens
+from telemetry.server.shared.seams import Tokens
 from telemetry.server.tokens import Scope, in_projects
 
 __all__ = ["EVERYTHING", "NOTHING", "TOKENS", "Access", "access_of", "may_read_project", "set_access"]

@@ -37,9 +37,9 @@ from telemetry.server import (
 )
 from telemetry.server.access import TOKENS
 from telemetry.server.auth import guard, run_tokens
-from telemetry.server.bus import BUS, LocalBus
 from telemetry.server.config import CONFIG, STORE, ServerConfig
 from telemetry.server.request_log import request_log
+from telemetry.server.shared.bus import BUS, LocalBus
 from telemetry.server.sockets.connections import Connections, note_request
 from telemetry.server.sockets.descriptors import raise_descriptor_limit
 from telemetry.server.sockets.listening import Site

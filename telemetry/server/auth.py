@@ -27,7 +27,7 @@ from telemetry.server.access import EVERYTHING, TOKENS, Access, may_read_project
 from telemetry.server.config import CONFIG, STORE, ServerConfig
 from telemetry.server.live import HUB
 from telemetry.server.params import task_id_of
-from telemetry.server.seams import Tokens
+from telemetry.server.shared.seams import Tokens
 from telemetry.server.sockets.connections import trust
 from telemetry.server.tokens import Scope
 from telemetry.server.upkeep.address import is_local

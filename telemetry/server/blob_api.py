@@ -21,10 +21,10 @@ import orjson
 from aiohttp import hdrs, web
 
 from telemetry.server.access import access_of
-from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, ServerBusy
 from telemetry.server.params import flag, integer, task_id_of
+from telemetry.server.shared.bus import BUS
 from telemetry.server.store import (
     BlobRef,
     BlobRefused,

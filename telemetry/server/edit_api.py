@@ -21,10 +21,10 @@ from telemetry.events import INT64_MAX, MAX_NAME_CHARS, Batch, RecordChange
 from telemetry.record import PROGRAM_SECTIONS, Section, TaskKey, TaskStatus, may_become, may_change
 from telemetry.server.access import access_of
 from telemetry.server.api import json_response
-from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, Ingest, ServerBusy, unavailable
 from telemetry.server.params import json_object, task_id_of
+from telemetry.server.shared.bus import BUS
 from telemetry.server.store import NotFound, Store, StoreFailed, StoreUnavailable, TaskChange
 from telemetry.wire import decode, encode
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -24,9 +25,9 @@ from aiohttp import hdrs, web
 from telemetry.errors import FrameError, TelemetryError
 from telemetry.payload import SeriesTables
 from telemetry.server.access import access_of
-from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE, Limits
 from telemetry.server.live import HUB
+from telemetry.server.shared.bus import BUS
 from telemetry.server.store import (
     FrameContent,
     Store,
@@ -59,6 +60,7 @@ _GATHER_S = 0.25
 # second, each now and then.
 _PACE_S = 2.0
 _MAX_PACE_S = 5.0
+_PACE_SPREAD = 0.25
 _CROWD_REQUESTS_PER_S = 500
 _GATHER_JOBS = 32
 _LOOK_INTERVAL_S = 0.05
@@ -292,7 +294,8 @@ class Ingest:
         }
         pace_s = self._crowd.pace_s
         if pace_s and not any(self._is_watched(content.task_id) for content in job.contents):
-            receipt["pace_s"] = pace_s
+            # Not all at once: those that one transaction has answered would come back together.
+            receipt["pace_s"] = round(pace_s * random.uniform(1 - _PACE_SPREAD, 1 + _PACE_SPREAD), 3)
         return receipt
 
     async def _store_body(self, body: bytes, origin: _Origin) -> _Job:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from aiohttp import hdrs, web
 
 from telemetry.server.access import access_of
-from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.feeds import Hub, Viewer
 from telemetry.server.live_events import HEARTBEAT, retry_event
 from telemetry.server.params import task_id_of
+from telemetry.server.shared.bus import BUS
 from telemetry.server.store import StoreFailed, TaskChange
 
 __all__ = ["HUB", "add_routes", "run_feeds", "run_status_watch"]

@@ -115,6 +115,32 @@ APART = [
     ("telemetry.collectors", "telemetry.client"),
 ]
 
+# Who speaks SQL, by what of the store is its own; nobody else imports SQLAlchemy or sqlite3. The next implementation of
+# a seam is a line here; docs/architecture.md says what of the records is still spread over many.
+SPEAKS_SQL = {
+    "the database itself": {"database", "schema", "migrate", "moving", "backup", "compact"},
+    "FrameRanges": {"sql_ranges"},
+    "Log": {"log"},
+    "SealedPoints": {"sql_points"},
+    "the records: writing": {"writer", "state", "rows", "fold", "reset", "deletion", "gate", "summaries"},
+    "the records: reading": {
+        *("parts", "attempts", "reads", "reports", "export", "status", "model_index", "retention"),
+        *("table", "columns", "conditions", "queries", "task_filter"),
+    },
+    "who holds which blob": {"blob_refs", "blob_store"},
+}
+# These hand on the handle of a transaction, and know nothing more of it.
+HANDS_ON = {"seams", "point_store", "store"}
+# Tables that one module reads and writes. Those that are named otherwise, and why.
+OWN_TABLES = {
+    "frame_ranges": "sql_ranges",
+    "frames": "log",
+    "chunks": "sql_points",
+    "chunk_data": "sql_points",
+    "blocks": "sql_points",
+}
+NAME_THEM = {"schema": "it defines them", "moving": "it fills them of an older store", "deletion": "to leave them out"}
+
 MAX_LINES = 600
 MAX_FILES = 25
 # The store's tables are read by all of its files: to part them would hide that.
@@ -342,6 +368,39 @@ def test_the_floors_are_drawn_in_the_architecture() -> None:
         short = name.removeprefix("telemetry.")
         if short != "__main__":
             assert drawn.get(short) == floor, f"docs/architecture.md does not have {short} on floor {floor}"
+
+
+STORE = "telemetry.server.store"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nobody_speaks_sql_but_who_is_named(name: str) -> None:
+    own = name.removeprefix(f"{STORE}.")
+    if within(name, STORE) and own in set().union(*SPEAKS_SQL.values()):
+        return
+    imported = [
+        (module, [alias.name for alias in node.names])
+        for node in ast.walk(ast.parse(MODULES[name].read_text("utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for module in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        if module.partition(".")[0] in ("sqlalchemy", "sqlite3")
+    ]
+    handed_on = [("sqlalchemy", ["Connection"])] if within(name, STORE) and own in HANDS_ON else []
+    assert imported == handed_on, f"{name} speaks SQL"
+
+
+def test_those_who_speak_sql_are_there_and_do() -> None:
+    for own in set().union(*SPEAKS_SQL.values()):
+        text = MODULES[f"{STORE}.{own}"].read_text("utf-8")
+        assert "sqlalchemy" in text or "sqlite3" in text, f"{own} speaks no SQL any more"
+
+
+def test_ranges_log_and_sealed_points_are_read_and_written_by_one_module_each() -> None:
+    for name, path in MODULES.items():
+        own = name.removeprefix(f"{STORE}.")
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "schema" and node.attr in OWN_TABLES:
+                assert own in {OWN_TABLES[node.attr], *NAME_THEM}, f"{name}:{node.lineno} reads or writes {node.attr}"
 
 
 def test_zips_are_opened_by_the_bounded_reader_alone() -> None:

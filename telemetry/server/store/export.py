@@ -174,7 +174,7 @@ def _page_of(
     skipped: int | None = None
     end = read + most
     for part in every:
-        size = part.count if isinstance(part, ChunkPlace) else len(part.points)
+        size = part.size if isinstance(part, ChunkPlace) else len(part.points)
         if start < end and start + size > read:
             skipped = start if skipped is None else skipped
             if isinstance(part, ChunkPlace):

@@ -2,8 +2,8 @@
 
 Writing (`feed`, `write_anew`) belongs to who holds the writer's lock. `keep` is called again and again by one thread
 (upkeep/keeper.py): it writes summaries, seals and merges, each in a transaction of its own, so that commits go on in
-between. Locks are taken in this order: the sealer's, the writer's, an entry's `lock`; no snapshot is open while one
-of them is waited for.
+between. Locks are taken in this order: the sealer's, the writer's, an entry's `lock`; no snapshot is open while one of
+them is waited for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from telemetry.events import SeriesKey
 from telemetry.server.store import schema
@@ -407,10 +407,7 @@ class PointStore:
         # Opened with the lock held: whatever is committed later is fed, and whatever was fed before is in it.
         with self._database.snapshot() as connection:
             if not entry.is_loaded:
-                known, statistics = load_series(connection, entry.row)
-                tasks = schema.tasks.c
-                summed = connection.execute(select(tasks.summed).where(tasks.id == entry.row)).scalar()
-                entry.adopt(known, statistics, summed or 0)
+                entry.adopt(*load_series(connection, entry.row))
             since_unix_ns = stored_reset(connection, entry.row)
             read = 0
             entry.behind = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +75,7 @@ class SampledSeries:
     non_finite_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(NamedTuple):
     """A chunk without its columns; `lowest` and `highest` are in x. `mixed`: some of its points are hidden."""
 
     place: ChunkPlace
@@ -106,11 +106,11 @@ def query_points(
     warm_low = _warm_up(low, query.half_life) if query.low is not None else low
     rows = _chunks(parts, series, query.by_time, warm_low, high, cuts)
     loose = sum(len(run.points) for run in runs)
-    held = sum(row.place.count for row in rows) + loose
+    held = sum(row.place.size for row in rows) + loose
     if held > RAW_POINTS and warm_low < low:
         # Only the smoothing asked for the earlier points.
         needed = [row for row in rows if row.highest >= low]
-        if sum(row.place.count for row in needed) + loose <= RAW_POINTS:
+        if sum(row.place.size for row in needed) + loose <= RAW_POINTS:
             rows, warm_low, held = needed, low, RAW_POINTS
     if held <= RAW_POINTS:
         points = visible(parts.read([row.place for row in rows], runs), cuts)
@@ -150,7 +150,7 @@ def query_summary(
     high = _INT64_MAX if query.high is None else _clamp(query.high)
     rows = _chunks(parts, series, query.by_time, low, high, cuts)
     whole: list[_Chunk] = []
-    if sum(row.place.count for row in rows) + sum(len(run.points) for run in runs) > max_points:
+    if sum(row.place.size for row in rows) + sum(len(run.points) for run in runs) > max_points:
         whole = [row for row in rows if row.lowest >= low and row.highest <= high and not row.mixed]
     held = {row.place.id for row in whole}
     points = visible(parts.read([row.place for row in rows if row.place.id not in held], runs), cuts)
@@ -248,7 +248,7 @@ def _from_cells(
     if query.half_life is not None:
         smoothed = _smooth_cells(overview, raw, suffix, query.half_life, x[picked])
     return SampledSeries(
-        count=sum(row.place.count for row in whole) + len(raw.x),
+        count=sum(row.place.size for row in whole) + len(raw.x),
         exact=False,
         x=x[picked],
         values=values[picked],
@@ -305,11 +305,14 @@ def _chunks(parts: TaskParts, series: int, by_time: bool, low: int, high: int, c
     """Return the chunks that reach into the range, but for those of which all points are hidden."""
     found: list[_Chunk] = []
     for place in parts.chunks_of([series], by_time=by_time, low=low, high=high).get(series, ()):
+        span = (place.lowest_time, place.highest_time) if by_time else (place.lowest_iteration, place.highest_iteration)
+        if not cuts:
+            found.append(_Chunk(place, *span))
+            continue
         touching = [
             cut for cut in cuts if place.lowest_time < cut.time_unix_ns and place.highest_iteration >= cut.iteration
         ]
         if any(place.highest_time < cut.time_unix_ns and place.lowest_iteration >= cut.iteration for cut in touching):
             continue
-        span = (place.lowest_time, place.highest_time) if by_time else (place.lowest_iteration, place.highest_iteration)
         found.append(_Chunk(place, *span, mixed=bool(touching)))
     return found

@@ -13,7 +13,7 @@ from telemetry.events import RecordChange, SingleValue
 from telemetry.server.store import schema
 from telemetry.server.store.content import FrameContent
 
-__all__ = ["ADD_BYTES", "UPSERT_RANGE", "UPSERT_RECORD", "UPSERT_VALUE", "record_row", "value_row"]
+__all__ = ["ADD_BYTES", "UPSERT_RECORD", "UPSERT_VALUE", "record_row", "value_row"]
 
 
 def value_row(task: int, content: FrameContent, event: SingleValue) -> dict[str, Any]:
@@ -53,12 +53,6 @@ def _last_writer_wins(table: Table, identity: Iterable[str]) -> Any:
 
 UPSERT_RECORD = _last_writer_wins(schema.records, ("task", "section", "key"))
 UPSERT_VALUE = _last_writer_wins(schema.values, ("task", "name"))
-
-_range_insert = upsert(schema.frame_ranges)
-UPSERT_RANGE = _range_insert.on_conflict_do_update(
-    index_elements=[schema.frame_ranges.c.writer, schema.frame_ranges.c.first],
-    set_={"last": _range_insert.excluded.last},
-)
 
 _bytes_insert = upsert(schema.task_bytes)
 ADD_BYTES = _bytes_insert.on_conflict_do_update(

@@ -1,11 +1,12 @@
 """The seams of the store: what its code asks of whatever keeps log, points and blobs, and what that must promise.
 
-Here they are kept by SQLite and files: `SqlLog` (log.py), `SqlPoints` (sql_points.py), `BlobFiles` (blob_files.py),
-`Database` and `DirectoryLock` (database.py). tests/store/contracts holds each to what is said here. The other two
-seams, between the server's handlers and what several servers share, are in telemetry/server/seams.py.
+Here they are kept by SQLite and files: `SqlRanges` (sql_ranges.py), `SqlLog` (log.py), `SqlPoints` (sql_points.py),
+`BlobFiles` (blob_files.py), `Database` and `DirectoryLock` (database.py). tests/store/contracts holds each to what is
+said here. The other two seams, between handlers and what several servers share, are in
+telemetry/server/shared/seams.py.
 
-What is done in one transaction is handed its handle, which only the implementations look into: so points, the ledger
-of frames, records and totals are committed together or not at all. An implementation that keeps bytes elsewhere
+What is done in one transaction is handed its handle, which only the implementations look into: so points, which
+frames were taken, records and totals are committed together or not at all. An implementation that keeps bytes elsewhere
 writes them before the transaction that names them and removes them after the one that does not: what a crash leaves
 is bytes that nobody names, for a sweep, and never a name without bytes.
 
@@ -15,9 +16,8 @@ two of them; what takes a snapshot is safe from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -29,9 +29,10 @@ from telemetry.events import INT64_MAX, INT64_MIN
 from telemetry.server.store.blob_files import Part
 from telemetry.server.store.blocks import PlacedRun
 from telemetry.server.store.chunks import Points
+from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.sealing import Merge, Sealed
 
-__all__ = ["Blobs", "ChunkPlace", "Lease", "Log", "LogFrame", "NewFrame", "SealedPoints", "Transactions"]
+__all__ = ["Blobs", "ChunkPlace", "FrameRanges", "Lease", "Log", "LogFrame", "NewFrame", "SealedPoints", "Transactions"]
 
 
 class Lease(Protocol):
@@ -86,6 +87,21 @@ class Transactions(Protocol):
         """Let go of it; nothing may be called after it."""
 
 
+class FrameRanges(Protocol):
+    """Which frames were taken, by (writer, sequence): what makes it harmless to send one again.
+
+    A frame counts as taken from the commit that took it, whatever became of it: its points may be sealed and its task
+    deleted. Two transactions never both find a frame missing and take it: one that would is refused (StoreUnavailable,
+    and tried again) or made to wait for the other.
+    """
+
+    def held(self, snapshot: Connection, writer_id: bytes) -> Ranges:
+        """Return which sequence numbers of a writer are taken; in a transaction, those that it noted itself too."""
+
+    def note(self, transaction: Connection, grown: Mapping[bytes, tuple[Ranges, Ranges]]) -> None:
+        """Write down what is taken now: of each writer what `held` said, and what it is with the new ones."""
+
+
 class NewFrame(NamedTuple):
     """A frame for the log: the row id of its task, how many points it holds, and its bytes as they came."""
 
@@ -110,8 +126,8 @@ class Log(Protocol):
     that task in a later snapshot that was not in the first. (A sequence that is drawn from outside a lock does not
     promise that: the second to draw may be the first to commit.)
 
-    Exactly-once is not the log's: the transaction that appends a frame also writes its (writer, sequence) down, and
-    does not append one that is written down already.
+    Exactly-once is not the log's: the transaction that appends a frame also notes its (writer, sequence) in
+    `FrameRanges`, and appends none that is noted there already.
     """
 
     def append(self, transaction: Connection, frames: Sequence[NewFrame]) -> Sequence[int]:
@@ -141,13 +157,12 @@ class Log(Protocol):
         """Remove some of what a deleted task left behind; True if there may be more. As long as a short commit."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkPlace:
-    """A chunk without its points: its place in the order of arrival, and what it spans. Times are Unix ns."""
+class ChunkPlace(NamedTuple):
+    """A chunk without its columns: its place in the order of arrival, how many points, and their span (Unix ns)."""
 
     id: int
     position: int
-    count: int
+    size: int
     non_finite: int
     lowest_iteration: int
     highest_iteration: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import fields
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -136,8 +135,8 @@ class SqlPoints:
                 .where(_chunks.task == task, _chunks.series.in_(some), lowest <= high, highest >= low)
                 .order_by(_chunks.series, _chunks.position, _chunks.id)
             )
-            for identifier, *place in snapshot.execute(query):
-                found[identifier].append(ChunkPlace(*place))
+            for row in snapshot.execute(query):
+                found[row[0]].append(ChunkPlace._make(row[1:]))
         return found
 
     def overviews(self, snapshot: Connection, chunks: Sequence[ChunkPlace]) -> npt.NDArray[np.void]:
@@ -230,4 +229,14 @@ def _slices(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield items[start : start + _IN_LIST]
 
 
-_PLACE = [_chunks[field.name] for field in fields(ChunkPlace)]
+# As the fields of ChunkPlace.
+_PLACE = (
+    _chunks.id,
+    _chunks.position,
+    _chunks.count,
+    _chunks.non_finite,
+    _chunks.lowest_iteration,
+    _chunks.highest_iteration,
+    _chunks.lowest_time,
+    _chunks.highest_time,
+)

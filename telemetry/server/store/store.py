@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from telemetry.clock import unix_ns
 from telemetry.disk import make_private_folder
@@ -45,8 +45,9 @@ from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.reads import ConsoleQuery
 from telemetry.server.store.reports import ReportsQuery
 from telemetry.server.store.retention import Retention, RetentionPlan, plan_retention
-from telemetry.server.store.seams import Log, SealedPoints
+from telemetry.server.store.seams import FrameRanges, Log, SealedPoints
 from telemetry.server.store.sql_points import SqlPoints
+from telemetry.server.store.sql_ranges import SqlRanges
 from telemetry.server.store.state import WriterCache
 from telemetry.server.store.table import TasksQuery, read_choices, read_tasks
 from telemetry.server.store.writer import TaskChange, Transaction
@@ -133,6 +134,7 @@ class Store:
         # Who keeps something of a task beside the database: called in the transaction that deletes a task, while its
         # rows are still there, with its row id; what it returns is called after the commit.
         self.on_deleted: list[Callable[[Connection, int], Callable[[], None]]] = []
+        self._frame_ranges: FrameRanges = SqlRanges()
         self._log: Log = SqlLog()
         self._sealed: SealedPoints = SqlPoints()
         self.point_store = PointStore(
@@ -154,7 +156,7 @@ class Store:
         known = self._ranges.get(writer_id)
         if known is None:
             with self._database.snapshot() as connection:
-                known = _read_ranges(connection, writer_id)
+                known = self._frame_ranges.held(connection, writer_id)
         return sequence in known
 
     @property
@@ -167,7 +169,7 @@ class Store:
         known = self._ranges.get(writer_id)
         if known is None:
             with self._database.snapshot() as connection:
-                known = _read_ranges(connection, writer_id)
+                known = self._frame_ranges.held(connection, writer_id)
         return known.pairs()
 
     def write(self, contents: Sequence[FrameContent]) -> Written:
@@ -184,6 +186,7 @@ class Store:
                     cache,
                     self._known_ranges,
                     self._project_limits,
+                    frame_ranges=self._frame_ranges,
                     log=self._log,
                     points=self.point_store,
                     now_unix_ns=self._clock(),
@@ -297,7 +300,7 @@ class Store:
 
     def _known_ranges(self, connection: Connection, writer_id: bytes) -> Ranges:
         known = self._ranges.get(writer_id)
-        return _read_ranges(connection, writer_id) if known is None else known
+        return self._frame_ranges.held(connection, writer_id) if known is None else known
 
     # -- reading
 
@@ -481,9 +484,3 @@ class Store:
         """Return the task's record, single values, models and media, with times in ns."""
         with self._database.snapshot() as connection:
             return export.read_events(connection, task_id)
-
-
-def _read_ranges(connection: Connection, writer_id: bytes) -> Ranges:
-    columns = schema.frame_ranges.c
-    query = select(columns.first, columns.last).where(columns.writer == writer_id)
-    return Ranges((first, last) for first, last in connection.execute(query))

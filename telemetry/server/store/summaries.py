@@ -119,8 +119,8 @@ def write_summaries(connection: Connection, metrics: MetricIds, entries: Iterabl
     return written
 
 
-def load_series(connection: Connection, task: int) -> tuple[list[tuple[SeriesName, str, int]], Statistics]:
-    """Return a task's series as (name, unit, id) in the order of their ids, and what is known of each."""
+def load_series(connection: Connection, task: int) -> tuple[list[tuple[SeriesName, str, int]], Statistics, int]:
+    """Return a task's series as (name, unit, id) in the order of their ids, what is known of each, and up to where."""
     series, metrics, stats, tasks = schema.series.c, schema.metrics.c, schema.series_stats, schema.tasks.c
     summed = connection.execute(select(tasks.summed).where(tasks.id == task)).scalar() or 0
     query = (
@@ -148,7 +148,7 @@ def load_series(connection: Connection, task: int) -> tuple[list[tuple[SeriesNam
         statistics[name] = column
     statistics["position"] = summed
     known = [((row[1], row[2], row[3], row[4]), row[5], row[0]) for row in rows]
-    return known, statistics
+    return known, statistics, summed
 
 
 def _rows(

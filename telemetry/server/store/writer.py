@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 
 from telemetry.events import RecordChange
 from telemetry.record import Section, TaskKey, TaskStatus
@@ -26,8 +26,8 @@ from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.record import RECORD_COLUMNS, columns_of
 from telemetry.server.store.reports import add_reports
 from telemetry.server.store.reset import REVIVING_KEYS, move_newer, newer_runs, recount, reset_of, revive, stored_reset
-from telemetry.server.store.rows import ADD_BYTES, UPSERT_RANGE, UPSERT_RECORD, UPSERT_VALUE, record_row, value_row
-from telemetry.server.store.seams import Log, NewFrame
+from telemetry.server.store.rows import ADD_BYTES, UPSERT_RECORD, UPSERT_VALUE, record_row, value_row
+from telemetry.server.store.seams import FrameRanges, Log, NewFrame
 from telemetry.server.store.state import LoggedPoints, TaskState, WriterCache
 
 __all__ = ["TaskChange", "Transaction"]
@@ -87,6 +87,8 @@ class Transaction:
     """Apply frames within an open transaction of `connection`; the caller commits.
 
     Args:
+        ranges: says which frames of a writer are committed.
+        frame_ranges: takes which frames are there then.
         log: takes the frames with points.
         points: of all tasks, as they were committed last.
         now_unix_ns: by the server's clock.
@@ -106,6 +108,7 @@ class Transaction:
         ranges: Callable[[Connection, bytes], Ranges],
         limits: ProjectLimits | None = None,
         *,
+        frame_ranges: FrameRanges,
         log: Log,
         points: PointStore,
         now_unix_ns: int,
@@ -123,6 +126,7 @@ class Transaction:
         self.lost_blobs: set[str] = set()
         self._gate = Gate(connection, limits or ProjectLimits(), cache.usage)
         self._task_bytes: dict[int, int] = {}
+        self._frame_ranges = frame_ranges
         self._log = log
         self._points = points
         self._unlogged: list[_Unlogged] = []
@@ -185,7 +189,7 @@ class Transaction:
             self._connection.execute(_UPDATE_TOTALS, totals)
         for task in self._refolded.values():
             refold(self._connection, task.id, task.task_id)
-        self._write_ranges()
+        self._frame_ranges.note(self._connection, self.ranges)
         if self._task_bytes:
             rows = [{"task": task, "frame_bytes": count} for task, count in self._task_bytes.items()]
             self._connection.execute(ADD_BYTES, rows)
@@ -331,21 +335,6 @@ class Transaction:
             if any(event.section == Section.TASK and event.key in RECORD_COLUMNS for event in content.records):
                 self._refolded[task.task_id] = task
             change.ended |= any(_is_end(event) for event in content.records)
-
-    def _write_ranges(self) -> None:
-        columns = schema.frame_ranges.c
-        rows: list[dict[str, Any]] = []
-        for writer, (before, now) in self.ranges.items():
-            old, new = set(before.pairs()), set(now.pairs())
-            kept_firsts = {first for first, _ in new}
-            for first, _ in old - new:
-                if first not in kept_firsts:
-                    self._connection.execute(
-                        delete(schema.frame_ranges).where(columns.writer == writer, columns.first == first)
-                    )
-            rows += [{"writer": writer, "first": first, "last": last} for first, last in new - old]
-        if rows:
-            self._connection.execute(UPSERT_RANGE, rows)
 
 
 def _is_end(event: RecordChange) -> bool:

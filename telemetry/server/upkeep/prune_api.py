@@ -20,11 +20,11 @@ from aiohttp import web
 from telemetry.process.terminal import size_text
 from telemetry.record import TaskKey
 from telemetry.server.api import json_response
-from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.edit_api import EDITS
 from telemetry.server.ingest import unavailable
 from telemetry.server.params import json_object
+from telemetry.server.shared.bus import BUS
 from telemetry.server.store import (
     NotFound,
     Retention,

@@ -21,9 +21,9 @@ from aiohttp import web
 
 from telemetry.disk import DaemonExecutor
 from telemetry.errors import FrameError, JournalError, TelemetryError
-from telemetry.server.bus import BUS
 from telemetry.server.config import CONFIG, STORE
 from telemetry.server.ingest import INGEST, BodyTooLarge, Ingest
+from telemetry.server.shared.bus import BUS
 from telemetry.server.store import BlobStore, TaskChange
 from telemetry.server.watch.blobs import BlobTaker
 from telemetry.server.watch.files import Block, Growth, Listing, Memory, Place, blocks_of, read_some

@@ -1,4 +1,4 @@
-"""The contract of a bus: see telemetry/server/seams.py. Another one is a line more in BUSES."""
+"""The contract of a bus: see telemetry/server/shared/seams.py. Another one is a line more in BUSES."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine, Mapping
 
 import pytest
 
-from telemetry.server.bus import LocalBus
-from telemetry.server.seams import Bus
+from telemetry.server.shared.bus import LocalBus
+from telemetry.server.shared.seams import Bus
 from telemetry.server.store import TaskChange
 
 # Each makes the ends that so many servers have of one bus; those of a bus within a process are all the same.

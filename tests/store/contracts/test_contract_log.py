@@ -1,4 +1,4 @@
-"""The contract of a log and of the transactions that it is written in: see telemetry/server/store/seams.py."""
+"""The contract of transactions, and of the log and the ranges of frames: see telemetry/server/store/seams.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from seam_support import KEEPERS, Kept
 
+from telemetry.server.store.ranges import Ranges
 from telemetry.server.store.sealing import Sealed
 from telemetry.server.store.seams import LogFrame, NewFrame
 
@@ -30,6 +31,11 @@ def append(kept: Kept, *frames: tuple[int, bytes]) -> Sequence[int]:
 def read(kept: Kept, task: int, after: int = 0) -> list[LogFrame]:
     with kept.database.snapshot() as snapshot:
         return list(kept.log.read(snapshot, task, after))
+
+
+def note(kept: Kept, writer: bytes, taken: Ranges) -> None:
+    with kept.database.transaction() as transaction:
+        kept.ranges.note(transaction, {writer: (kept.ranges.held(transaction, writer), taken)})
 
 
 class TestTransactions:
@@ -56,6 +62,32 @@ class TestTransactions:
             LogFrame(positions[0], b"one"),
             LogFrame(positions[1], b"two"),
         ]
+
+
+class TestFrameRanges:
+    def test_what_was_noted_is_held_also_after_a_start(self, kept: Kept) -> None:
+        taken = Ranges([(0, 4), (7, 7)])
+        note(kept, b"first", taken)
+        note(kept, b"second", Ranges([(5, 5)]))
+        for state in (kept, kept.reopen()):
+            with state.database.snapshot() as snapshot:
+                assert state.ranges.held(snapshot, b"first") == taken
+                assert state.ranges.held(snapshot, b"second") == Ranges([(5, 5)])
+                assert state.ranges.held(snapshot, b"third") == Ranges()
+
+    def test_ranges_that_grow_together_are_one(self, kept: Kept) -> None:
+        for taken in (Ranges([(0, 1), (3, 4), (9, 9)]), Ranges([(0, 4), (8, 9)]), Ranges([(0, 9)])):
+            note(kept, b"first", taken)
+            with kept.database.snapshot() as snapshot:
+                assert kept.ranges.held(snapshot, b"first") == taken
+
+    def test_a_transaction_sees_what_it_noted_and_nobody_does_if_it_fails(self, kept: Kept) -> None:
+        with pytest.raises(ZeroDivisionError), kept.database.transaction() as transaction:
+            kept.ranges.note(transaction, {b"first": (Ranges(), Ranges([(0, 0)]))})
+            assert 0 in kept.ranges.held(transaction, b"first")
+            raise ZeroDivisionError
+        with kept.database.snapshot() as snapshot:
+            assert kept.ranges.held(snapshot, b"first") == Ranges()
 
 
 class TestLog:

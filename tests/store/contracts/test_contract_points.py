@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count
 from operator import attrgetter
@@ -49,8 +50,8 @@ def put(kept: Kept, task: int, position: int, runs: dict[int, Points]) -> None:
         kept.points.put(transaction, task, parts, position)
 
 
-def merge(kept: Kept, task: int, *, ended: bool = False) -> int:
-    """Merge what is due, and what is due then; return how many merges these were."""
+def merge(kept: Kept, task: int, *, ended: bool = False, written: Counter[int] | None = None) -> int:
+    """Merge what is due, and what is due then; return how many merges these were, and count points by level."""
     number = 0
     while True:
         with kept.database.snapshot() as snapshot:
@@ -59,6 +60,9 @@ def merge(kept: Kept, task: int, *, ended: bool = False) -> int:
             with kept.database.snapshot() as snapshot:
                 parts = kept.points.read_merge(snapshot, one)
             assert parts is not None
+            if written is not None:
+                written[one.level] += sum(chunk.row["count"] for chunk in parts.chunks)
+                written[one.level] += sum(placed.block.points for placed in parts.blocks)
             with kept.database.transaction() as transaction:
                 assert kept.points.merge(transaction, one, parts)
             number += 1
@@ -137,7 +141,7 @@ class TestSealedPoints:
         assert_same(read(kept, FIRST, [SHORT])[SHORT], came)
         assert_same(read(kept, FIRST, [OTHER])[OTHER], few)
         with kept.database.snapshot() as snapshot:
-            assert sum(chunk.count for chunk in kept.points.chunks(snapshot, FIRST, [SHORT, OTHER])[SHORT]) == 4096
+            assert sum(chunk.size for chunk in kept.points.chunks(snapshot, FIRST, [SHORT, OTHER])[SHORT]) == 4096
             assert [len(run.points) for run in kept.points.runs(snapshot, FIRST, [OTHER])] == [2 * FAN_IN]
 
     def test_levels_are_gone_through_one_after_the_other(self, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +153,22 @@ class TestSealedPoints:
             merges.append(merge(kept, FIRST))
         assert merges == [0, 1, 0, 2, 0, 1, 0, 3]
         assert_same(read(kept, FIRST, [SHORT])[SHORT], came)
+
+    @pytest.mark.parametrize(("brought", "levels"), [(64, 0), (16, 1), (8, 1), (7, 2), (1, 2)])
+    def test_a_point_is_written_once_by_its_seal_and_once_for_each_level(
+        self, brought: int, levels: int, kept: Kept, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # as docs/architecture.md has it, with chunks of 64: ceil(log8(64 / brought)) levels
+        monkeypatch.setattr(sealing_module, "CHUNK_MIN_POINTS", 64)
+        seals = FAN_IN**levels
+        written: Counter[int] = Counter()
+        for position in range(20, 20 + seals):
+            put(kept, FIRST, position, {SHORT: points_of(brought), OTHER: points_of(brought)})
+            merge(kept, FIRST, written=written)
+        assert written == dict.fromkeys(range(1, levels + 1), 2 * brought * seals)
+        with kept.database.snapshot() as snapshot:
+            chunks = kept.points.chunks(snapshot, FIRST, [SHORT, OTHER])
+            assert [sum(chunk.size for chunk in chunks[one]) for one in (SHORT, OTHER)] == [brought * seals] * 2
 
     def test_what_was_dropped_meanwhile_is_not_merged(self, kept: Kept) -> None:
         for position in range(20, 20 + FAN_IN):
@@ -194,7 +214,7 @@ class TestSealedPoints:
             assert positions(low=CHUNK_MIN_POINTS, high=9_999) == []
             assert positions(low=START_NS + CHUNK_MIN_POINTS * 1_000_000_000) == [21]
             [first, _] = kept.points.chunks(snapshot, FIRST, [LONG])[LONG]
-        assert (first.count, first.lowest_iteration, first.highest_iteration) == (4096, 0, 4095)
+        assert (first.size, first.lowest_iteration, first.highest_iteration) == (4096, 0, 4095)
         assert (first.lowest_time, first.highest_time) == (START_NS, START_NS + 4095 * 1_000_000_000)
 
     def test_an_overview_has_the_cells_of_the_chunks_in_the_order_that_is_asked_for(self, kept: Kept) -> None:

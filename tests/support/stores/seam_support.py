@@ -16,8 +16,9 @@ from telemetry.server.store import schema
 from telemetry.server.store.database import DATABASE_NAME, Database
 from telemetry.server.store.log import SqlLog
 from telemetry.server.store.record import columns_of
-from telemetry.server.store.seams import Log, SealedPoints, Transactions
+from telemetry.server.store.seams import FrameRanges, Log, SealedPoints, Transactions
 from telemetry.server.store.sql_points import SqlPoints
+from telemetry.server.store.sql_ranges import SqlRanges
 from telemetry.server.store.state import TaskState
 
 __all__ = ["KEEPERS", "Keeper", "Kept"]
@@ -28,6 +29,7 @@ class Kept:
     """One state of a store's seams; `reopen` gives what a start after a stop or a crash finds."""
 
     database: Transactions
+    ranges: FrameRanges
     log: Log
     points: SealedPoints
     reopen: Callable[[], Kept]
@@ -50,7 +52,7 @@ def sqlite(directory: Path) -> Iterator[Kept]:
         for database in opened:
             database.close()
         opened.append(Database(directory / DATABASE_NAME))
-        return Kept(opened[-1], SqlLog(), SqlPoints(), begin)
+        return Kept(opened[-1], SqlRanges(), SqlLog(), SqlPoints(), begin)
 
     yield begin()
     opened[-1].close()

@@ -1,7 +1,7 @@
 """The seams between handlers and what several servers would share: the bus of changes, and the tokens.
 
-Here they are kept in this process and by one file: `LocalBus` (bus.py) and `TokenRegistry` (tokens.py). Those below
-the store are in telemetry/server/store/seams.py. tests/server/contracts holds each to what is said here.
+Here they are kept in this process and by one file: `LocalBus` (bus.py) and `TokenRegistry` (server/tokens.py).
+Those below the store are in telemetry/server/store/seams.py. tests/server/contracts holds each to what is said here.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from telemetry.server.seams import Bus
+from telemetry.server.shared.seams import Bus
 from telemetry.server.store import TaskChange
 
 __all__ = ["BUS", "LocalBus"]
