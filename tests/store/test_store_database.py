@@ -133,8 +133,8 @@ def test_a_store_of_version_3_is_migrated_and_can_be_queried_by_what_it_held(tmp
     store.close()
     with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
         assert connection.execute("SELECT kind, tag FROM task_tags").fetchall() == [(0, "a"), (1, "archived")]
-        assert connection.execute("SELECT title_md5, series_md5 FROM metrics").fetchall() == [
-            (hashlib.md5(b"loss").hexdigest(), hashlib.md5(b"train").hexdigest())
+        assert connection.execute("SELECT md5 FROM metrics").fetchall() == [
+            (hashlib.md5(b"loss").digest() + hashlib.md5(b"train").digest(),)
         ]
     connection.close()
 

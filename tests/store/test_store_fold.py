@@ -170,7 +170,7 @@ def test_a_failed_transaction_leaves_nothing_behind(store: Store, monkeypatch: p
     before = everything(store)
     # when the second of two frames breaks the transaction
     with monkeypatch.context() as patch:
-        patch.setattr(Transaction, "_write_ranges", lambda transaction: 1 / 0)
+        patch.setattr(Transaction, "finish", lambda transaction: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write(store, [content_of({LOSS: rows_of([2.0])}, sequence=1)])
     # then

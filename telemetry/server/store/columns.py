@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Connection, Float, Select, cast, func, nul
 from telemetry.errors import InvalidQuery
 from telemetry.record import Section
 from telemetry.server.store import schema
-from telemetry.server.store.metrics import md5_of
+from telemetry.server.store.metrics import keys_of_path, md5_key, md5_of
 from telemetry.server.store.plain import json_number, json_value
 from telemetry.values import text_of, value_of
 
@@ -135,13 +135,16 @@ def sort_value(connection: Connection, column: Column) -> ColumnElement[Any]:
     metric, stats = _metric(connection, column), schema.series_stats.c
     if metric is None:
         return cast(null(), Float)
-    return (
-        select(stats[column.statistic])
-        .where(stats.task == tasks.id, stats.metric == metric)
-        .order_by(stats.rank)
+    series = schema.series.c
+    # By the key of `series`, which has its ranks in order: the figures have no index of their own for this.
+    lead = (
+        select(series.id)
+        .where(series.task == tasks.id, series.metric == metric)
+        .order_by(series.rank)
         .limit(1)
         .scalar_subquery()
     )
+    return select(stats[column.statistic]).where(stats.task == tasks.id, stats.series == lead).scalar_subquery()
 
 
 def read_columns(connection: Connection, rows: Sequence[int], columns: Sequence[Column]) -> dict[int, dict[str, Any]]:
@@ -186,9 +189,11 @@ def _rows_of(connection: Connection, tasks: Sequence[int], column: Column, metri
     else:
         stats = schema.series_stats.c
         # The lowest rank comes last, and stays.
+        series = schema.series
         query = (
             select(stats.task, stats[column.statistic])
-            .where(stats.task.in_(tasks), stats.metric == metric)
+            .join(series, (series.c.task == stats.task) & (series.c.id == stats.series))
+            .where(series.c.task.in_(tasks), series.c.metric == metric)
             .order_by(stats.task, stats.rank.desc())
         )
     return list(connection.execute(query).all())
@@ -208,13 +213,9 @@ def _resolved(connection: Connection, column: Column) -> Column:
 
 def _metric(connection: Connection, column: Column) -> int | None:
     metrics = schema.metrics.c
-    named = (
-        [metrics.path == column.names[0]]
-        if len(column.names) == 1
-        else [metrics.title_md5 == column.names[0], metrics.series_md5 == column.names[1]]
-    )
+    keys = keys_of_path(column.names[0]) if len(column.names) == 1 else [md5_key(*column.names)]
     # Two metrics may share a path ("a/b" + "c", "a" + "b/c"); the first one seen is meant. Scalars before resources.
-    query = select(metrics.id).where(*named).order_by(metrics.kind.desc(), metrics.id).limit(1)
+    query = select(metrics.id).where(metrics.md5.in_(keys)).order_by(metrics.kind.desc(), metrics.id).limit(1)
     found = connection.execute(query).scalar()
     return None if found is None else int(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, UniqueConstraint, func, inspect, select, update
+from sqlalchemy import Column, Connection, Table, UniqueConstraint, bindparam, func, inspect, select, update
 from sqlalchemy.schema import CreateColumn
 
 from telemetry.record import Section
@@ -65,6 +65,7 @@ def mend(connection: Connection) -> list[str]:
             for index in table.indexes:
                 index.create(connection, checkfirst=True)
         if refill:
+            _fill_metrics(connection)
             _fill_version_4(connection)
     return different
 
@@ -91,10 +92,22 @@ def _missing_unique(connection: Connection, table: Table) -> list[str]:
     ]
 
 
+def _fill_metrics(connection: Connection) -> None:
+    metrics = schema.metrics
+    found = connection.execute(select(metrics.c.id, metrics.c.title, metrics.c.series)).all()
+    rows = [{"b_id": identifier, **md5_columns(title, series)} for identifier, title, series in found]
+    if rows:
+        statement = update(metrics).where(metrics.c.id == bindparam("b_id")).values(md5=bindparam("md5"))
+        connection.execute(statement, rows)
+
+
+def _begin_version_5(connection: Connection) -> None:
+    _fill_metrics(connection)
+    begin_move(connection)
+
+
 def _fill_version_4(connection: Connection) -> None:
-    metrics, tasks, records = schema.metrics, schema.tasks, schema.records.c
-    for identifier, title, series in connection.execute(select(metrics.c.id, metrics.c.title, metrics.c.series)).all():
-        connection.execute(update(metrics).where(metrics.c.id == identifier).values(md5_columns(title, series)))
+    tasks, records = schema.tasks, schema.records.c
     latest = (
         select(func.max(records.time))
         .where(records.task == tasks.c.id, records.section != Section.HEARTBEATS, records.time > 0)
@@ -106,4 +119,4 @@ def _fill_version_4(connection: Connection) -> None:
 
 
 _CHECKS: dict[int, Callable[[Connection], list[str]]] = {5: different_tables}
-_STEPS: dict[int, Callable[[Connection], None]] = {4: _fill_version_4, 5: begin_move}
+_STEPS: dict[int, Callable[[Connection], None]] = {4: _fill_version_4, 5: _begin_version_5}

@@ -36,6 +36,8 @@ __all__ = ["PointStore", "SealingLimits", "SeriesChange"]
 
 # Read from the log at once after a start: some 60 MB as columns.
 _LOAD_POINTS = 2_000_000
+# Read for somebody who asks before the keeper has come to it: some 220 MB.
+_VIEW_POINTS = 8_000_000
 # A query writes the summaries of so few series itself, in some 10 ms; those of more are at most SUMMARY_S old.
 _FRESH_SERIES = 2000
 _FRESH_TASKS = 50
@@ -207,7 +209,8 @@ class PointStore:
         if entry is None:
             return None
         with entry.lock:
-            if entry.behind:
+            # Of a very long log that a start has found this is the beginning, until the keeper has sealed it.
+            while entry.behind and len(entry) < _VIEW_POINTS:
                 self._catch_up(entry)
             return entry.view()
 
@@ -410,7 +413,6 @@ class PointStore:
                 entry.adopt(*load_series(connection, entry.row))
             since_unix_ns = stored_reset(connection, entry.row)
             read = 0
-            entry.behind = False
             for position, data in self._log.read(connection, entry.row, entry.last_fed):
                 batch = decode(parse_frame(data))
                 points = points_of(batch.columns)
@@ -419,11 +421,12 @@ class PointStore:
                 if points is None:
                     continue
                 entry.feed(position, points, schema.NO_RANK if batch.rank is None else batch.rank)
+                self._memtable.count(len(points))
                 read += len(points)
                 if read >= _LOAD_POINTS:
-                    entry.behind = True
-                    break
-        self._memtable.count(read)
+                    return
+            # Not before: what fails on the way is read by the next who asks.
+            entry.behind = False
 
 
 def _batches(entries: Iterable[TaskPoints]) -> Iterator[list[TaskPoints]]:

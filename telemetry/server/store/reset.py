@@ -78,7 +78,9 @@ def move_newer(connection: Connection, old: int, new: int, since_unix_ns: int) -
     """
     tasks = schema.tasks.c
     connection.execute(insert(schema.deleted_tasks), {"task_id": _nobody(old), "row": old})
-    connection.execute(update(schema.tasks).where(tasks.id == old).values(id=new))
+    # What it says of points was of those that stay behind.
+    afresh = {"id": new, "sealed": 0, "summed": 0, "recent_series": "[]"}
+    connection.execute(update(schema.tasks).where(tasks.id == old).values(afresh))
     connection.execute(delete(schema.task_tags).where(schema.task_tags.c.task == old))
     writers: set[bytes] = set()
     for table in _tables_of_events():

@@ -98,6 +98,13 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "DELETE FROM deleted_tasks WHERE task_id LIKE '#%' AND \"row\" IS NULL",
         # All that there is came before the log.
         "UPDATE tasks SET sealed = 1, summed = 1",
+        "DROP INDEX IF EXISTS metrics_by_md5",
+        "ALTER TABLE metrics DROP COLUMN title_md5",
+        "ALTER TABLE metrics DROP COLUMN series_md5",
+        "DROP INDEX IF EXISTS ix_metrics_path",
+        "ALTER TABLE metrics DROP COLUMN path",
+        "ALTER TABLE metrics ADD COLUMN md5 BLOB",
+        "CREATE INDEX metrics_by_md5 ON metrics (md5)",
         # The indexes of the new tables have these names.
         "DROP INDEX IF EXISTS series_stats_by_metric",
         "DROP INDEX IF EXISTS series_stats_by_task",
@@ -352,12 +359,10 @@ metrics = Table(
     Column("kind", Text, nullable=False),
     Column("title", Text, nullable=False),
     Column("series", Text, nullable=False),
-    Column("path", Text, nullable=False, index=True),  # title/series
-    # What queries name them by: last_metrics.<md5 of title>.<md5 of series>.value
-    Column("title_md5", Text),
-    Column("series_md5", Text),
+    # What queries name them by, last_metrics.<md5 of title>.<md5 of series>.value: both, 32 bytes.
+    Column("md5", LargeBinary),
     UniqueConstraint("kind", "title", "series"),
-    Index("metrics_by_md5", "title_md5", "series_md5"),
+    Index("metrics_by_md5", "md5"),
 )
 
 # A series is numbered within its task.
@@ -393,7 +398,6 @@ series_stats = Table(
     Column("max", Float),
     Column("max_iteration", BigInteger),
     Index("series_stats_by_metric", "metric", "last", "task", "rank"),
-    Index("series_stats_by_task", "task", "metric", "rank"),
     sqlite_with_rowid=False,
 )
 

@@ -29,6 +29,8 @@ __all__ = ["FAN_IN", "Merge", "PlacedBlock", "PlacedChunk", "Sealed", "arrange",
 
 # So many blocks of a level are merged into one of the next.
 FAN_IN = 8
+# zlib's levels.
+_SEALED_EFFORT, _MERGED_EFFORT = 1, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,10 @@ def _parts(runs: Iterable[PlacedRun], level: int, first: int, last: int) -> Seal
             continue
         for piece in split_evenly(run.points):
             chunks.append(PlacedChunk(_chunk_row(run.series, run.position, piece), pack(piece)))
-    return Sealed(
-        chunks, [PlacedBlock(partition, level, first, last, make_block(some)) for partition, some in short.items()]
-    )
+    # What was merged stays for long, and is worth more time than what the next merge takes apart again.
+    effort = _MERGED_EFFORT if level else _SEALED_EFFORT
+    blocks = [PlacedBlock(partition, level, first, last, make_block(some, effort)) for partition, some in short.items()]
+    return Sealed(chunks, blocks)
 
 
 def due_level(levels: Mapping[int, int], *, ended: bool) -> tuple[int | None, int] | None:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from telemetry.server.store import schema
 from telemetry.server.store.memtable import SeriesName, TaskPoints
@@ -49,9 +49,9 @@ class MetricIds:
         known, columns = self._known, schema.metrics.c
         missing = [key for key in dict.fromkeys(keys) if key not in known]
         for some in _slices(missing, _IN_LIST):
-            query = select(columns.id, columns.kind, columns.title, columns.series).where(
-                tuple_(columns.kind, columns.title, columns.series).in_(some)
-            )
+            # By the one column, not by three: SQLite reads the whole table for pairs and triples.
+            named = [md5_columns(title, series)["md5"] for _, title, series in some]
+            query = select(columns.id, columns.kind, columns.title, columns.series).where(columns.md5.in_(named))
             for identifier, kind, title, series in connection.execute(query):
                 known[kind, title, series] = identifier
         rows = []
@@ -59,7 +59,7 @@ class MetricIds:
             if key not in known:
                 known[key], self._next_id = self._next_id, self._next_id + 1
                 kind, title, series = key
-                names = {"kind": kind, "title": title, "series": series, "path": f"{title}/{series}"}
+                names = {"kind": kind, "title": title, "series": series}
                 rows.append({"id": known[key], **names, **md5_columns(title, series)})
         if rows:
             connection.execute(insert(schema.metrics), rows)

@@ -15,6 +15,7 @@ from telemetry.server.store import schema
 from telemetry.server.store.columns import Column, parse_column, read_columns, sort_value
 from telemetry.server.store.conditions import has_tags, matches_search
 from telemetry.server.store.gate import project_condition
+from telemetry.server.store.metrics import keys_of_path
 from telemetry.server.store.plain import Json, json_number, unix_ms
 from telemetry.server.store.status import status_at, status_of
 from telemetry.server.store.tag_query import TagExpression
@@ -136,7 +137,7 @@ def read_choices(
 
     shown = select(stats.metric).where(stats.task.in_(tasks))
     paths = (
-        select(metrics.path)
+        select(metrics.title + "/" + metrics.series)
         .where(metrics.id.in_(shown), metrics.kind == "scalar")
         .order_by(metrics.title, metrics.series)
     )
@@ -187,9 +188,9 @@ def _page_by_metric(
     metrics, stats = schema.metrics.c, schema.series_stats.c
     # Two metrics may share a path ("a/b" + "c", "a" + "b/c"); the first one seen is meant.
     metric = connection.execute(
-        select(func.min(metrics.id)).where(metrics.path == path, metrics.kind == "scalar")
+        select(func.min(metrics.id)).where(metrics.md5.in_(keys_of_path(path)), metrics.kind == "scalar")
     ).scalar()
-    other = schema.series_stats.alias().c
+    other = schema.series.alias().c
     # Of several ranks the lowest stands for the task.
     leads = (
         ~select(other.task)
@@ -205,7 +206,7 @@ def _page_by_metric(
     count = connection.execute(select(func.count()).select_from(having.subquery())).scalar_one()
     start = query.page * query.page_size
     rows = _span(connection, having.order_by(order, _tasks.id), start, min(query.page_size, max(0, count - start)))
-    without = ~select(stats.series).where(stats.task == _tasks.id, stats.metric == metric).exists()
+    without = ~select(other.id).where(other.task == _tasks.id, other.metric == metric).exists()
     rest = select(schema.tasks).where(*conditions, without).order_by(_tasks.id)
     return rows + _span(connection, rest, max(0, start - count), query.page_size - len(rows))
 

@@ -51,6 +51,13 @@ _BACK = f"""
     ALTER TABLE chunks DROP COLUMN task;
     ALTER TABLE chunks DROP COLUMN position;
     CREATE INDEX chunks_by_series ON chunks (series, id);
+    DROP INDEX metrics_by_md5;
+    ALTER TABLE metrics DROP COLUMN md5;
+    ALTER TABLE metrics ADD COLUMN path TEXT NOT NULL DEFAULT '';
+    ALTER TABLE metrics ADD COLUMN title_md5 TEXT;
+    ALTER TABLE metrics ADD COLUMN series_md5 TEXT;
+    CREATE INDEX ix_metrics_path ON metrics (path);
+    CREATE INDEX metrics_by_md5 ON metrics (title_md5, series_md5);
     DROP TABLE frames;
     UPDATE schema_info SET version = 4;
 """
