@@ -31,6 +31,7 @@ from telemetry.protocols import (
     HasSessionFolder,
     HasUrl,
     KeepsSessions,
+    Paced,
     Sink,
     StoresBlobs,
     Syncable,
@@ -59,6 +60,7 @@ __all__ = [
     "check_held",
     "check_loss",
     "check_many_frames",
+    "check_pace",
     "check_pipeline",
     "check_places",
     "check_repetition",
@@ -303,6 +305,18 @@ async def check_held(make_sink: MakeSink, read_back: ReadBack, folder: Path) -> 
     await sink.close()
 
 
+async def check_pace(make_sink: MakeSink, read_back: ReadBack, folder: Path) -> None:
+    """What a sink says of its pace, before and after writes, is a number of seconds."""
+    sink = make_sink(folder)
+    if not isinstance(sink, Paced):
+        return
+    for _ in range(2):
+        pace_s = sink.pace_s
+        if not isinstance(pace_s, float) or not 0 <= pace_s < float("inf"):
+            raise ContractBroken(f"pace_s is {pace_s!r}, not a number of seconds from 0.0 on")
+        await _write(sink, make_header(), [[point] for point in AWKWARD])
+
+
 async def check_loss(make_sink: MakeSink, read_back: ReadBack, folder: Path) -> None:
     """No loss is told of where nothing was taken away."""
     sink = make_sink(folder)
@@ -340,6 +354,7 @@ ABILITY_CHECKS: Mapping[type, Check] = {
     HasSessionFolder: check_session_folder,
     KeepsSessions: check_places,
     StoresBlobs: check_blobs,
+    Paced: check_pace,
     TellsHeld: check_held,
     TellsLoss: check_loss,
     ForwardsFrames: check_forwarding,

@@ -31,6 +31,7 @@ from telemetry.protocols import (
     Sink,
     StoresBlobs,
     Syncable,
+    Paced,
     TellsHeld,
     TellsLoss,
 )
@@ -299,7 +300,7 @@ def test_what_each_of_our_sinks_can_do() -> None:
     sinks = {"http": HttpSink("http://127.0.0.1:9"), "zip": LocalZipSink(Path("x"), None), "stdout": StdoutSink()}
     able = {name: {ability for ability in ABILITY_CHECKS if isinstance(sink, ability)} for name, sink in sinks.items()}
     assert able == {
-        "http": {Cloneable, HasUrl, StoresBlobs, TellsHeld, ForwardsFrames},
+        "http": {Cloneable, HasUrl, StoresBlobs, Paced, TellsHeld, ForwardsFrames},
         "zip": {Cloneable, Syncable, HasSessionFolder, KeepsSessions, TellsLoss},
         "stdout": {Cloneable},
     }

@@ -40,8 +40,9 @@ class SqlLog:
 
     def claim(self, transaction: Connection, count: int) -> int:
         if self._next is None:
-            # Also when all of it is sealed.
-            highest = [select(func.max(_frames.id)), select(func.max(schema.tasks.c.sealed))]
+            # Also when all of it is sealed, and beyond what the figures of series know of.
+            tasks = schema.tasks.c
+            highest = [select(func.max(column)) for column in (_frames.id, tasks.sealed, tasks.summed)]
             self._next = max(FIRST_POSITION, *(1 + (transaction.execute(query).scalar() or 0) for query in highest))
         first, self._next = self._next, self._next + count
         return first

@@ -41,6 +41,8 @@ _VIEW_POINTS = 8_000_000
 # A query writes the summaries of so few series itself, in some 10 ms; those of more are at most SUMMARY_S old.
 _FRESH_SERIES = 2000
 _FRESH_TASKS = 50
+# Of the one task that is looked at so many, in some 0.1 s.
+_FRESH_SERIES_OF_TASK = 20_000
 # Written in one transaction: it holds up commits for some 50 ms.
 _SUMMARY_SERIES = 5000
 # Sealed in one transaction, which takes some 50 ms.
@@ -239,7 +241,8 @@ class PointStore:
         """
         entries = self._memtable.entries() if task_id is None else [self._memtable.find(task_id)]
         due = [entry for entry in entries if entry is not None and entry.unsummed_since is not None]
-        if due and len(due) <= _FRESH_TASKS and sum(len(entry.names) for entry in due) <= _FRESH_SERIES:
+        most = _FRESH_SERIES if task_id is None else _FRESH_SERIES_OF_TASK
+        if due and len(due) <= _FRESH_TASKS and sum(len(entry.names) for entry in due) <= most:
             with suppress(StoreUnavailable):
                 self._summarise(due)
 

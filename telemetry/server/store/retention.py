@@ -143,7 +143,7 @@ def _read_tasks(
         if status not in _ENDED and not silent:
             stays = status or "unknown"
         elif (row.published or status == TaskStatus.PUBLISHED) and not retention.published:
-            stays = TaskStatus.PUBLISHED
+            stays = TaskStatus.PUBLISHED.value
         elif KEEP_TAG in orjson.loads(row.tags) and not retention.kept:
             stays = f"tagged {KEEP_TAG}"
         # A lost task may have an end of an attempt before.

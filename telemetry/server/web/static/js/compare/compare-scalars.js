@@ -13,26 +13,42 @@ import { halfLife, POSITIONS, smoothingText } from "../charts/smoothing.js";
 const SEARCH_DELAY_MS = 150;
 const input = (id) => /** @type {HTMLInputElement} */ (byId(id));
 
-/** The points of series of several tasks: an id belongs to one task, so each is asked for its own. */
+/**
+ * The points of series of several tasks. The server numbers the series of each task by itself: here each has a number
+ * of its own, and each task is asked for its own by the server's.
+ */
 class ManyPoints {
   constructor() {
-    this.taskOf = /** @type {Map<number, string>} */ (new Map());
+    this.places = /** @type {Map<number, {task: string, id: number}>} */ (new Map());
+    this.numbers = /** @type {Map<string, number>} */ (new Map());
     this.points = /** @type {Map<string, Points>} */ (new Map());
   }
 
-  async fetch(ids, range, signal) {
+  /** Return the number of a task's series among those of all; it stays the same. */
+  number(task, id) {
+    const known = this.numbers.get(`${task} ${id}`);
+    if (known) return known;
+    const number = this.numbers.size + 1;
+    this.numbers.set(`${task} ${id}`, number);
+    this.places.set(number, { task, id });
+    return number;
+  }
+
+  async fetch(numbers, range, signal) {
     const byTask = new Map();
-    for (const id of ids) {
-      const task = this.taskOf.get(id) ?? "";
-      byTask.set(task, [...(byTask.get(task) ?? []), id]);
+    for (const number of numbers) {
+      const { task, id } = this.places.get(number) ?? { task: "", id: 0 };
+      const own = byTask.get(task) ?? byTask.set(task, new Map()).get(task);
+      own.set(id, number);
     }
     const answers = await Promise.all(
-      [...byTask].map(([task, own]) => {
+      [...byTask].map(async ([task, own]) => {
         const points = this.points.get(task) ?? this.points.set(task, new Points(task)).get(task);
-        return /** @type {Points} */ (points).fetch(own, range, signal);
+        const answer = await /** @type {Points} */ (points).fetch([...own.keys()], range, signal);
+        return [...answer].map(([id, found]) => [own.get(id), found]);
       }),
     );
-    return new Map(answers.flatMap((answer) => [...answer]));
+    return new Map(answers.flat());
   }
 }
 
@@ -96,7 +112,7 @@ export class ComparedScalars {
       for (const one of series) {
         const key = `${one.title}\n${one.series}`;
         ofMetric.set(key, [...(ofMetric.get(key) ?? []), one]);
-        this.points.taskOf.set(one.id, task.id);
+        one.id = this.points.number(task.id, one.id);
         this.table.byId.set(one.id, one);
       }
       for (const [key, ranks] of ofMetric) {
