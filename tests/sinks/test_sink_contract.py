@@ -28,10 +28,10 @@ from telemetry.protocols import (
     HasSessionFolder,
     HasUrl,
     KeepsSessions,
+    Paced,
     Sink,
     StoresBlobs,
     Syncable,
-    Paced,
     TellsHeld,
     TellsLoss,
 )

@@ -558,7 +558,11 @@ def test_a_pace_that_is_over_ends_the_wait() -> None:
             for number in range(3):
                 lane.clock.advance(0.02)
                 await lane.offer(number)
-                await lane.until(lambda ledger, number=number: ledger.delivered == number + 1)
+
+                def is_delivered(ledger: Ledger, count: int = number + 1) -> bool:
+                    return ledger.delivered == count
+
+                await lane.until(is_delivered)
         assert sink.writes == [1, 1, 1]
 
     asyncio.run(given_a_short_pace())
