@@ -45,7 +45,7 @@ class ManyPoints {
       [...byTask].map(async ([task, own]) => {
         const points = this.points.get(task) ?? this.points.set(task, new Points(task)).get(task);
         const answer = await /** @type {Points} */ (points).fetch([...own.keys()], range, signal);
-        return [...answer].map(([id, found]) => [own.get(id), found]);
+        return [...answer].map(([id, found]) => /** @type {[number, any]} */ ([own.get(id), found]));
       }),
     );
     return new Map(answers.flat());
