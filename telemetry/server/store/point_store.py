@@ -260,6 +260,9 @@ class PointStore:
             if entry.behind:
                 with entry.lock:
                     self._catch_up(entry)
+                # A start may find more in the log than memory is to hold.
+                if self._memtable.points > self._limits.max_points:
+                    self.seal([entry])
             if entry.behind or entry.ended or len(entry) >= self._room_of(entry) or self._is_old(entry):
                 due.append(entry)
         self.seal(due)
@@ -437,6 +440,10 @@ def _batches(entries: Iterable[TaskPoints]) -> Iterator[list[TaskPoints]]:
     batch: list[TaskPoints] = []
     points = 0
     for entry in entries:
+        if entry.behind:
+            # It is read from the log first, and may be large.
+            yield [entry]
+            continue
         batch.append(entry)
         points += len(entry)
         if len(batch) == _BATCH_TASKS or points >= _BATCH_POINTS:
