@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sdk_support import environment
+from server_support import free_port, server_at
 from telemetry.sinks.http import HttpSink
 
 from telemetry.client import Client
 from telemetry.events import RecordChange, Scalar
 from telemetry.pipeline import Pipeline
-from telemetry.server.app import BackgroundServer
-from telemetry.server.config import ServerConfig
 from telemetry.sessions.delivered import Delivered
 from telemetry.settings import Settings
 from telemetry.testing import make_header
@@ -30,17 +26,7 @@ HEADER = make_header("d" * 32)
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
-
-
-@contextmanager
-def server_at(directory: Path, port: int) -> Iterator[str]:
-    """A server whose address stays the same when it is started again."""
-    with BackgroundServer(ServerConfig(directory, port=port, token=None)) as server:
-        yield server.url
+    return free_port()
 
 
 def point(step: int) -> Scalar:

@@ -6,14 +6,12 @@ import asyncio
 import http.client
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from pathlib import Path
@@ -22,6 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from sdk_support import environment
+from server_support import free_port, server_at
 from telemetry.sinks.http import HttpSink
 
 from telemetry.cli import main
@@ -30,8 +29,6 @@ from telemetry.events import Batch, RecordChange, Scalar
 from telemetry.lane import MAX_RESENDS
 from telemetry.pipeline import Pipeline
 from telemetry.sdk.launch.leftovers import Leftovers
-from telemetry.server.app import BackgroundServer
-from telemetry.server.config import ServerConfig
 from telemetry.settings import Settings
 from telemetry.testing import make_header
 from telemetry.wire import encode
@@ -62,17 +59,7 @@ PROGRAM = """
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
-
-
-@contextmanager
-def server_at(directory: Path, port: int) -> Iterator[str]:
-    """A server whose address stays the same when it is started again."""
-    with BackgroundServer(ServerConfig(directory, port=port, token=None)) as server:
-        yield server.url
+    return free_port()
 
 
 def back_up(tmp_path: Path) -> None:

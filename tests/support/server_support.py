@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,3 +153,18 @@ def started(
     clock: Callable[[], int] = soon_after_the_start,
 ) -> BackgroundServer:
     return BackgroundServer(config_of(directory, token=token, limits=limits, clock=clock))
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+@contextmanager
+def server_at(directory: Path, port: int) -> Iterator[str]:
+    """A server by the clock of the wall, whose address stays the same when it is started again."""
+    with BackgroundServer(ServerConfig(directory, port=port, token=None)) as server:
+        yield server.url

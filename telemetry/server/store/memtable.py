@@ -24,13 +24,11 @@ from telemetry.server.store.chunks import Points, concat_points
 from telemetry.server.store.content import FramePoints
 from telemetry.server.store.statistics import STATISTICS_DTYPE, Statistics, fold, grown
 
-__all__ = ["POINT_BYTES", "RECENT_SERIES", "Memtable", "PointsView", "SeriesName", "TaskPoints"]
+__all__ = ["RECENT_SERIES", "Memtable", "PointsView", "SeriesName", "TaskPoints"]
 
 # (kind, title, series, rank or NO_RANK)
 SeriesName: TypeAlias = tuple[str, str, str, int]
 
-# What a point takes here: 4 bytes of series, 8 each of iteration, time and value.
-POINT_BYTES = 28
 # Shown in a row of the table of tasks.
 RECENT_SERIES = 6
 # Taken in before anybody asks: many small arrays are more memory than their points.
@@ -40,7 +38,6 @@ _KNOWN_TABLES = 16
 
 
 class _Fed(NamedTuple):
-    position: int
     points: FramePoints
     rank: int
 
@@ -51,7 +48,7 @@ class PointsView:
 
     Attributes:
         row: of the task.
-        ids: the id of each series that the task had then; `numbers` is where it is in them.
+        names, units, ids: of each series that the task had then.
         series: uint32[n], where in `ids` the series of each point is.
         points: n of them in the order they came.
         positions, ends: of each frame, where it is in the log, and how many points there are up to its end.
@@ -151,7 +148,7 @@ class TaskPoints:
         if position <= self.last_fed:
             return
         self.last_fed = position
-        self._fed.append(_Fed(position, points, rank))
+        self._fed.append(_Fed(points, rank))
         self._fed_points += len(points)
         self._positions.append(position)
         self._ends.append(len(self))
@@ -166,9 +163,8 @@ class TaskPoints:
     def _take_in(self) -> None:
         if not self._fed:
             return
-        fed, self._fed, self._fed_points = self._fed, [], 0
-        series = np.concatenate([self._numbered(one) for one in fed])
-        points = concat_points([one.points.points for one in fed])
+        series = np.concatenate([self._numbered(one) for one in self._fed])
+        points = concat_points([one.points.points for one in self._fed])
         size = self._size + len(series)
         if size > len(self._series):
             # Whoever looks at the old arrays keeps them.
@@ -184,7 +180,8 @@ class TaskPoints:
         self._points.iterations[new] = points.iterations
         self._points.times_unix_ns[new] = points.times_unix_ns
         self._points.values[new] = points.values
-        self._size = size
+        # Not before: where there was no memory for it, it is all still to be taken in.
+        self._size, self._fed, self._fed_points = size, [], 0
 
     def _numbered(self, fed: _Fed) -> npt.NDArray[np.uint32]:
         table, series = fed.points.table, fed.points.series

@@ -38,7 +38,7 @@ __all__ = ["PointStore", "SealingLimits", "SeriesChange"]
 _LOAD_POINTS = 2_000_000
 # Read for somebody who asks before the keeper has come to it: some 220 MB.
 _VIEW_POINTS = 8_000_000
-# A query writes the summaries of so few series itself, in some 10 ms; those of more are at most SUMMARY_S old.
+# A query writes the summaries of so few series itself, in some 10 ms; those of more are at most `summary_s` old.
 _FRESH_SERIES = 2000
 _FRESH_TASKS = 50
 # Of the one task that is looked at so many, in some 0.1 s.
